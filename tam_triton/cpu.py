@@ -1,0 +1,83 @@
+"""The operators in plain torch, for the CPU and for any device without Triton.
+
+Shapes: `x`, `dy` `(N·T, C, H, W)`; importance V `(N, C, T)`; kernel Θ `(N, C, K)`. Sums accumulate in float32
+(float64 for float64) and are rounded once.
+"""
+
+import torch
+from torch import Tensor
+
+from tam_triton import layout
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """The dtype in which sums over `x` are taken."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def clip_view(x: Tensor, num_segments: int) -> Tensor:
+    """`(N·T, C, H, W)` as `(N, T, C, H, W)`, without a copy."""
+    return x.unflatten(0, (x.shape[0] // num_segments, num_segments))
+
+
+def per_pixel(weights: Tensor) -> Tensor:
+    """`(N, C, T)` as `(N, T, C, 1, 1)`, to be broadcast over pixels."""
+    return weights.transpose(1, 2)[..., None, None]
+
+
+def squeeze(x: Tensor, num_segments: int) -> Tensor:
+    """X̂[n,c,t] = mean over pixels of x; `(N, C, T)` (equation 1)."""
+    mean = x.mean((2, 3), dtype=accumulator(x)).to(x.dtype)
+    return clip_view(mean, num_segments).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def taps(length: int, kernel_size: int) -> list[tuple[int, slice, slice]]:
+    """For each tap k that reaches inside the clip: (k, frames t, frames t + k − K//2)."""
+    shifts = [(k, k - kernel_size // 2) for k in range(kernel_size)]
+    return [
+        (k, slice(max(0, -d), min(length, length - d)), slice(max(0, d), min(length, length + d)))
+        for k, d in shifts
+        if abs(d) < length
+    ]
+
+
+def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+    """Y[t] = Σ_k Θ[k]·V[t+k−K//2]·X[t+k−K//2] (equations 4 and 5)."""
+    num_segments, kernel_size = importance.shape[-1], kernel.shape[-1]
+    dtype = accumulator(x)
+    clip, v, theta = clip_view(x, num_segments), importance.to(dtype), kernel.to(dtype)
+    out = layout.empty_result(x, dtype).zero_()
+    y = clip_view(out, num_segments)
+    for k, target, source in taps(num_segments, kernel_size):
+        y[:, target].addcmul_(clip[:, source].to(dtype), per_pixel(v[..., source] * theta[..., k, None]))
+    return out.to(x.dtype)
+
+
+def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of V `(N, C, T)` and Θ `(N, C, K)`, both read off the band Σ_p dY[t,p]·X[s,p] of `dY·Xᵀ`."""
+    num_segments, kernel_size = importance.shape[-1], kernel.shape[-1]
+    dtype = accumulator(x)
+    clip, dclip = clip_view(x, num_segments), clip_view(dy, num_segments)
+    v, theta = importance.to(dtype), kernel.to(dtype)
+    d_importance, d_kernel = torch.zeros_like(v), torch.zeros_like(theta)
+    for k, target, source in taps(num_segments, kernel_size):
+        band = (dclip[:, target].to(dtype) * clip[:, source].to(dtype)).sum((3, 4)).transpose(1, 2)
+        d_importance[..., source] += theta[..., k, None] * band
+        d_kernel[..., k] = (v[..., source] * band).sum(-1)
+    return d_importance.to(importance.dtype), d_kernel.to(kernel.dtype)
+
+
+def input_gradient(
+    dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
+) -> Tensor:
+    """dX[s] = V[s]·Σ_k Θ[k]·dY[s−k+K//2] + dX̂[s]/P, dense in the given layout."""
+    num_segments, kernel_size = importance.shape[-1], kernel.shape[-1]
+    dtype = accumulator(dy)
+    dclip, v, theta = clip_view(dy, num_segments), importance.to(dtype), kernel.to(dtype)
+    out = layout.empty(dy, channels_last, dtype).zero_()
+    dx = clip_view(out, num_segments)
+    if d_squeezed is not None:
+        dx += per_pixel(d_squeezed.to(dtype) / dy[0, 0].numel())
+    for k, target, source in taps(num_segments, kernel_size):
+        dx[:, source].addcmul_(dclip[:, target].to(dtype), per_pixel(v[..., source] * theta[..., k, None]))
+    return out.to(dy.dtype)

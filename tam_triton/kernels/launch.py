@@ -1,0 +1,100 @@
+"""Launch rules: block sizes, warps and grids as pure functions of shapes. Nothing is tuned at the first call."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from tam_triton import layout
+
+VECTOR_BYTES = 16  # the widest load and store of one thread
+ALIGNED_ELEMENTS = 16  # Triton proves alignment from sizes that are multiples of this
+UNROLLED_STEPS = 24  # frames are unrolled up to here, so that all loads of a program are in flight at once
+FULL_GRID = 264  # two programs for each of the 132 multiprocessors of an H100
+
+# Numerics must not depend on a default: a product and a sum are fused, on every backend.
+OPTIONS = {"enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Elements of a frame that one program walks through time, independent of one another."""
+
+    elements: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Channels × pixels that one program reduces over pixels.
+
+    `run` is the number of adjacent elements to load when rows of `P` pixels start misaligned: 0 means that rows are
+    loaded as they stand.
+    """
+
+    channels: int
+    pixels: int
+    run: int
+    num_warps: int
+
+
+def accumulator(dtype: torch.dtype) -> tl.dtype:
+    """The dtype in which sums over values of `dtype` are taken."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def temporal_block(itemsize: int) -> Block:
+    """One warp, one 128-bit vector a thread."""
+    return Block(elements=32 * VECTOR_BYTES // itemsize, num_warps=1)
+
+
+def unrolled(steps: int) -> int:
+    """How many frames of `steps` to load ahead of their use: all of a usual clip, a few of a long one."""
+    return steps if steps <= UNROLLED_STEPS else 8
+
+
+def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
+    """A tile whose loads are 128 bits wide in either layout, at any `P`.
+
+    channels_last: 64 bytes of adjacent channels by many pixels. NCHW: rows of pixels; where a row of `P` is no multiple
+    of a vector, as many whole channels as make an aligned run.
+    """
+    if channels_last:
+        return Tile(64 // itemsize if channels > 1 else 1, min(128, next_power_of_2(pixels)), run=0, num_warps=4)
+    whole = ALIGNED_ELEMENTS // common_power_of_2(pixels)
+    if whole > 1 and channels > 1 and whole * pixels <= 4096:
+        return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels), num_warps=4)
+    width = min(256, next_power_of_2(pixels))
+    return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0, num_warps=4)
+
+
+def pixel_splits(programs: int, steps: int) -> int:
+    """Into how many parts to cut a loop of `steps` tiles over pixels, so that few channels still fill the device."""
+    return max(1, min(steps, FULL_GRID // max(programs, 1)))
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is not below `n`."""
+    return 1 << (n - 1).bit_length()
+
+
+def common_power_of_2(n: int) -> int:
+    """The largest power of two up to 16 that divides `n`."""
+    return min(ALIGNED_ELEMENTS, n & -n)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def offset_dtype(elements_per_frame: int, block: int) -> tl.dtype:
+    """The dtype of offsets inside a frame."""
+    return tl.int64 if layout.needs_int64(elements_per_frame, block) else tl.int32
+
+
+def on_device(x: Tensor) -> AbstractContextManager[object]:
+    """Makes `x`'s device the current one: Triton launches there."""
+    return nullcontext() if x.device.type == "cpu" else torch.get_device_module(x.device).device(x.device)

@@ -1,0 +1,56 @@
+"""Spatial squeeze (equation 1): X̂[n,c,t] = mean over pixels of X[n,t,c,·], one pass over X.
+
+Where channels and frames alone make too few programs to fill a device, the pixels are cut into parts whose sums are
+added in a fixed order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tam_triton import layout
+from tam_triton.kernels import launch
+from tam_triton.kernels.frames import load_tile
+
+
+@triton.jit
+def squeeze_kernel(
+    x_ptr, squeezed_ptr,
+    C, P, T, tiles, splits, steps, frame: tl.int64, part: tl.int64,
+    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr,
+    ACC: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    split = tl.program_id(0) % splits
+    tile = tl.program_id(0) // splits
+    c0 = (tile % tiles) * BLOCK_C
+    b = (tile // tiles).to(tl.int64)
+    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    for step in range(steps):
+        p0 = (split * steps + step) * BLOCK_P
+        total += load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, ACC, INDEX)
+    c = c0 + tl.arange(0, BLOCK_C)
+    mean = (tl.sum(total, axis=1) / P).to(squeezed_ptr.dtype.element_ty)
+    tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
+
+
+def squeeze(x: Tensor, num_segments: int) -> Tensor:
+    """X̂ `(N, C, T)` of x `(N·T, C, H, W)`, in x's dtype."""
+    channels_last = layout.is_channels_last(x)
+    x = layout.to_layout(x, channels_last)
+    frames, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
+    tiles, steps = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
+    splits = launch.pixel_splits(frames * tiles, steps)
+    steps = launch.ceil_div(steps, splits)
+    shape = (frames // num_segments, channels, num_segments)
+    partial = torch.float64 if x.dtype == torch.float64 else torch.float32
+    squeezed = x.new_empty(shape) if splits == 1 else x.new_empty((splits, *shape), dtype=partial)
+    with launch.on_device(x):
+        squeeze_kernel[(frames * tiles * splits,)](
+            x, squeezed, channels, pixels, num_segments, tiles, splits, steps, channels * pixels, frames * channels,
+            CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
+            ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
+            num_warps=tile.num_warps, **launch.OPTIONS,
+        )  # fmt: skip
+    return squeezed if splits == 1 else squeezed.sum(0).to(x.dtype)

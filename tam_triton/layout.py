@@ -1,0 +1,49 @@
+"""Memory layouts of a feature map `(N·T, C, H, W)`: which one it has, what a result gets, how wide offsets are."""
+
+import torch
+from torch import Tensor
+
+INT32_ELEMENTS = 2**31
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels are the fastest dimension of `x`.
+
+    A tensor that is both (one channel, or one pixel) counts as contiguous. One that is neither counts as
+    channels_last if its channels are adjacent in memory, as in a crop of a channels_last image.
+    """
+    if x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.stride(3) != 1)
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """The torch name of a layout."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def to_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """`x` itself if it is dense in the given layout, else a copy that is.
+
+    A feature map that a convolution made, and the gradient that its backward sends, never need the copy; a slice or an
+    expanded gradient (`.sum().backward()`) does.
+    """
+    return x.contiguous(memory_format=memory_format(channels_last))
+
+
+def empty(x: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor of `x`'s shape on its device, dense in the given layout, in `x`'s dtype unless told."""
+    return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(channels_last))
+
+
+def empty_result(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The same in `x`'s own layout."""
+    return empty(x, is_channels_last(x), dtype)
+
+
+def needs_int64(elements_per_frame: int, block: int) -> bool:
+    """Whether an offset inside one frame of `C·P` elements, rounded up to whole blocks, can pass 2³¹.
+
+    Offsets of a frame or a clip are int64 always.
+    """
+    return elements_per_frame + block > INT32_ELEMENTS

@@ -1,0 +1,77 @@
+"""The temporal adaptive module as an nn.Module."""
+
+from torch import Tensor, nn
+
+from tam_triton import functional
+
+
+class TAM(nn.Module):
+    """Temporal adaptive module (paper section 3; equations 1 to 5).
+
+    Parameter names, shapes and initialisation are those of the published checkpoints:
+    `G.0.weight (αT, T)`, `G.1.* (αT)`, `G.3.weight (K, αT)`, `L.0.weight (C/β, C, 3)`, `L.1.* (C/β)`,
+    `L.3.weight (C, C/β, 1)`. The global branch fixes T: weights trained with 8 segments do not fit 16.
+
+    Args:
+        channels: C of the feature maps.
+        num_segments: T, the frames of a clip.
+        kernel_size: K, the taps of the aggregation kernel Θ; odd.
+        alpha: width of the global branch's hidden layer, in units of T.
+        beta: reduction of channels in the local branch.
+        impl: "triton", "torch", or None to pick by device.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_segments: int,
+        kernel_size: int = 3,
+        alpha: int = 2,
+        beta: int = 4,
+        *,
+        impl: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_segments", num_segments), ("alpha", alpha), ("beta", beta)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 1")
+        if channels < beta:
+            raise ValueError(f"channels: got {channels}, expected at least beta = {beta}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number above 0")
+        self.channels, self.num_segments, self.kernel_size, self.impl = channels, num_segments, kernel_size, impl
+        hidden = alpha * num_segments
+        self.G = nn.Sequential(
+            nn.Linear(num_segments, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, kernel_size, bias=False),
+            nn.Softmax(-1),
+        )
+        self.L = nn.Sequential(
+            nn.Conv1d(channels, channels // beta, 3, padding=1, bias=False),
+            nn.BatchNorm1d(channels // beta),
+            nn.ReLU(inplace=True),
+            nn.Conv1d(channels // beta, channels, 1, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N·T, C, H, W)` → the same shape, dtype and layout.
+
+        Raises:
+            ValueError: wrong rank or channels, or T does not divide the batch.
+            TypeError: not a float tensor.
+        """
+        if x.dim() == 4 and x.shape[1] != self.channels:
+            raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
+        return functional.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
+
+    def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
+        """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2) and kernel Θ `(N, C, K)` (equation 3)."""
+        kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
+        return self.L(squeezed), kernel
+
+    def extra_repr(self) -> str:
+        """The configuration, in `print(model)`."""
+        return f"channels={self.channels}, num_segments={self.num_segments}, kernel_size={self.kernel_size}"
