@@ -1,0 +1,37 @@
+"""TAM as its public implementations formulate it, written anew: permute, multiply, grouped conv2d, permute back."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tam_triton import TAM
+
+
+def squeeze(x: Tensor, num_segments: int) -> Tensor:
+    """(N·T, C, H, W) → (N, C, T)."""
+    pooled = F.adaptive_avg_pool2d(x, 1)
+    return pooled.reshape(-1, num_segments, x.shape[1]).permute(0, 2, 1).contiguous()
+
+
+def excite_and_aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+    """One convolution over (T, P) with N·C groups."""
+    (N, C, T), K = importance.shape, kernel.shape[-1]
+    H, W = x.shape[2:]
+    z = x.reshape(N, T, C, H, W).permute(0, 2, 1, 3, 4).contiguous() * importance[..., None, None]
+    y = F.conv2d(z.view(1, N * C, T, H * W), kernel.reshape(N * C, 1, K, 1), padding=(K // 2, 0), groups=N * C)
+    return y.view(N, C, T, H, W).permute(0, 2, 1, 3, 4).contiguous().view(N * T, C, H, W)
+
+
+def tam(module: TAM, x: Tensor) -> Tensor:
+    """The whole of TAM with `module`'s parameters and buffers, through none of its code."""
+    pooled = squeeze(x, module.num_segments)
+    hidden = F.relu(batch_norm(module.G[1], F.linear(pooled.flatten(0, 1), module.G[0].weight)))
+    kernel = torch.softmax(F.linear(hidden, module.G[3].weight), -1).view(*pooled.shape[:2], -1)
+    reduced = F.relu(batch_norm(module.L[1], F.conv1d(pooled, module.L[0].weight, padding=1)))
+    importance = torch.sigmoid(F.conv1d(reduced, module.L[3].weight))
+    return excite_and_aggregate(x, importance, kernel)
+
+
+def batch_norm(layer: torch.nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(layer, torch.nn.BatchNorm1d)
+    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.training, 0.1, 1e-5)
