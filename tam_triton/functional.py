@@ -85,17 +85,22 @@ def squeeze_and_aggregate(
 
 def choose(impl: str | None, x: Tensor) -> str:
     """The implementation for `x`: as asked for, or by its device."""
+    check_impl(impl)
     on_gpu = ops.HAS_TRITON and x.device.type == "cuda"
     if impl is None:
         return "triton" if on_gpu else "torch"
-    if impl not in ("triton", "torch"):
-        raise ValueError(f'impl: got {impl!r}, expected "triton", "torch" or None')
     if impl == "triton" and not (on_gpu or (ops.INTERPRETED and x.device.type == "cpu")):
         raise ValueError(
             f'impl: got "triton" for x on {x.device}, expected x on a GPU with Triton installed, '
             "or on the CPU with TRITON_INTERPRET=1 set before tam_triton is imported"
         )
     return impl
+
+
+def check_impl(impl: str | None) -> None:
+    """Raises ValueError unless `impl` is one of the three."""
+    if impl not in ("triton", "torch", None):
+        raise ValueError(f'impl: got {impl!r}, expected "triton", "torch" or None')
 
 
 def check_features(x: Tensor) -> None:

@@ -39,6 +39,7 @@ class TAM(nn.Module):
             raise ValueError(f"channels: got {channels}, expected at least beta = {beta}")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number above 0")
+        functional.check_impl(impl)
         self.channels, self.num_segments, self.kernel_size, self.impl = channels, num_segments, kernel_size, impl
         hidden = alpha * num_segments
         self.G = nn.Sequential(

@@ -1,8 +1,8 @@
 """TAM as its public implementations formulate it, written anew: permute, multiply, grouped conv2d, permute back."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 — its usual name
 
 from tam_triton import TAM
 
@@ -24,14 +24,16 @@ def excite_and_aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tenso
 
 def tam(module: TAM, x: Tensor) -> Tensor:
     """The whole of TAM with `module`'s parameters and buffers, through none of its code."""
+    weight = module.get_parameter
     pooled = squeeze(x, module.num_segments)
-    hidden = F.relu(batch_norm(module.G[1], F.linear(pooled.flatten(0, 1), module.G[0].weight)))
-    kernel = torch.softmax(F.linear(hidden, module.G[3].weight), -1).view(*pooled.shape[:2], -1)
-    reduced = F.relu(batch_norm(module.L[1], F.conv1d(pooled, module.L[0].weight, padding=1)))
-    importance = torch.sigmoid(F.conv1d(reduced, module.L[3].weight))
+    hidden = F.relu(batch_norm(module.G[1], F.linear(pooled.flatten(0, 1), weight("G.0.weight"))))
+    kernel = torch.softmax(F.linear(hidden, weight("G.3.weight")), -1).view(*pooled.shape[:2], -1)
+    reduced = F.relu(batch_norm(module.L[1], F.conv1d(pooled, weight("L.0.weight"), padding=1)))
+    importance = torch.sigmoid(F.conv1d(reduced, weight("L.3.weight")))
     return excite_and_aggregate(x, importance, kernel)
 
 
-def batch_norm(layer: torch.nn.Module, x: Tensor) -> Tensor:
-    assert isinstance(layer, torch.nn.BatchNorm1d)
+def batch_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """Its statistics are updated in training mode."""
+    assert isinstance(layer, nn.BatchNorm1d)
     return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.training, 0.1, 1e-5)

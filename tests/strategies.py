@@ -1,4 +1,4 @@
-"""What Hypothesis draws: feature maps with their weights, in every layout and dtype, that shrink to readable examples."""
+"""What Hypothesis draws: feature maps and weights, in every layout and dtype, that shrink to readable examples."""
 
 from dataclasses import dataclass
 

@@ -65,6 +65,7 @@ def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: in
         return Tile(64 // itemsize if channels > 1 else 1, min(128, next_power_of_2(pixels)), run=0, num_warps=4)
     whole = ALIGNED_ELEMENTS // common_power_of_2(pixels)
     if whole > 1 and channels > 1 and whole * pixels <= 4096:
+        whole = max(whole, VECTOR_BYTES // itemsize)  # the run's length, which masks the load, is aligned too
         return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels), num_warps=4)
     width = min(256, next_power_of_2(pixels))
     return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0, num_warps=4)

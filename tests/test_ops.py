@@ -1,0 +1,132 @@
+"""The operators' contract with torch: opcheck, gradcheck, torch.compile, torch.export, double backward."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tam_triton import TAM, aggregate, squeeze, squeeze_and_aggregate
+from tests.strategies import Problem
+
+each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])
+each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last", "sliced"])
+SMALL = Problem(N=2, T=3, C=4, H=3, W=2, K=3, dtype=torch.float64)
+
+
+def inputs(problem: Problem = SMALL, requires_grad: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (problem.features(), problem.importance(), problem.kernel())
+    return tuple(t.detach().requires_grad_(requires_grad) for t in tensors)  # type: ignore[return-value]
+
+
+def branches(squeezed: Tensor) -> tuple[Tensor, Tensor]:
+    """A cheap stand-in for G and L, so that X also reaches the output through X̂."""
+    return squeezed.sigmoid(), torch.softmax(squeezed[..., :3] * 2, -1)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own look at .grad
+@each_layout
+@pytest.mark.parametrize("name", ["squeeze", "aggregate", "weight_gradients", "input_gradient"])
+def test_opcheck(name: str, memory: str) -> None:
+    problem = Problem(**{**vars(SMALL), "layout": memory, "dtype": torch.float32})
+    x, importance, kernel = inputs(problem)
+    dy = problem.features(salt=3)
+    arguments = {
+        "squeeze": (x, problem.T),
+        "aggregate": (x, importance, kernel),
+        "weight_gradients": (dy, x.detach(), importance.detach(), kernel.detach()),
+        "input_gradient": (dy, importance.detach(), kernel.detach(), importance.detach(), memory == "channels_last"),
+    }
+    torch.library.opcheck(getattr(torch.ops.tam_triton, name).default, arguments[name])
+
+
+@each_impl
+@each_layout
+def test_gradcheck(impl: str, memory: str) -> None:
+    x, importance, kernel = inputs(Problem(**{**vars(SMALL), "layout": memory}))
+    check = torch.autograd.gradcheck
+    assert check(lambda t: squeeze(t, SMALL.T, impl=impl), x, fast_mode=True)
+    assert check(lambda *t: aggregate(*t, impl=impl), (x, importance, kernel), fast_mode=True)
+    assert check(lambda t: squeeze_and_aggregate(t, branches, SMALL.T, 3, impl=impl), x, fast_mode=True)
+
+
+@each_impl
+def test_the_two_gradients_of_x_meet(impl: str) -> None:
+    """The fused pair gives what autograd gives when it adds the squeeze's gradient to the aggregation's itself."""
+    x = inputs()[0]
+    fused = squeeze_and_aggregate(x, branches, SMALL.T, 3, impl=impl)
+    apart = aggregate(x, *branches(squeeze(x, SMALL.T, impl=impl)), impl=impl)
+    dy = SMALL.features(salt=3)
+    assert torch.equal(fused, apart)
+    torch.testing.assert_close(torch.autograd.grad(fused, x, dy), torch.autograd.grad(apart, x, dy))
+
+
+@each_impl
+def test_nothing_but_x_is_saved_at_its_size(impl: str) -> None:
+    problem = Problem(N=1, T=4, C=8, H=16, W=16, K=3)
+    x = problem.features().requires_grad_()
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        TAM(8, 4, impl=impl)(x)
+    large = {t.data_ptr() for t in saved if t.untyped_storage().nbytes() >= x.nbytes}
+    assert large == {x.data_ptr()}
+
+
+@each_impl
+def test_frozen_input_still_trains_the_branches(impl: str) -> None:
+    module = TAM(8, 4, impl=impl)
+    x = Problem(N=2, T=4, C=8, H=3, W=3, K=3).features()
+    expected = torch.autograd.grad(module(x.clone().requires_grad_()).square().sum(), list(module.parameters()))
+    torch.testing.assert_close(torch.autograd.grad(module(x).square().sum(), list(module.parameters())), expected)
+
+
+@each_impl
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_compile(impl: str, memory: str) -> None:
+    """One graph, same values and gradients, strides kept."""
+    torch.manual_seed(0)
+    module = TAM(8, 4, impl=impl).double()
+    x = Problem(N=2, T=4, C=8, H=5, W=5, K=3, layout=memory, dtype=torch.float64).features().requires_grad_()
+    dy = torch.randn_like(x)
+
+    def gradients(forward: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        y = forward(x)
+        return y, *torch.autograd.grad(y, (x, *module.parameters()), dy)
+
+    expected = gradients(module)
+    result = gradients(torch.compile(module, fullgraph=True))
+    torch.testing.assert_close(result, expected)
+    assert result[0].stride() == expected[0].stride() == x.stride()
+
+
+@each_impl
+def test_export(impl: str) -> None:
+    module = TAM(8, 4, impl=impl).eval()
+    x = Problem(N=2, T=4, C=8, H=5, W=5, K=3).features()
+    program = torch.export.export(module, (x,))
+    torch.testing.assert_close(program.module()(x), module(x))
+    called = {str(node.target) for node in program.graph.nodes if "tam_triton" in str(node.target)}
+    assert called == ({"tam_triton.squeeze.default", "tam_triton.aggregate.default"} if impl == "triton" else set())
+
+
+def test_double_backward_is_right_in_plain_torch() -> None:
+    x, importance, kernel = inputs()
+    check = torch.autograd.gradgradcheck
+    assert check(lambda *t: aggregate(*t, impl="torch"), (x, importance, kernel), fast_mode=True)
+    assert check(lambda t: squeeze_and_aggregate(t, branches, SMALL.T, 3, impl="torch"), x, fast_mode=True)
+
+
+def test_double_backward_is_refused_by_triton() -> None:
+    x, importance, kernel = inputs()
+    for forward in (
+        lambda: aggregate(x, importance, kernel, impl="triton"),
+        lambda: squeeze_and_aggregate(x, branches, SMALL.T, 3, impl="triton"),
+    ):
+        (dx,) = torch.autograd.grad(forward().square().sum(), x, create_graph=True)
+        with pytest.raises(NotImplementedError, match="create_graph=True is not supported"):
+            dx.sum().backward()
