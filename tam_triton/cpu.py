@@ -27,7 +27,7 @@ def per_pixel(weights: Tensor) -> Tensor:
 
 def squeeze(x: Tensor, num_segments: int) -> Tensor:
     """X̂[n,c,t] = mean over pixels of x; `(N, C, T)` (equation 1)."""
-    mean = x.mean((2, 3), dtype=accumulator(x)).to(x.dtype)
+    mean = x.flatten(2).mean(-1, dtype=accumulator(x)).to(x.dtype)
     return clip_view(mean, num_segments).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
@@ -41,16 +41,28 @@ def taps(length: int, kernel_size: int) -> list[tuple[int, slice, slice]]:
     ]
 
 
+def banded_sum(
+    frames: Tensor, importance: Tensor, kernel: Tensor, offset: Tensor | None, transposed: bool, channels_last: bool
+) -> Tensor:
+    """M·frames, or Mᵀ·frames, with the band M[t, t+k−K//2] = Θ[k]·V[t+k−K//2], plus an offset `(N, C, T)`.
+
+    The centre tap reaches every frame: its product is where the sum begins, so nothing is filled with zeros first.
+    """
+    num_segments, kernel_size = importance.shape[-1], kernel.shape[-1]
+    dtype, centre = accumulator(frames), kernel.shape[-1] // 2
+    clip, v, theta = clip_view(frames, num_segments).to(dtype), importance.to(dtype), kernel.to(dtype)
+    middle = per_pixel(v * theta[..., centre, None])
+    total = clip * middle if offset is None else torch.addcmul(per_pixel(offset.to(dtype)), clip, middle)
+    for k, target, source in taps(num_segments, kernel_size):
+        if k != centre:
+            to, of = (source, target) if transposed else (target, source)
+            total[:, to].addcmul_(clip[:, of], per_pixel(v[..., source] * theta[..., k, None]))
+    return layout.to_layout(total.flatten(0, 1).to(frames.dtype), channels_last)
+
+
 def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
     """Y[t] = Σ_k Θ[k]·V[t+k−K//2]·X[t+k−K//2] (equations 4 and 5)."""
-    num_segments, kernel_size = importance.shape[-1], kernel.shape[-1]
-    dtype = accumulator(x)
-    clip, v, theta = clip_view(x, num_segments), importance.to(dtype), kernel.to(dtype)
-    out = layout.empty_result(x, dtype).zero_()
-    y = clip_view(out, num_segments)
-    for k, target, source in taps(num_segments, kernel_size):
-        y[:, target].addcmul_(clip[:, source].to(dtype), per_pixel(v[..., source] * theta[..., k, None]))
-    return out.to(x.dtype)
+    return banded_sum(x, importance, kernel, None, transposed=False, channels_last=layout.is_channels_last(x))
 
 
 def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,13 +83,5 @@ def input_gradient(
     dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
 ) -> Tensor:
     """dX[s] = V[s]·Σ_k Θ[k]·dY[s−k+K//2] + dX̂[s]/P, dense in the given layout."""
-    num_segments, kernel_size = importance.shape[-1], kernel.shape[-1]
-    dtype = accumulator(dy)
-    dclip, v, theta = clip_view(dy, num_segments), importance.to(dtype), kernel.to(dtype)
-    out = layout.empty(dy, channels_last, dtype).zero_()
-    dx = clip_view(out, num_segments)
-    if d_squeezed is not None:
-        dx += per_pixel(d_squeezed.to(dtype) / dy[0, 0].numel())
-    for k, target, source in taps(num_segments, kernel_size):
-        dx[:, source].addcmul_(dclip[:, target].to(dtype), per_pixel(v[..., source] * theta[..., k, None]))
-    return out.to(dy.dtype)
+    offset = None if d_squeezed is None else d_squeezed.to(accumulator(dy)) / (dy.shape[2] * dy.shape[3])
+    return banded_sum(dy, importance, kernel, offset, transposed=True, channels_last=channels_last)

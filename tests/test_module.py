@@ -11,7 +11,7 @@ from torch import Tensor
 
 import reference
 from tam_triton import TAM, layout
-from tests import eager
+from bench import peers as eager
 from tests.strategies import Problem, problems
 from tests.tolerance import assert_close
 

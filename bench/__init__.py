@@ -1,0 +1,1 @@
+"""`python -m bench`: what a kernel developer profiles with."""
