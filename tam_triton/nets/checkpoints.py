@@ -1,0 +1,177 @@
+"""Loading checkpoints: this library's own and those of the two public implementations of TANet.
+
+liu-zhy/temporal-adaptive-module keeps torchvision's names, with the block under `net`, behind `base_model.` and often
+`module.` too: `base_model.layer1.0.net.conv1.weight`, `base_model.layer1.0.tam.G.0.weight`, `new_fc.weight`.
+open-mmlab/mmaction2 pairs each convolution with its BatchNorm and puts the block under `block`:
+`backbone.layer1.0.block.conv1.conv.weight`, `backbone.layer1.0.block.conv1.bn.weight`, `cls_head.fc_cls.weight`.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|base_model|backbone)\.)+")
+# From a public name to torchvision's; a name that already is torchvision's passes unchanged.
+_RENAMINGS = [
+    (re.compile(r"^(?:new_fc|cls_head\.fc_cls)\."), "fc."),
+    (re.compile(r"^(layer\d+\.\d+)\.(?:net|block)\."), r"\1."),
+    (re.compile(r"\bconv(\d)\.conv\."), r"conv\1."),
+    (re.compile(r"\bconv(\d)\.bn\."), r"bn\1."),
+    (re.compile(r"\bdownsample\.conv\."), "downsample.0."),
+    (re.compile(r"\bdownsample\.bn\."), "downsample.1."),
+]
+_HEAD = "fc."
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint's keys and of the model's.
+
+    Attributes:
+        loaded: the model's keys that received a value.
+        unused: the checkpoint's keys, as spelled there, that went nowhere.
+        missing: the model's keys that received nothing and are as they were.
+    """
+
+    loaded: tuple[str, ...]
+    unused: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        if self.unused:
+            lines += [f"{len(self.unused)} checkpoint keys not used:", *(f"  {key}" for key in self.unused)]
+        if self.missing:
+            lines += [f"{len(self.missing)} model keys left as they were:", *(f"  {key}" for key in self.missing)]
+        return "\n".join(lines)
+
+
+def load_published(
+    model: nn.Module, checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, ignore_head: bool = False
+) -> LoadReport:
+    """Load a checkpoint into `model`, whichever of the three namings its keys follow.
+
+    A checkpoint may leave parts of the model without values (ImageNet's or C2D's weights have no TAM) and may hold
+    more than the model takes: the report lists both. The model is changed only if no error is raised.
+
+    Args:
+        model: a TANet, a C2D, or any network with torchvision's ResNet names.
+        checkpoint: a state dict, a container with one under "state_dict" (whose other entries, such as the epoch or
+            the optimizer's state, are not looked at), or the path of a file with either, read with `weights_only=True`.
+        ignore_head: leave the model's `fc` as it is, for fine-tuning on other classes.
+
+    Returns:
+        The keys loaded, unused and missing.
+
+    Raises:
+        TypeError: `checkpoint`, or what its file holds, is no mapping.
+        OSError: the file cannot be opened.
+        ValueError: the file is no checkpoint or is damaged; two keys stand for the same tensor; a tensor's shape is
+            not the model's (another number of segments, taps or classes, another backbone); or nothing fits.
+    """
+    state = _state_dict(checkpoint)
+    sources = _by_torchvision_name(state)
+    targets = model.state_dict()
+
+    matched = {
+        name: key
+        for name, key in sources.items()
+        if name in targets and isinstance(state[key], Tensor) and not (ignore_head and name.startswith(_HEAD))
+    }
+    if not matched:
+        raise ValueError(
+            f"checkpoint: got {_some(list(map(repr, state))) or 'no keys'}, none of which fits {type(model).__name__}; "
+            f"expected keys such as {_some(list(map(repr, targets)))}"
+        )
+    _check_shapes({key: (name, state[key].shape, targets[name].shape) for name, key in matched.items()})
+
+    model.load_state_dict({name: state[key] for name, key in matched.items()}, strict=False)
+    used = set(matched.values())
+    return LoadReport(
+        loaded=tuple(matched),
+        unused=tuple(key for key in state if key not in used),
+        missing=tuple(name for name in targets if name not in matched),
+    )
+
+
+def _state_dict(checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(checkpoint, str | os.PathLike):
+        checkpoint = _read(checkpoint)
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
+    if not isinstance(state, Mapping):
+        raise TypeError(f"checkpoint: got {type(state).__name__}, expected a path, a state dict or a container of one")
+    return state
+
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint: {os.fspath(path)} holds more than tensors and plain containers, or is no checkpoint; "
+            "if you trust its source, load it yourself and pass its state dict"
+        ) from error
+    except Exception as error:  # bytes that are no pickle can raise anything
+        raise ValueError(f"checkpoint: {os.fspath(path)} is no file of torch.save, or is damaged: {error!r}") from error
+
+
+def _by_torchvision_name(state: Mapping[str, Any]) -> dict[str, str]:
+    """The checkpoint's keys by the torchvision names they stand for."""
+    keys: dict[str, str] = {}
+    for key in state:
+        name = _WRAPPERS.sub("", key)
+        for pattern, replacement in _RENAMINGS:
+            name = pattern.sub(replacement, name)
+        if name in keys:
+            raise ValueError(f"checkpoint: got {keys[name]!r} and {key!r}, which both stand for {name!r}")
+        keys[name] = key
+    return keys
+
+
+def _check_shapes(pairs: dict[str, tuple[str, torch.Size, torch.Size]]) -> None:
+    """Raise for checkpoint keys whose shapes are not the model's; `pairs` is (name, shape there, shape here) by key."""
+    wrong = {key: pair for key, pair in pairs.items() if pair[1] != pair[2]}
+    if not wrong:
+        return
+    causes = dict.fromkeys(filter(None, (_cause(*pair) for pair in wrong.values()))) or ["it has other shapes"]
+    differences = [
+        f"{key!r} is {tuple(theirs)} in the checkpoint, {tuple(ours)} in the model"
+        for key, (_, theirs, ours) in wrong.items()
+    ]
+    raise ValueError(f"checkpoint: does not fit the model; {'; '.join(causes)}. {_some(differences)}")
+
+
+def _cause(name: str, theirs: torch.Size, ours: torch.Size) -> str | None:
+    """The likely reason for two shapes of the tensor `name`; None where another tensor tells it better."""
+    if len(theirs) != len(ours):
+        return "it belongs to another kind of network"
+    if name.endswith("tam.G.0.weight"):  # (αT, T)
+        if theirs[1] != ours[1]:
+            return f"it was trained with {theirs[1]} segments, the model has {ours[1]}"
+        return f"its alpha is {theirs[0] / theirs[1]:g}, the model's {ours[0] / ours[1]:g}"
+    if name.endswith("tam.G.3.weight") and theirs[0] != ours[0]:  # (K, αT)
+        return f"its kernel_size is {theirs[0]}, the model's {ours[0]}"
+    if name.endswith("tam.L.0.weight"):  # (C/β, C, taps)
+        if theirs[2] != ours[2]:
+            return f"its local branch has {theirs[2]} taps, the model's {ours[2]}"
+        if theirs[1] == ours[1]:
+            return f"its beta is {theirs[1] // theirs[0]}, the model's {ours[1] // ours[0]}"
+    if name == "fc.weight" and theirs[1] == ours[1]:  # (classes, features)
+        return f"it has {theirs[0]} classes, the model {ours[0]} (ignore_head=True leaves the model's head as it is)"
+    if ".tam." not in name and not name.startswith(_HEAD):
+        return "it belongs to another backbone"
+    return None
+
+
+def _some(items: list[str]) -> str:
+    more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return "; ".join(items[:_SHOWN]) + more

@@ -1,0 +1,142 @@
+"""Video classifiers on a 2D ResNet: every frame through the network, the frames' logits averaged (paper §3.4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tam_triton.nets.resnet import STAGES, insert_tam
+
+_CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
+
+
+class C2D(nn.Module):
+    """A 2D ResNet on each frame of a clip, without temporal modelling; logits are averaged over the frames.
+
+    The submodules of `resnet` are taken over, not copied, under their own names: the keys of the state dict are
+    torchvision's, and `resnet` and the new network share their weights.
+
+    Args:
+        resnet: any torchvision-style ResNet (`conv1, bn1, relu, maxpool, layer1 … layer4, avgpool, fc`).
+        num_segments: frames of a clip, T.
+        num_classes: classes of a new `fc`, weight ~ N(0, 0.001²) and bias zero; None keeps the `fc` there is.
+        dropout: probability of dropping a feature before `fc`.
+
+    Raises:
+        TypeError: `resnet` lacks one of the submodules above, or its `fc` is not a Linear.
+        ValueError: `num_segments` or `num_classes` is below 1, or `dropout` is outside [0, 1].
+    """
+
+    conv1: nn.Conv2d
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+    avgpool: nn.Module
+    fc: nn.Linear
+
+    def __init__(
+        self, resnet: nn.Module, num_segments: int, *, num_classes: int | None = None, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        children = dict(resnet.named_children())
+        if missing := [name for name in _CHILDREN if name not in children]:
+            raise TypeError(f"resnet: got {type(resnet).__name__} without {missing}, expected torchvision's ResNet")
+        if not isinstance(children["fc"], nn.Linear):
+            raise TypeError(f"resnet.fc: got {type(children['fc']).__name__}, expected a Linear")
+        if num_segments < 1:
+            raise ValueError(f"num_segments: got {num_segments}, expected at least 1")
+        for name in _CHILDREN:
+            self.add_module(name, children[name])
+        self.num_segments = num_segments
+        self.dropout = nn.Dropout(dropout).train(resnet.training)
+        self.training = resnet.training
+        if num_classes is not None:
+            self.fc = _new_head(self.fc, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of clips.
+
+        Args:
+            x: normalised frames, (N, T, 3, H, W) or (N·T, 3, H, W), frames of a clip in a row. channels_last frames
+                stay so throughout.
+
+        Returns:
+            (N, classes): the mean of the T frames' logits.
+
+        Raises:
+            TypeError: `x` is not of a floating-point type.
+            ValueError: `x` is of another rank, empty, has another number of channels or of frames.
+        """
+        x = self._frames(x)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.avgpool(x).flatten(1)
+        logits = self.fc(self.dropout(x))
+        return logits.unflatten(0, (-1, self.num_segments)).mean(1)
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """`x`, checked, as (N·T, 3, H, W)."""
+        T, channels = self.num_segments, self.conv1.in_channels
+        expected = f"expected (N, {T}, {channels}, H, W) or (N·{T}, {channels}, H, W)"
+        if not x.is_floating_point():
+            raise TypeError(f"x: got dtype {x.dtype}, expected normalised frames of a floating-point type")
+        if x.ndim not in (4, 5):
+            raise ValueError(f"x: got {x.ndim} dimensions in shape {tuple(x.shape)}, {expected}")
+        if x.shape[-3] != channels:
+            raise ValueError(f"x: got {x.shape[-3]} channels in shape {tuple(x.shape)}, {expected}")
+        if x.ndim == 5 and x.shape[1] != T:
+            raise ValueError(f"x: got {x.shape[1]} frames in shape {tuple(x.shape)}, {expected}")
+        if x.ndim == 4 and x.shape[0] % T:
+            raise ValueError(f"x: got {x.shape[0]} frames in shape {tuple(x.shape)}, {expected}")
+        if x.numel() == 0:
+            raise ValueError(f"x: got empty shape {tuple(x.shape)}, {expected}")
+        return x.flatten(0, 1) if x.ndim == 5 else x
+
+    def extra_repr(self) -> str:
+        """The clip length, which no submodule shows."""
+        return f"num_segments={self.num_segments}"
+
+
+class TANet(C2D):
+    """C2D with TA-Blocks in the chosen stages (paper §3.4).
+
+    Args:
+        resnet: any ResNet of torchvision's `BasicBlock`s or `Bottleneck`s, ResNeXt and wide ones included. Its
+            layers are taken over as in `C2D`; its own blocks stay plain.
+        num_segments: frames of a clip, T. The global branches' weights depend on it.
+        num_classes, dropout: as for `C2D`.
+        stages, kernel_size, alpha, beta, impl: as for `insert_tam`.
+
+    Raises:
+        TypeError, ValueError: as `C2D` and `insert_tam`.
+    """
+
+    def __init__(
+        self,
+        resnet: nn.Module,
+        num_segments: int,
+        *,
+        num_classes: int | None = None,
+        dropout: float = 0.5,
+        stages: Sequence[str] = tuple(STAGES),
+        kernel_size: int = 3,
+        alpha: int = 2,
+        beta: int = 4,
+        impl: str | None = None,
+    ) -> None:
+        super().__init__(resnet, num_segments, num_classes=num_classes, dropout=dropout)
+        insert_tam(self, num_segments, stages=stages, kernel_size=kernel_size, alpha=alpha, beta=beta, impl=impl)
+
+
+def _new_head(fc: nn.Linear, num_classes: int) -> nn.Linear:
+    if num_classes < 1:
+        raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
+    head = nn.Linear(fc.in_features, num_classes, device=fc.weight.device, dtype=fc.weight.dtype)
+    with torch.no_grad():
+        nn.init.normal_(head.weight, std=0.001)
+        nn.init.zeros_(head.bias)
+    return head.train(fc.training)
