@@ -1,0 +1,58 @@
+"""The compiled kernels on a real GPU: `pytest -m gpu`. Skipped where there is none."""
+
+import pytest
+import torch
+
+from tam_triton import TAM, cpu, kernels, layout
+from tests.strategies import Problem
+from tests.test_kernels import SHAPES, each_layout, each_shape
+from tests.tolerance import assert_close
+
+pytestmark = pytest.mark.gpu
+
+
+@each_layout
+@each_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_compiled_kernels_equal_plain_torch_in_float64(dtype: torch.dtype, memory: str, shape: Problem) -> None:
+    problem = Problem(**{**vars(shape), "layout": memory, "dtype": dtype})
+    x, dy, v, theta = problem.features(), problem.features(salt=3), problem.importance(), problem.kernel()
+    channels_last = layout.is_channels_last(x)
+    calls = {
+        "squeeze": ((x,), (problem.T,)),
+        "aggregate": ((x, v, theta), ()),
+        "weight_gradients": ((dy, x, v, theta), ()),
+        "input_gradient": ((dy, v, theta, v), (channels_last,)),
+    }
+    for name, (tensors, rest) in calls.items():
+        results = getattr(kernels, name)(*(t.cuda() for t in tensors), *rest)
+        plain = getattr(cpu, name)(*tensors, *rest)
+        truth = getattr(cpu, name)(*(t.double() for t in tensors), *rest)
+        if isinstance(results, torch.Tensor):
+            results, plain, truth = (results,), (plain,), (truth,)
+        for result, simple, true in zip(results, plain, truth, strict=True):
+            assert_close(result.cpu(), true.numpy(), simple)
+
+
+@each_layout
+@pytest.mark.parametrize("size", [56, 28, 14, 7])
+def test_same_bits_every_time(size: int, memory: str) -> None:
+    problem = Problem(N=8, T=8, C=64, H=size, W=size, K=3, layout=memory, dtype=torch.bfloat16)
+    module = TAM(64, 8).cuda().train()
+    x, dy = problem.features().cuda().requires_grad_(), problem.features(salt=3).cuda()
+    with torch.autocast("cuda", torch.bfloat16):
+        runs = [torch.autograd.grad(module(x), (x, *module.parameters()), dy) for _ in range(3)]
+    for run in runs[1:]:
+        for first, again in zip(runs[0], run, strict=True):
+            assert torch.equal(first, again)
+
+
+@each_layout
+def test_compiled_module(memory: str) -> None:
+    problem = Problem(N=2, T=8, C=32, H=14, W=14, K=3, layout=memory)
+    module = TAM(32, 8).cuda()
+    x = problem.features().cuda().requires_grad_()
+    dy = torch.randn_like(x)
+    expected = torch.autograd.grad(module(x), (x, *module.parameters()), dy)
+    compiled = torch.compile(module, fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), (x, *module.parameters()), dy), expected)
