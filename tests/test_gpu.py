@@ -5,7 +5,7 @@ import torch
 
 from tam_triton import TAM, cpu, kernels, layout
 from tests.strategies import Problem
-from tests.test_kernels import SHAPES, each_layout, each_shape
+from tests.test_kernels import each_layout, each_shape
 from tests.tolerance import assert_close
 
 pytestmark = pytest.mark.gpu
