@@ -10,44 +10,59 @@ from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch
-from tam_triton.kernels.frames import channel_of
+from tam_triton.kernels.frames import channel_of, weighted
 
 
 @triton.jit
 def aggregate_kernel(
     x_ptr, importance_ptr, kernel_ptr, y_ptr,
     C, P, blocks, frame: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr,
+    VECTORS: tl.constexpr, VECTOR: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     HALF: tl.constexpr = K // 2
     n = (tl.program_id(0) // blocks).to(tl.int64)
-    q = (tl.program_id(0) % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    inside = q < frame
-    row = n * C + channel_of(q, C, P, CHANNELS_LAST)
-    x_ptr += n * T * frame + q
-    y_ptr += n * T * frame + q
-    importance_ptr += row * T
+    start = ((tl.program_id(0) % blocks).to(INDEX) * VECTORS + tl.arange(0, VECTORS))[:, None] * VECTOR
+    lane = tl.arange(0, VECTOR)[None, :]
+    inside = start + lane < frame
+    x_ptr += n * T * frame + start + lane
+    y_ptr += n * T * frame + start + lane
+
+    c = channel_of(start, lane, C, P, CHANNELS_LAST, SPAN)
+    own = start + lane < (c + 1) * P
+    present = c < C
+    following = c + 1 < C
+    step = C if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
+    importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
+    kernel_ptr += n * C * K + (c if CHANNELS_LAST else c * K)
 
     taps = ()
+    next_taps = ()
     for k in tl.static_range(K):
-        taps = taps + (tl.load(kernel_ptr + row * K + k, mask=inside, other=0.0).to(ACC),)
+        taps = taps + (tl.load(kernel_ptr + k * step, mask=present, other=0.0).to(ACC),)
+        if SPAN == 2:
+            next_taps = next_taps + (tl.load(kernel_ptr + K + k * step, mask=following, other=0.0).to(ACC),)
+        else:
+            next_taps = taps
     sums = ()  # sums[i] is output s − K//2 + i before frame s is added
     for _ in tl.static_range(K - 1):
-        sums = sums + (tl.zeros([BLOCK], ACC),)
+        sums = sums + (tl.zeros([VECTORS, VECTOR], ACC),)
 
-    for first in range(0, T + HALF, STEPS):
+    for first in range(0, T + HALF, AHEAD):
         frames = ()
-        for i in tl.static_range(STEPS):
+        for i in tl.static_range(AHEAD):
             s = first + i
             frames = frames + (tl.load(x_ptr + s * frame, mask=inside & (s < T), other=0.0).to(ACC),)
-        for i in tl.static_range(STEPS):
+        for i in tl.static_range(AHEAD):
             s = first + i
-            z = tl.load(importance_ptr + s, mask=inside & (s < T), other=0.0).to(ACC) * frames[i]
+            v = tl.load(importance_ptr + s * step, mask=present & (s < T), other=0.0).to(ACC)
+            next_v = v
+            if SPAN == 2:
+                next_v = tl.load(importance_ptr + T + s * step, mask=following & (s < T), other=0.0).to(ACC)
             added = ()
-            for k in tl.static_range(K - 1):
-                added = added + (sums[k] + taps[K - 1 - k] * z,)
-            added = added + (taps[0] * z,)
+            for k in tl.static_range(K):
+                term = weighted(frames[i], taps[K - 1 - k], v, next_taps[K - 1 - k], next_v, own, SPAN)
+                added = added + (sums[k] + term if k < K - 1 else term,)
             t = s - HALF
             tl.store(y_ptr + t * frame, added[0].to(y_ptr.dtype.element_ty), mask=inside & (t >= 0) & (t < T))
             sums = added[1:]
@@ -60,14 +75,15 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
     y = layout.empty_result(x)
     clips, channels, num_segments = importance.shape
     kernel_size, pixels = kernel.shape[-1], x.shape[2] * x.shape[3]
-    block = launch.temporal_block(x.element_size())
+    block = launch.temporal_block(channels, pixels, channels_last, x.element_size())
     blocks = launch.ceil_div(channels * pixels, block.elements)
     with launch.on_device(x):
         aggregate_kernel[(clips * blocks,)](
-            x, importance.contiguous(), kernel.contiguous(), y, channels, pixels, blocks, channels * pixels,
-            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
-            STEPS=launch.unrolled(num_segments + kernel_size // 2), BLOCK=block.elements,
+            x, launch.weights(importance, channels_last), launch.weights(kernel, channels_last), y,
+            channels, pixels, blocks, channels * pixels,
+            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last, SPAN=block.span, AHEAD=block.ahead,
+            VECTORS=block.vectors, VECTOR=block.vector,
             ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, block.elements),
-            num_warps=block.num_warps, **launch.OPTIONS,
+            num_warps=1, **launch.OPTIONS,
         )  # fmt: skip
     return y

@@ -1,22 +1,40 @@
-"""Device functions that more than one kernel uses: where an element's channel is, and how a tile is loaded."""
+"""Device functions that more than one kernel uses: whose weights an element takes, and how a tile is loaded."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def channel_of(q, C, P, CHANNELS_LAST: tl.constexpr):
-    """Channel of element `q` of a frame: 128-bit vectors run across rows of pixels, which may start misaligned."""
-    return q % C if CHANNELS_LAST else q // P
+def channel_of(start, lane, C, P, CHANNELS_LAST: tl.constexpr, SPAN: tl.constexpr):
+    """Channel of each vector of a frame (of each of its elements, where they differ); `start` (V, 1), `lane` (1, L).
+
+    Vectors of 128 bits run across rows of pixels, which may start misaligned: with SPAN = 2 this is the channel of the
+    first element, and a later one may be of the next.
+    """
+    if SPAN == 0:
+        c = (start + lane) % C if CHANNELS_LAST else (start + lane) // P
+    elif CHANNELS_LAST:
+        c = start % C + lane
+    else:
+        c = start // P
+    return c
+
+
+@triton.jit
+def weighted(x, tap, v, next_tap, next_v, own, SPAN: tl.constexpr):
+    """tap · v · x, with the next channel's weights where an element is not the vector's `own` channel's."""
+    if SPAN == 2:
+        weight = tl.where(own, tap * v, next_tap * next_v)
+        return weight * x
+    return tap * (v * x)
 
 
 @triton.jit
 def load_tile(
     frame_ptr, c0, p0, C, P, present,
-    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Channels c0… by pixels p0… of a frame as (BLOCK_C, BLOCK_P) in `ACC`; zeros outside, or where not `present`."""
+    """Channels c0… by pixels p0… of a frame as (BLOCK_C, BLOCK_P); zeros outside, or where not `present`."""
     c = tl.arange(0, BLOCK_C)
     p = tl.arange(0, BLOCK_P)
     if RUN > 0:
@@ -24,7 +42,7 @@ def load_tile(
         q = tl.arange(0, RUN)
         inside = present & (q < tl.minimum(C - c0, BLOCK_C) * P)
         first = tl.multiple_of(c0.to(INDEX) * P, 16)
-        run = tl.load(frame_ptr + first + q, mask=inside, other=0.0).to(ACC)
+        run = tl.load(frame_ptr + first + q, mask=inside, other=0.0)
         source = tl.minimum(c[:, None] * P + p[None, :], RUN - 1)
         rows = tl.gather(run, tl.reshape(source, [BLOCK_C * BLOCK_P]), 0)
         return tl.where(p[None, :] < P, tl.reshape(rows, [BLOCK_C, BLOCK_P]), 0.0)
@@ -32,4 +50,4 @@ def load_tile(
     cs = (c0 + c).to(INDEX)[:, None]
     ps = (p0 + p).to(INDEX)[None, :]
     q = ps * C + cs if CHANNELS_LAST else cs * P + ps
-    return tl.load(frame_ptr + q, mask=inside, other=0.0).to(ACC)
+    return tl.load(frame_ptr + q, mask=inside, other=0.0)

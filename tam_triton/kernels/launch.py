@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
+from triton.runtime import driver
 
 from tam_triton import layout
 
 VECTOR_BYTES = 16  # the widest load and store of one thread
 ALIGNED_ELEMENTS = 16  # Triton proves alignment from sizes that are multiples of this
-UNROLLED_STEPS = 24  # frames are unrolled up to here, so that all loads of a program are in flight at once
+ROW_THREADS = 128
 FULL_GRID = 264  # two programs for each of the 132 multiprocessors of an H100
 
 # Numerics must not depend on a default: a product and a sum are fused, on every backend.
@@ -20,10 +22,22 @@ OPTIONS = {"enable_fp_fusion": True}
 
 @dataclass(frozen=True)
 class Block:
-    """Elements of a frame that one program walks through time, independent of one another."""
+    """Elements of a frame that one program walks through time: `vectors`, one a thread, of `vector` elements.
 
-    elements: int
-    num_warps: int
+    `span` is how many channels a vector touches: 1 (in channels_last: as many as it has elements, adjacent ones),
+    2 where a row of pixels ends inside it, 0 for any number. `ahead` is how many frames are loaded before they are
+    used; more in flight cost registers, and with them occupancy.
+    """
+
+    vectors: int
+    vector: int
+    span: int
+    ahead: int
+
+    @property
+    def elements(self) -> int:
+        """Of one frame."""
+        return self.vectors * self.vector
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,11 @@ class Tile:
     channels: int
     pixels: int
     run: int
-    num_warps: int
+
+    @property
+    def threads(self) -> int:
+        """Eight elements each: more would cost registers, and with them occupancy."""
+        return min(512, max(self.run, self.channels * self.pixels) // 8)
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
@@ -45,35 +63,51 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def temporal_block(itemsize: int) -> Block:
+def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Block:
     """One warp, one 128-bit vector a thread."""
-    return Block(elements=32 * VECTOR_BYTES // itemsize, num_warps=1)
-
-
-def unrolled(steps: int) -> int:
-    """How many frames of `steps` to load ahead of their use: all of a usual clip, a few of a long one."""
-    return steps if steps <= UNROLLED_STEPS else 8
+    vector = VECTOR_BYTES // itemsize
+    row = channels if channels_last else pixels
+    span = 1 if row % vector == 0 else 2 if pixels >= vector and not channels_last else 0
+    roomy = itemsize >= 4 or (span == 1 and not channels_last)
+    return Block(warp_size(), vector, span, ahead=3 if roomy else 1)
 
 
 def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
     """A tile whose loads are 128 bits wide in either layout, at any `P`.
 
-    channels_last: 64 bytes of adjacent channels by many pixels. NCHW: rows of pixels; where a row of `P` is no multiple
-    of a vector, as many whole channels as make an aligned run.
+    channels_last: 32 bytes of adjacent channels, a sector of the cache, by many pixels. NCHW: rows of pixels; where a
+    row of `P` is no multiple of a vector, as many whole channels as make an aligned run.
     """
     if channels_last:
-        return Tile(64 // itemsize if channels > 1 else 1, min(128, next_power_of_2(pixels)), run=0, num_warps=4)
+        return Tile(32 // itemsize, min(128, next_power_of_2(pixels)), run=0)
     whole = ALIGNED_ELEMENTS // common_power_of_2(pixels)
     if whole > 1 and channels > 1 and whole * pixels <= 4096:
         whole = max(whole, VECTOR_BYTES // itemsize)  # the run's length, which masks the load, is aligned too
-        return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels), num_warps=4)
+        return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels))
     width = min(256, next_power_of_2(pixels))
-    return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0, num_warps=4)
+    return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0)
+
+
+def weights(values: Tensor, channels_last: bool) -> Tensor:
+    """V or Θ `(N, C, ·)` in memory as the feature map is: channels fastest in channels_last, else slowest."""
+    return values.transpose(1, 2).contiguous() if channels_last else values.contiguous()
 
 
 def pixel_splits(programs: int, steps: int) -> int:
     """Into how many parts to cut a loop of `steps` tiles over pixels, so that few channels still fill the device."""
     return max(1, min(steps, FULL_GRID // max(programs, 1)))
+
+
+def warp_size() -> int:
+    """Threads of a warp (a wavefront) of the device that kernels are compiled for."""
+    if knobs.runtime.interpret:
+        return 32
+    return int(driver.active.get_current_target().warp_size)
+
+
+def warps(threads: int) -> int:
+    """How many warps make that many threads."""
+    return max(1, threads // warp_size())
 
 
 def next_power_of_2(n: int) -> int:

@@ -28,7 +28,7 @@ def squeeze_kernel(
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for step in range(steps):
         p0 = (split * steps + step) * BLOCK_P
-        total += load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, ACC, INDEX)
+        total += load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
     c = c0 + tl.arange(0, BLOCK_C)
     mean = (tl.sum(total, axis=1) / P).to(squeezed_ptr.dtype.element_ty)
     tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
@@ -51,6 +51,6 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
             x, squeezed, channels, pixels, num_segments, tiles, splits, steps, channels * pixels, frames * channels,
             CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
             ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
-            num_warps=tile.num_warps, **launch.OPTIONS,
+            num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
     return squeezed if splits == 1 else squeezed.sum(0).to(x.dtype)

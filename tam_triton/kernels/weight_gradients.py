@@ -19,7 +19,7 @@ from tam_triton.kernels.frames import load_tile
 def band_kernel(
     dy_ptr, x_ptr, band_ptr,
     C, P, tiles, parts, frame: tl.int64, rows: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, STEPS: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     HALF: tl.constexpr = K // 2
@@ -38,21 +38,19 @@ def band_kernel(
         t = i - HALF
         window = window + (
             load_tile(
-                dy_ptr + t * frame, c0, p0, C, P, (t >= 0) & (t < T), CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, ACC, INDEX
+                dy_ptr + t * frame, c0, p0, C, P, (t >= 0) & (t < T), CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX
             ),
         )
-    for first in range(0, T, STEPS):
-        for i in tl.static_range(STEPS):
-            s = first + i
-            t = s + HALF
-            x = load_tile(x_ptr + s * frame, c0, p0, C, P, s < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, ACC, INDEX)
-            window = window + (
-                load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, ACC, INDEX),
-            )
-            for k in tl.static_range(K):
-                product = tl.sum(window[K - 1 - k] * x, axis=1)
-                tl.store(band_ptr + (s * K + k) * rows, product, mask=(c < C) & (s < T))
-            window = window[1:]
+    for s in range(T):
+        t = s + HALF
+        x = load_tile(x_ptr + s * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
+        window = window + (
+            load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
+        )
+        for k in tl.static_range(K):
+            product = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)
+            tl.store(band_ptr + (s * K + k) * rows, product, mask=c < C)
+        window = window[1:]
 
 
 @triton.jit
@@ -96,18 +94,17 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     band = x.new_empty((parts, num_segments, kernel_size, rows), dtype=partial)
     d_importance, d_kernel = torch.empty_like(importance), torch.empty_like(kernel)
     accumulator = launch.accumulator(x.dtype)
-    finish = launch.Block(elements=128, num_warps=4)
     with launch.on_device(x):
         band_kernel[(clips * tiles * parts,)](
             dy, x, band, channels, pixels, tiles, parts, channels * pixels, rows,
-            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last, STEPS=launch.unrolled(num_segments),
+            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=accumulator,
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
-            num_warps=tile.num_warps, **launch.OPTIONS,
+            num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
-        finish_kernel[(launch.ceil_div(rows, finish.elements),)](
+        finish_kernel[(launch.ceil_div(rows, launch.ROW_THREADS),)](
             band, importance, kernel, d_importance, d_kernel, parts, rows,
-            T=num_segments, K=kernel_size, BLOCK=finish.elements, ACC=accumulator,
-            num_warps=finish.num_warps, **launch.OPTIONS,
+            T=num_segments, K=kernel_size, BLOCK=launch.ROW_THREADS, ACC=accumulator,
+            num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
         )  # fmt: skip
     return d_importance, d_kernel
