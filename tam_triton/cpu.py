@@ -4,8 +4,11 @@ Shapes: `x`, `dy` `(N·T, C, H, W)`; importance V `(N, C, T)`; kernel Θ `(N, C,
 (float64 for float64) and are rounded once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tam_triton import layout
 
@@ -85,3 +88,30 @@ def input_gradient(
     """dX[s] = V[s]·Σ_k Θ[k]·dY[s−k+K//2] + dX̂[s]/P, dense in the given layout."""
     offset = None if d_squeezed is None else d_squeezed.to(accumulator(dy)) / (dy.shape[2] * dy.shape[3])
     return banded_sum(dy, importance, kernel, offset, transposed=True, channels_last=channels_last)
+
+
+def branches(
+    squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, channels_last: bool
+) -> tuple[Tensor, Tensor]:
+    """V `(N, C, T)` and Θ `(N, C, K)` of X̂ `(N, C, T)` in evaluation (equations 2 and 3).
+
+    Each branch is given as its first weight, BatchNorm's weight, bias, running mean and variance, its second weight,
+    with the shapes of the published checkpoints.
+    """
+    g_first, *g_norm, g_second = (tensor.float() for tensor in global_branch)
+    l_first, *l_norm, l_second = (tensor.float() for tensor in local_branch)
+    rows = functional.linear(squeezed.float().flatten(0, 1), g_first)
+    scores = functional.linear(evaluated_norm(rows, g_norm, eps).relu(), g_second)
+    kernel = scores.softmax(-1).unflatten(0, squeezed.shape[:2])
+    hidden = functional.conv1d(squeezed.float(), l_first, padding=l_first.shape[-1] // 2)
+    importance = functional.conv1d(evaluated_norm(hidden, l_norm, eps).relu(), l_second).sigmoid()
+    return (
+        layout.dense_weights(importance.to(squeezed.dtype), channels_last),
+        layout.dense_weights(kernel.to(squeezed.dtype), channels_last),
+    )
+
+
+def evaluated_norm(x: Tensor, norm: Sequence[Tensor], eps: float) -> Tensor:
+    """BatchNorm with its running statistics."""
+    weight, bias, mean, variance = norm
+    return functional.batch_norm(x, mean, variance, weight, bias, eps=eps)

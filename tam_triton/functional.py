@@ -4,12 +4,12 @@
 that has it, plain torch anywhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from tam_triton import ops
+from tam_triton import layout, ops
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -81,6 +81,35 @@ def squeeze_and_aggregate(
     if kernel.shape[-1] != kernel_size:
         raise ValueError(f"kernel: got {kernel.shape[-1]} taps, expected kernel_size={kernel_size}")
     return ops.AggregateWithSlots.apply(x, importance, kernel, *slots, chosen)
+
+
+def evaluate(
+    x: Tensor,
+    global_branch: Sequence[Tensor],
+    local_branch: Sequence[Tensor],
+    num_segments: int,
+    eps: float,
+    *,
+    impl: str | None = None,
+) -> Tensor:
+    """A whole TAM in evaluation with BatchNorm folded, in five launches at most; no gradients (equations 1 to 5).
+
+    Args:
+        x: feature maps `(N·T, C, H, W)`.
+        global_branch: `G.0.weight (αT, T)`, then weight, bias, running mean and running variance of `G.1 (αT)`, then
+            `G.3.weight (K, αT)`.
+        local_branch: `L.0.weight (C/β, C, 3)`, the same four of `L.1 (C/β)`, `L.3.weight (C, C/β, 1)`.
+        num_segments: T, the frames of a clip.
+        eps: of both BatchNorms.
+        impl: "triton", "torch" or None.
+
+    Returns:
+        y of x's shape, dtype and layout.
+    """
+    operators = ops.IMPLEMENTATIONS[choose(impl, x)]
+    squeezed = squeeze(x, num_segments, impl=impl)
+    weights = operators.branches(squeezed, list(global_branch), list(local_branch), eps, layout.is_channels_last(x))
+    return aggregate(x, *weights, impl=impl)
 
 
 def choose(impl: str | None, x: Tensor) -> str:

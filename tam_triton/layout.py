@@ -41,6 +41,19 @@ def empty_result(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return empty(x, is_channels_last(x), dtype)
 
 
+def dense_weights(values: Tensor, channels_last: bool) -> Tensor:
+    """V or Θ `(N, C, ·)` as the kernels read it: channels fastest beside a channels_last feature map, else slowest."""
+    return values.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else values.contiguous()
+
+
+def empty_weights(squeezed: Tensor, length: int, channels_last: bool) -> Tensor:
+    """An uninitialised `(N, C, length)` like X̂ `(N, C, T)`, stored as `dense_weights` stores it."""
+    clips, channels, _ = squeezed.shape
+    if channels_last:
+        return squeezed.new_empty((clips, length, channels)).transpose(1, 2)
+    return squeezed.new_empty((clips, channels, length))
+
+
 def needs_int64(elements_per_frame: int, block: int) -> bool:
     """Whether an offset inside one frame of `C·P` elements, rounded up to whole blocks, can pass 2³¹.
 

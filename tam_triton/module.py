@@ -1,8 +1,11 @@
 """The temporal adaptive module as an nn.Module."""
 
+import torch
 from torch import Tensor, nn
 
 from tam_triton import functional
+
+BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 
 
 class TAM(nn.Module):
@@ -44,14 +47,14 @@ class TAM(nn.Module):
         hidden = alpha * num_segments
         self.G = nn.Sequential(
             nn.Linear(num_segments, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
+            nn.BatchNorm1d(hidden, BATCH_NORM_EPS),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, kernel_size, bias=False),
             nn.Softmax(-1),
         )
         self.L = nn.Sequential(
             nn.Conv1d(channels, channels // beta, 3, padding=1, bias=False),
-            nn.BatchNorm1d(channels // beta),
+            nn.BatchNorm1d(channels // beta, BATCH_NORM_EPS),
             nn.ReLU(inplace=True),
             nn.Conv1d(channels // beta, channels, 1, bias=False),
             nn.Sigmoid(),
@@ -66,6 +69,9 @@ class TAM(nn.Module):
         """
         if x.dim() == 4 and x.shape[1] != self.channels:
             raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
+        if self._is_inference(x):
+            branches = _tensors(self.G), _tensors(self.L)
+            return functional.evaluate(x, *branches, self.num_segments, BATCH_NORM_EPS, impl=self.impl)
         return functional.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,6 +79,19 @@ class TAM(nn.Module):
         kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
         return self.L(squeezed), kernel
 
+    def _is_inference(self, x: Tensor) -> bool:
+        """Whether the branches may run folded: in evaluation, without gradients, where Triton runs."""
+        if self.training or torch.is_grad_enabled() or x.dtype == torch.float64:
+            return False
+        return functional.choose(self.impl, x) == "triton"
+
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
         return f"channels={self.channels}, num_segments={self.num_segments}, kernel_size={self.kernel_size}"
+
+
+def _tensors(branch: nn.Sequential) -> list[Tensor]:
+    """Of a branch: its first weight, BatchNorm's four vectors, its second weight."""
+    first, norm = branch.get_parameter("0.weight"), [branch.get_parameter("1.weight"), branch.get_parameter("1.bias")]
+    statistics = [branch.get_buffer("1.running_mean"), branch.get_buffer("1.running_var")]
+    return [first, *norm, *statistics, branch.get_parameter("3.weight")]

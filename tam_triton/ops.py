@@ -1,7 +1,7 @@
 """The operators as torch sees them: `torch.library` schemas, fakes, device implementations and autograd.
 
-`torch.ops.tam_triton` holds four operators. On a GPU they launch the Triton kernels; so they do on the CPU under
-TRITON_INTERPRET=1; elsewhere they run plain torch. `cpu` has the same four as plain functions that `torch.compile` can
+`torch.ops.tam_triton` holds the operators. On a GPU they launch the Triton kernels; so they do on the CPU under
+TRITON_INTERPRET=1; elsewhere they run plain torch. `cpu` has the same as plain functions that `torch.compile` can
 see into. Autograd is written once over either.
 
 How dX is written once. X reaches the output by two ways, through the squeeze and through the aggregation; autograd
@@ -13,7 +13,7 @@ leave `squeeze_and_aggregate`.
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,13 @@ INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("",
 
 
 class Primitives(NamedTuple):
-    """The four operators of one implementation; arguments and shapes as in `tam_triton.cpu`."""
+    """The operators of one implementation; arguments and shapes as in `tam_triton.cpu`."""
 
     squeeze: Callable[..., Tensor]
     aggregate: Callable[..., Tensor]
     weight_gradients: Callable[..., tuple[Tensor, Tensor]]
     input_gradient: Callable[..., Tensor]
+    branches: Callable[..., tuple[Tensor, Tensor]]
 
 
 SCHEMAS = {
@@ -40,6 +41,10 @@ SCHEMAS = {
     "weight_gradients": "(Tensor dy, Tensor x, Tensor importance, Tensor kernel) -> (Tensor, Tensor)",
     "input_gradient": (
         "(Tensor dy, Tensor importance, Tensor kernel, Tensor? d_squeezed, bool channels_last) -> Tensor"
+    ),
+    "branches": (
+        "(Tensor squeezed, Tensor[] global_branch, Tensor[] local_branch, float eps, bool channels_last)"
+        " -> (Tensor, Tensor)"
     ),
 }
 
@@ -60,6 +65,14 @@ def fake_input_gradient(
     dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
 ) -> Tensor:
     return layout.empty(dy, channels_last)
+
+
+def fake_branches(
+    squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, channels_last: bool
+) -> tuple[Tensor, Tensor]:
+    lengths = (squeezed.shape[-1], global_branch[-1].shape[0])
+    importance, kernel = (layout.empty_weights(squeezed, length, channels_last) for length in lengths)
+    return importance, kernel
 
 
 def setup_squeeze(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -90,6 +103,10 @@ def aggregate_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | No
 
 def refuse_double_backward(ctx: Any, *_: Tensor) -> None:
     raise NotImplementedError("tam_triton: the gradients have no derivative; create_graph=True is not supported")
+
+
+def refuse_backward(ctx: Any, *_: Tensor) -> None:
+    raise NotImplementedError("tam_triton: branches with BatchNorm folded have no gradient; use TAM's own layers")
 
 
 class Aggregate(torch.autograd.Function):
@@ -157,6 +174,7 @@ def register() -> None:
         "aggregate": fake_aggregate,
         "weight_gradients": fake_weight_gradients,
         "input_gradient": fake_input_gradient,
+        "branches": fake_branches,
     }
     for name, schema in SCHEMAS.items():
         operator = f"tam_triton::{name}"
@@ -173,6 +191,7 @@ def register() -> None:
     torch.library.register_autograd("tam_triton::aggregate", aggregate_backward, setup_context=setup_aggregate)
     for name in ("weight_gradients", "input_gradient"):
         torch.library.register_autograd(f"tam_triton::{name}", refuse_double_backward)
+    torch.library.register_autograd("tam_triton::branches", refuse_backward)
 
 
 def kernel(name: str) -> Any:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import reference
-from tam_triton import TAM, layout
 from bench import peers as eager
+from tam_triton import TAM, layout
 from tests.strategies import Problem, problems
 from tests.tolerance import assert_close
 
@@ -117,6 +117,22 @@ def test_autocast(impl: str, dtype: torch.dtype) -> None:
     assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
     assert_close(y, true_y.numpy(), plain_y)
     assert_close(dx, true_dx.numpy(), plain_dx)
+
+
+@each_layout
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("clips", "frames", "channels", "taps"), [(2, 8, 16, 3), (1, 1, 7, 5), (2, 17, 37, 7)])
+def test_inference_with_folded_branches(
+    clips: int, frames: int, channels: int, taps: int, dtype: torch.dtype, memory: str
+) -> None:
+    problem = Problem(N=clips, T=frames, C=channels, H=3, W=3, K=taps, layout=memory, dtype=dtype)
+    module = random_tam(channels, frames, taps, impl="triton", training=False).to(dtype)
+    exact = copy.deepcopy(module).double()
+    x = problem.features()
+    with torch.no_grad():
+        y = module(x)
+        assert_close(y, eager.tam(exact, x.double()).numpy(), eager.tam(module, x))
+    assert y.stride() == x.stride()
 
 
 @each_impl

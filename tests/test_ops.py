@@ -26,17 +26,21 @@ def branches(squeezed: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own look at .grad
 @each_layout
-@pytest.mark.parametrize("name", ["squeeze", "aggregate", "weight_gradients", "input_gradient"])
+@pytest.mark.parametrize("name", ["squeeze", "aggregate", "weight_gradients", "input_gradient", "branches"])
 def test_opcheck(name: str, memory: str) -> None:
     problem = Problem(**{**vars(SMALL), "layout": memory, "dtype": torch.float32})
     x, importance, kernel = inputs(problem)
     dy = problem.features(salt=3)
-    arguments = {
+    arguments: dict[str, tuple[object, ...]] = {
         "squeeze": (x, problem.T),
         "aggregate": (x, importance, kernel),
         "weight_gradients": (dy, x.detach(), importance.detach(), kernel.detach()),
         "input_gradient": (dy, importance.detach(), kernel.detach(), importance.detach(), memory == "channels_last"),
     }
+    module, squeezed = TAM(problem.C, problem.T).eval(), problem.importance()
+    state = {key: tensor.detach() for key, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    branch = {name: [state[key] for key in state if key.startswith(name)] for name in "GL"}
+    arguments["branches"] = (squeezed, branch["G"], branch["L"], 1e-5, memory == "channels_last")
     torch.library.opcheck(getattr(torch.ops.tam_triton, name).default, arguments[name])
 
 

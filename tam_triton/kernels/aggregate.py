@@ -79,7 +79,7 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
     blocks = launch.ceil_div(channels * pixels, block.elements)
     with launch.on_device(x):
         aggregate_kernel[(clips * blocks,)](
-            x, launch.weights(importance, channels_last), launch.weights(kernel, channels_last), y,
+            x, layout.dense_weights(importance, channels_last), layout.dense_weights(kernel, channels_last), y,
             channels, pixels, blocks, channels * pixels,
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last, SPAN=block.span, AHEAD=block.ahead,
             VECTORS=block.vectors, VECTOR=block.vector,

@@ -84,11 +84,11 @@ def input_gradient(
     kernel_size, pixels = kernel.shape[-1], dy.shape[2] * dy.shape[3]
     block = launch.temporal_block(channels, pixels, channels_last, dy.element_size())
     blocks = launch.ceil_div(channels * pixels, block.elements)
-    importance = launch.weights(importance, channels_last)
-    offset = importance if d_squeezed is None else launch.weights(d_squeezed, channels_last)
+    importance = layout.dense_weights(importance, channels_last)
+    offset = importance if d_squeezed is None else layout.dense_weights(d_squeezed, channels_last)
     with launch.on_device(dy):
         input_gradient_kernel[(clips * blocks,)](
-            dy, importance, launch.weights(kernel, channels_last), offset, dx,
+            dy, importance, layout.dense_weights(kernel, channels_last), offset, dx,
             channels, pixels, blocks, channels * pixels,
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last, SQUEEZED=d_squeezed is not None,
             SPAN=block.span, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,

@@ -88,11 +88,6 @@ def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: in
     return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0)
 
 
-def weights(values: Tensor, channels_last: bool) -> Tensor:
-    """V or Θ `(N, C, ·)` in memory as the feature map is: channels fastest in channels_last, else slowest."""
-    return values.transpose(1, 2).contiguous() if channels_last else values.contiguous()
-
-
 def pixel_splits(programs: int, steps: int) -> int:
     """Into how many parts to cut a loop of `steps` tiles over pixels, so that few channels still fill the device."""
     return max(1, min(steps, FULL_GRID // max(programs, 1)))
@@ -113,6 +108,11 @@ def warps(threads: int) -> int:
 def next_power_of_2(n: int) -> int:
     """The smallest power of two that is not below `n`."""
     return 1 << (n - 1).bit_length()
+
+
+def product_size(n: int) -> int:
+    """A dimension of a matrix product: a power of two, 16 at least."""
+    return max(16, next_power_of_2(n))
 
 
 def common_power_of_2(n: int) -> int:

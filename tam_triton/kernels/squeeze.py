@@ -34,6 +34,15 @@ def squeeze_kernel(
     tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
 
 
+@triton.jit
+def add_parts_kernel(parts_ptr, squeezed_ptr, splits, size: tl.int64, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], ACC)
+    for split in range(splits):
+        total += tl.load(parts_ptr + split * size + i, mask=i < size, other=0.0)
+    tl.store(squeezed_ptr + i, total.to(squeezed_ptr.dtype.element_ty), mask=i < size)
+
+
 def squeeze(x: Tensor, num_segments: int) -> Tensor:
     """X̂ `(N, C, T)` of x `(N·T, C, H, W)`, in x's dtype."""
     channels_last = layout.is_channels_last(x)
@@ -43,14 +52,20 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
     tiles, steps = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
     splits = launch.pixel_splits(frames * tiles, steps)
     steps = launch.ceil_div(steps, splits)
-    shape = (frames // num_segments, channels, num_segments)
+    squeezed = x.new_empty((frames // num_segments, channels, num_segments))
+    size, accumulator = frames * channels, launch.accumulator(x.dtype)
     partial = torch.float64 if x.dtype == torch.float64 else torch.float32
-    squeezed = x.new_empty(shape) if splits == 1 else x.new_empty((splits, *shape), dtype=partial)
+    parts = squeezed if splits == 1 else x.new_empty((splits, size), dtype=partial)
     with launch.on_device(x):
         squeeze_kernel[(frames * tiles * splits,)](
-            x, squeezed, channels, pixels, num_segments, tiles, splits, steps, channels * pixels, frames * channels,
+            x, parts, channels, pixels, num_segments, tiles, splits, steps, channels * pixels, size,
             CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
-            ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
+            ACC=accumulator, INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
-    return squeezed if splits == 1 else squeezed.sum(0).to(x.dtype)
+        if splits > 1:
+            add_parts_kernel[(launch.ceil_div(size, launch.ROW_THREADS),)](
+                parts, squeezed, splits, size, BLOCK=launch.ROW_THREADS, ACC=accumulator,
+                num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
+            )  # fmt: skip
+    return squeezed

@@ -1,0 +1,132 @@
+"""Both branches in evaluation, BatchNorm folded on the fly, in two launches (equations 2 and 3).
+
+The first computes the local branch's hidden layer; the second V from it, and Θ of the same channels from X̂. All of it
+is small, `(N, C, T)`: what counts is the number of launches, where the layers of torch take a dozen.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tam_triton import layout
+from tam_triton.kernels import launch
+
+OUTPUTS = 16  # rows of a program's product; a matrix product takes 16 at least
+INPUTS = 32
+
+
+@triton.jit
+def normalise(x, weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, index, mask):
+    """ReLU(BN(x)) with the running statistics; `index` and `mask` broadcast against x."""
+    scale = tl.load(weight_ptr + index, mask=mask, other=0.0).to(tl.float32) / tl.sqrt_rn(
+        tl.load(variance_ptr + index, mask=mask, other=1.0).to(tl.float32) + eps
+    )
+    mean = tl.load(mean_ptr + index, mask=mask, other=0.0).to(tl.float32)
+    shift = tl.load(bias_ptr + index, mask=mask, other=0.0).to(tl.float32) - mean * scale
+    return tl.maximum(x * scale + shift, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def hidden_kernel(
+    squeezed_ptr, conv_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr, hidden_ptr,
+    C, HIDDEN, blocks, eps,
+    T: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """hidden[n,h,t] = ReLU(BN(Σ_{c,j} W₃[h,c,j]·X̂[n,c,t+j−1]))."""
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    h = (tl.program_id(0) % blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
+    t = tl.arange(0, FRAMES)
+    total = tl.zeros([BLOCK_H, FRAMES], tl.float32)
+    for c0 in range(0, C, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        for j in tl.static_range(TAPS):
+            s = t + j - TAPS // 2
+            weight = tl.load(
+                conv_ptr + (h[:, None] * C + c[None, :]) * TAPS + j,
+                mask=(h < HIDDEN)[:, None] & (c < C)[None, :], other=0.0,
+            ).to(tl.float32)  # fmt: skip
+            frames = tl.load(
+                squeezed_ptr + (n * C + c[:, None]) * T + s[None, :],
+                mask=(c < C)[:, None] & (s >= 0)[None, :] & (s < T)[None, :], other=0.0,
+            ).to(tl.float32)  # fmt: skip
+            total = tl.dot(weight, frames, total, input_precision="ieee")
+    present = (h < HIDDEN)[:, None]
+    total = normalise(total, weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, h[:, None], present)
+    tl.store(hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :], total, mask=present & (t < T)[None, :])
+
+
+@triton.jit
+def weights_kernel(
+    squeezed_ptr, hidden_ptr, conv_ptr, first_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr, second_ptr,
+    importance_ptr, kernel_ptr,
+    C, HIDDEN, WIDTH, blocks, eps,
+    T: tl.constexpr, K: tl.constexpr, FRAMES: tl.constexpr, WIDE: tl.constexpr, TAPS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    """V[n,c,t] = σ(W₄·hidden) and Θ[n,c,:] = softmax(W₂·ReLU(BN(W₁·X̂[n,c,:])))."""
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    c = (tl.program_id(0) % blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
+    t = tl.arange(0, FRAMES)
+    present = (c < C)[:, None]
+
+    total = tl.zeros([BLOCK_C, FRAMES], tl.float32)
+    for h0 in range(0, HIDDEN, BLOCK_H):
+        h = h0 + tl.arange(0, BLOCK_H)
+        weight = tl.load(conv_ptr + c[:, None] * HIDDEN + h[None, :], mask=present & (h < HIDDEN)[None, :], other=0.0)
+        hidden = tl.load(
+            hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :],
+            mask=(h < HIDDEN)[:, None] & (t < T)[None, :], other=0.0,
+        )  # fmt: skip
+        total = tl.dot(weight.to(tl.float32), hidden, total, input_precision="ieee")
+    frames = present & (t < T)[None, :]
+    where = t[None, :] * C + c[:, None] if CHANNELS_LAST else c[:, None] * T + t[None, :]
+    importance = (1 / (1 + tl.exp(-total))).to(importance_ptr.dtype.element_ty)
+    tl.store(importance_ptr + n * C * T + where, importance, mask=frames)
+
+    w = tl.arange(0, WIDE)
+    k = tl.arange(0, TAPS)
+    squeezed = tl.load(squeezed_ptr + (n * C + c[:, None]) * T + t[None, :], mask=frames, other=0.0).to(tl.float32)
+    first = tl.load(first_ptr + w[None, :] * T + t[:, None], mask=(t < T)[:, None] & (w < WIDTH)[None, :], other=0.0)
+    wide = tl.dot(squeezed, first.to(tl.float32), input_precision="ieee")
+    wide = normalise(wide, weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, w[None, :], (w < WIDTH)[None, :])
+    second = tl.load(
+        second_ptr + k[None, :] * WIDTH + w[:, None], mask=(w < WIDTH)[:, None] & (k < K)[None, :], other=0.0
+    )
+    scores = tl.dot(wide, second.to(tl.float32), input_precision="ieee")
+    scores = tl.where(k[None, :] < K, scores, float("-inf"))
+    powers = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    theta = (powers / tl.sum(powers, axis=1)[:, None]).to(kernel_ptr.dtype.element_ty)
+    where = k[None, :] * C + c[:, None] if CHANNELS_LAST else c[:, None] * K + k[None, :]
+    tl.store(kernel_ptr + n * C * K + where, theta, mask=present & (k < K)[None, :])
+
+
+def branches(
+    squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, channels_last: bool
+) -> tuple[Tensor, Tensor]:
+    """importance V `(N, C, T)` and kernel Θ `(N, C, K)` of X̂ `(N, C, T)`, in X̂'s dtype; arguments as in `cpu`."""
+    g_first, *g_norm, g_second = global_branch
+    l_first, *l_norm, l_second = local_branch
+    clips, channels, num_segments = squeezed.shape
+    hidden_channels, width, kernel_size = l_first.shape[0], g_first.shape[0], g_second.shape[0]
+    hidden = squeezed.new_empty((clips, hidden_channels, num_segments), dtype=torch.float32)
+    importance = layout.empty_weights(squeezed, num_segments, channels_last)
+    kernel = layout.empty_weights(squeezed, kernel_size, channels_last)
+    frames = launch.product_size(num_segments)
+    hidden_blocks, blocks = launch.ceil_div(hidden_channels, OUTPUTS), launch.ceil_div(channels, OUTPUTS)
+    with launch.on_device(squeezed):
+        hidden_kernel[(clips * hidden_blocks,)](
+            squeezed, l_first, *l_norm, hidden, channels, hidden_channels, hidden_blocks, eps,
+            T=num_segments, FRAMES=frames, TAPS=l_first.shape[-1], BLOCK_H=OUTPUTS, BLOCK_C=INPUTS,
+            num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
+        )  # fmt: skip
+        weights_kernel[(clips * blocks,)](
+            squeezed, hidden, l_second, g_first, *g_norm, g_second, importance, kernel,
+            channels, hidden_channels, width, blocks, eps,
+            T=num_segments, K=kernel_size, FRAMES=frames, WIDE=launch.product_size(width),
+            TAPS=launch.product_size(kernel_size), CHANNELS_LAST=channels_last, BLOCK_C=OUTPUTS, BLOCK_H=INPUTS,
+            num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
+        )  # fmt: skip
+    return importance, kernel
