@@ -90,6 +90,7 @@ def evaluate(
     num_segments: int,
     eps: float,
     *,
+    norm: Sequence[Tensor] | None = None,
     impl: str | None = None,
 ) -> Tensor:
     """A whole TAM in evaluation with BatchNorm folded, in five launches at most; no gradients (equations 1 to 5).
@@ -100,16 +101,25 @@ def evaluate(
             `G.3.weight (K, αT)`.
         local_branch: `L.0.weight (C/β, C, 3)`, the same four of `L.1 (C/β)`, `L.3.weight (C, C/β, 1)`.
         num_segments: T, the frames of a clip.
-        eps: of both BatchNorms.
+        eps: of every BatchNorm.
+        norm: weight, bias, running mean and running variance `(C)` of a BatchNorm: the TAM is then that of
+            ReLU(BN(x)), which is never written to memory.
         impl: "triton", "torch" or None.
 
     Returns:
         y of x's shape, dtype and layout.
     """
+    check_features(x)
+    check_segments(x, num_segments)
     operators = ops.IMPLEMENTATIONS[choose(impl, x)]
-    squeezed = squeeze(x, num_segments, impl=impl)
-    weights = operators.branches(squeezed, list(global_branch), list(local_branch), eps, layout.is_channels_last(x))
-    return aggregate(x, *weights, impl=impl)
+    if norm is None:
+        squeezed = operators.squeeze(x, num_segments)
+    else:
+        squeezed = operators.activated_squeeze(x, norm, eps, num_segments)
+    weights = operators.branches(squeezed, global_branch, local_branch, eps, layout.is_channels_last(x))
+    if norm is None:
+        return operators.aggregate(x, *weights)
+    return operators.activated_aggregate(x, norm, eps, *weights)
 
 
 def choose(impl: str | None, x: Tensor) -> str:

@@ -67,31 +67,54 @@ class TAM(nn.Module):
             ValueError: wrong rank or channels, or T does not divide the batch.
             TypeError: not a float tensor.
         """
-        if x.dim() == 4 and x.shape[1] != self.channels:
-            raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
+        self._check_channels(x)
         if self._is_inference(x):
-            branches = _tensors(self.G), _tensors(self.L)
-            return functional.evaluate(x, *branches, self.num_segments, BATCH_NORM_EPS, impl=self.impl)
+            return self._evaluate(x, None)
         return functional.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
+
+    def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
+        """`self(activation(norm(x)))`, as a TA-Block has it.
+
+        In evaluation without gradients, where Triton runs, a BatchNorm and ReLU are applied as x is read and their
+        result is never written; `norm` and `activation` are then not called, nor are their hooks.
+        """
+        if self._is_inference(x) and isinstance(norm, nn.BatchNorm2d) and isinstance(activation, nn.ReLU):
+            foldable = norm.affine and norm.track_running_stats and norm.eps == BATCH_NORM_EPS and not norm.training
+            if foldable and norm.num_features == self.channels:
+                self._check_channels(x)
+                return self._evaluate(x, _vectors(norm))
+        return self(activation(norm(x)))
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
         """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2) and kernel Θ `(N, C, K)` (equation 3)."""
         kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
         return self.L(squeezed), kernel
 
+    def _check_channels(self, x: Tensor) -> None:
+        if x.dim() == 4 and x.shape[1] != self.channels:
+            raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
+
     def _is_inference(self, x: Tensor) -> bool:
-        """Whether the branches may run folded: in evaluation, without gradients, where Triton runs."""
+        """Whether BatchNorms may be folded: in evaluation, without gradients, where Triton runs."""
         if self.training or torch.is_grad_enabled() or x.dtype == torch.float64:
             return False
         return functional.choose(self.impl, x) == "triton"
+
+    def _evaluate(self, x: Tensor, norm: list[Tensor] | None) -> Tensor:
+        branches = (_tensors(self.G), _tensors(self.L))
+        return functional.evaluate(x, *branches, self.num_segments, BATCH_NORM_EPS, norm=norm, impl=self.impl)
 
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
         return f"channels={self.channels}, num_segments={self.num_segments}, kernel_size={self.kernel_size}"
 
 
+def _vectors(norm: nn.Module) -> list[Tensor]:
+    """What evaluation needs of a BatchNorm."""
+    parameters = [norm.get_parameter(name) for name in ("weight", "bias")]
+    return parameters + [norm.get_buffer(name) for name in ("running_mean", "running_var")]
+
+
 def _tensors(branch: nn.Sequential) -> list[Tensor]:
     """Of a branch: its first weight, BatchNorm's four vectors, its second weight."""
-    first, norm = branch.get_parameter("0.weight"), [branch.get_parameter("1.weight"), branch.get_parameter("1.bias")]
-    statistics = [branch.get_buffer("1.running_mean"), branch.get_buffer("1.running_var")]
-    return [first, *norm, *statistics, branch.get_parameter("3.weight")]
+    return [branch.get_parameter("0.weight"), *_vectors(branch[1]), branch.get_parameter("3.weight")]

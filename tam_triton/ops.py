@@ -19,20 +19,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tam_triton import cpu, layout
+from tam_triton import cpu, cpu_evaluation, layout
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")  # read when kernels are decorated
 
 
 class Primitives(NamedTuple):
-    """The operators of one implementation; arguments and shapes as in `tam_triton.cpu`."""
+    """The operators of one implementation; arguments and shapes as in `cpu` and `cpu_evaluation`."""
 
     squeeze: Callable[..., Tensor]
     aggregate: Callable[..., Tensor]
     weight_gradients: Callable[..., tuple[Tensor, Tensor]]
     input_gradient: Callable[..., Tensor]
     branches: Callable[..., tuple[Tensor, Tensor]]
+    activated_squeeze: Callable[..., Tensor]
+    activated_aggregate: Callable[..., Tensor]
 
 
 SCHEMAS = {
@@ -46,6 +48,8 @@ SCHEMAS = {
         "(Tensor squeezed, Tensor[] global_branch, Tensor[] local_branch, float eps, bool channels_last)"
         " -> (Tensor, Tensor)"
     ),
+    "activated_squeeze": "(Tensor x, Tensor[] norm, float eps, SymInt num_segments) -> Tensor",
+    "activated_aggregate": "(Tensor x, Tensor[] norm, float eps, Tensor importance, Tensor kernel) -> Tensor",
 }
 
 
@@ -73,6 +77,16 @@ def fake_branches(
     lengths = (squeezed.shape[-1], global_branch[-1].shape[0])
     importance, kernel = (layout.empty_weights(squeezed, length, channels_last) for length in lengths)
     return importance, kernel
+
+
+def fake_activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
+    return fake_squeeze(x, num_segments)
+
+
+def fake_activated_aggregate(
+    x: Tensor, norm: Sequence[Tensor], eps: float, importance: Tensor, kernel: Tensor
+) -> Tensor:
+    return layout.empty_result(x)
 
 
 def setup_squeeze(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -106,7 +120,7 @@ def refuse_double_backward(ctx: Any, *_: Tensor) -> None:
 
 
 def refuse_backward(ctx: Any, *_: Tensor) -> None:
-    raise NotImplementedError("tam_triton: branches with BatchNorm folded have no gradient; use TAM's own layers")
+    raise NotImplementedError("tam_triton: operators with BatchNorm folded have no gradient; use TAM's layers")
 
 
 class Aggregate(torch.autograd.Function):
@@ -175,6 +189,8 @@ def register() -> None:
         "weight_gradients": fake_weight_gradients,
         "input_gradient": fake_input_gradient,
         "branches": fake_branches,
+        "activated_squeeze": fake_activated_squeeze,
+        "activated_aggregate": fake_activated_aggregate,
     }
     for name, schema in SCHEMAS.items():
         operator = f"tam_triton::{name}"
@@ -184,14 +200,20 @@ def register() -> None:
         if INTERPRETED:
             torch.library.impl(operator, "default", kernel(name))
         else:
-            torch.library.impl(operator, "default", getattr(cpu, name))
+            torch.library.impl(operator, "default", plain(name))
         if HAS_TRITON and not INTERPRETED:
             torch.library.impl(operator, "cuda", kernel(name))
     torch.library.register_autograd("tam_triton::squeeze", squeeze_backward, setup_context=setup_squeeze)
     torch.library.register_autograd("tam_triton::aggregate", aggregate_backward, setup_context=setup_aggregate)
     for name in ("weight_gradients", "input_gradient"):
         torch.library.register_autograd(f"tam_triton::{name}", refuse_double_backward)
-    torch.library.register_autograd("tam_triton::branches", refuse_backward)
+    for name in ("branches", "activated_squeeze", "activated_aggregate"):
+        torch.library.register_autograd(f"tam_triton::{name}", refuse_backward)
+
+
+def plain(name: str) -> Any:
+    """An operator in plain torch."""
+    return getattr(cpu, name, None) or getattr(cpu_evaluation, name)
 
 
 def kernel(name: str) -> Any:
@@ -209,5 +231,5 @@ register()
 
 IMPLEMENTATIONS = {
     "triton": Primitives(*(getattr(torch.ops.tam_triton, name) for name in Primitives._fields)),
-    "torch": Primitives(*(getattr(cpu, name) for name in Primitives._fields)),
+    "torch": Primitives(*(plain(name) for name in Primitives._fields)),
 }

@@ -136,6 +136,30 @@ def test_inference_with_folded_branches(
 
 
 @each_impl
+@each_layout
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [7, 20])
+def test_inference_after_batch_norm_and_relu(size: int, dtype: torch.dtype, memory: str, impl: str) -> None:
+    problem = Problem(N=2, T=3, C=18, H=size, W=size, K=3, layout=memory, dtype=dtype)
+    module = random_tam(18, 3, impl=impl, training=False).to(dtype)
+    norm = torch.nn.BatchNorm2d(18).eval()
+    for offset, tensor in enumerate((norm.weight, norm.bias, norm.running_mean, norm.running_var)):
+        assert tensor is not None
+        tensor.data.copy_(problem.tensor(18, salt=10 + offset).abs())
+    norm = norm.to(dtype)
+    exact, exact_norm = copy.deepcopy(module).double(), copy.deepcopy(norm).double()
+    x = problem.features()
+    with torch.no_grad():
+        y = module.activated(x, norm, torch.nn.ReLU(inplace=True))
+        plain = eager.tam(module, norm(x).relu())
+        assert_close(y, eager.tam(exact, exact_norm(x.double()).relu()).numpy(), plain)
+        assert_close(module.activated(x, torch.nn.Identity(), torch.nn.ReLU()), module(x.relu()).double().numpy(), y)
+    with_gradients = module.activated(x, norm, torch.nn.ReLU())
+    assert with_gradients.requires_grad
+    assert_close(with_gradients.detach(), eager.tam(exact, exact_norm(x.double()).relu()).detach().numpy(), plain)
+
+
+@each_impl
 def test_whole_module_in_low_precision(impl: str) -> None:
     module = random_tam(8, 4, impl=impl, training=False).bfloat16()
     exact = copy.deepcopy(module).double()

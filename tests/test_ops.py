@@ -11,6 +11,7 @@ from tests.strategies import Problem
 
 each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])
 each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last", "sliced"])
+FOLDED = ("branches", "activated_squeeze", "activated_aggregate")
 SMALL = Problem(N=2, T=3, C=4, H=3, W=2, K=3, dtype=torch.float64)
 
 
@@ -26,7 +27,7 @@ def branches(squeezed: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own look at .grad
 @each_layout
-@pytest.mark.parametrize("name", ["squeeze", "aggregate", "weight_gradients", "input_gradient", "branches"])
+@pytest.mark.parametrize("name", ["squeeze", "aggregate", "weight_gradients", "input_gradient", *FOLDED])
 def test_opcheck(name: str, memory: str) -> None:
     problem = Problem(**{**vars(SMALL), "layout": memory, "dtype": torch.float32})
     x, importance, kernel = inputs(problem)
@@ -40,6 +41,9 @@ def test_opcheck(name: str, memory: str) -> None:
     module, squeezed = TAM(problem.C, problem.T).eval(), problem.importance()
     state = {key: tensor.detach() for key, tensor in module.state_dict().items() if tensor.is_floating_point()}
     branch = {name: [state[key] for key in state if key.startswith(name)] for name in "GL"}
+    norm = [torch.rand(problem.C) for _ in range(4)]
+    arguments["activated_squeeze"] = (x.detach(), norm, 1e-5, problem.T)
+    arguments["activated_aggregate"] = (x.detach(), norm, 1e-5, importance.detach(), kernel.detach())
     arguments["branches"] = (squeezed, branch["G"], branch["L"], 1e-5, memory == "channels_last")
     torch.library.opcheck(getattr(torch.ops.tam_triton, name).default, arguments[name])
 

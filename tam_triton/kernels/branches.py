@@ -13,20 +13,10 @@ from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch
+from tam_triton.kernels.frames import folded_norm, relu
 
 OUTPUTS = 16  # rows of a program's product; a matrix product takes 16 at least
 INPUTS = 32
-
-
-@triton.jit
-def normalise(x, weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, index, mask):
-    """ReLU(BN(x)) with the running statistics; `index` and `mask` broadcast against x."""
-    scale = tl.load(weight_ptr + index, mask=mask, other=0.0).to(tl.float32) / tl.sqrt_rn(
-        tl.load(variance_ptr + index, mask=mask, other=1.0).to(tl.float32) + eps
-    )
-    mean = tl.load(mean_ptr + index, mask=mask, other=0.0).to(tl.float32)
-    shift = tl.load(bias_ptr + index, mask=mask, other=0.0).to(tl.float32) - mean * scale
-    return tl.maximum(x * scale + shift, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -54,7 +44,8 @@ def hidden_kernel(
             ).to(tl.float32)  # fmt: skip
             total = tl.dot(weight, frames, total, input_precision="ieee")
     present = (h < HIDDEN)[:, None]
-    total = normalise(total, weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, h[:, None], present)
+    scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, h[:, None], present, tl.float32)
+    total = relu(total * scale + shift)
     tl.store(hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :], total, mask=present & (t < T)[None, :])
 
 
@@ -91,7 +82,9 @@ def weights_kernel(
     squeezed = tl.load(squeezed_ptr + (n * C + c[:, None]) * T + t[None, :], mask=frames, other=0.0).to(tl.float32)
     first = tl.load(first_ptr + w[None, :] * T + t[:, None], mask=(t < T)[:, None] & (w < WIDTH)[None, :], other=0.0)
     wide = tl.dot(squeezed, first.to(tl.float32), input_precision="ieee")
-    wide = normalise(wide, weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, w[None, :], (w < WIDTH)[None, :])
+    known = (w < WIDTH)[None, :]
+    scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, w[None, :], known, tl.float32)
+    wide = relu(wide * scale + shift)
     second = tl.load(
         second_ptr + k[None, :] * WIDTH + w[:, None], mask=(w < WIDTH)[:, None] & (k < K)[None, :], other=0.0
     )

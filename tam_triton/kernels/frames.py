@@ -1,4 +1,4 @@
-"""Device functions that more than one kernel uses: whose weights an element takes, and how a tile is loaded."""
+"""Device functions that more than one kernel uses: whose weights an element takes, activation, loading a tile."""
 
 import triton
 import triton.language as tl
@@ -18,6 +18,21 @@ def channel_of(start, lane, C, P, CHANNELS_LAST: tl.constexpr, SPAN: tl.constexp
     else:
         c = start // P
     return c
+
+
+@triton.jit
+def folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, index, mask, ACC: tl.constexpr):
+    """BatchNorm with its running statistics as a scale and a shift."""
+    variance = tl.load(variance_ptr + index, mask=mask, other=1.0).to(ACC)
+    scale = tl.load(weight_ptr + index, mask=mask, other=0.0).to(ACC) / tl.sqrt(variance + eps)
+    mean = tl.load(mean_ptr + index, mask=mask, other=0.0).to(ACC)
+    return scale, tl.load(bias_ptr + index, mask=mask, other=0.0).to(ACC) - mean * scale
+
+
+@triton.jit
+def relu(x):
+    """max(x, 0); NaN stays NaN."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -4,6 +4,8 @@ Where channels and frames alone make too few programs to fill a device, the pixe
 added in a fixed order.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -11,25 +13,31 @@ from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch
-from tam_triton.kernels.frames import load_tile
+from tam_triton.kernels.frames import folded_norm, load_tile, relu
 
 
 @triton.jit
 def squeeze_kernel(
-    x_ptr, squeezed_ptr,
-    C, P, T, tiles, splits, steps, frame: tl.int64, part: tl.int64,
-    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    x_ptr, squeezed_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr,
+    C, P, T, tiles, splits, steps, eps, frame: tl.int64, part: tl.int64,
+    ACTIVATED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     split = tl.program_id(0) % splits
     tile = tl.program_id(0) // splits
     c0 = (tile % tiles) * BLOCK_C
     b = (tile // tiles).to(tl.int64)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    c = c0 + tl.arange(0, BLOCK_C)
+    if ACTIVATED:
+        present = (c < C)[:, None]
+        scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, c[:, None], present, ACC)
     for step in range(steps):
         p0 = (split * steps + step) * BLOCK_P
-        total += load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
-    c = c0 + tl.arange(0, BLOCK_C)
+        x = load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
+        if ACTIVATED:
+            x = tl.where(p0 + tl.arange(0, BLOCK_P)[None, :] < P, relu(x * scale + shift), 0.0)
+        total += x
     mean = (tl.sum(total, axis=1) / P).to(squeezed_ptr.dtype.element_ty)
     tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
 
@@ -43,8 +51,11 @@ def add_parts_kernel(parts_ptr, squeezed_ptr, splits, size: tl.int64, BLOCK: tl.
     tl.store(squeezed_ptr + i, total.to(squeezed_ptr.dtype.element_ty), mask=i < size)
 
 
-def squeeze(x: Tensor, num_segments: int) -> Tensor:
-    """X̂ `(N, C, T)` of x `(N·T, C, H, W)`, in x's dtype."""
+def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, eps: float = 0.0) -> Tensor:
+    """X̂ `(N, C, T)` of x `(N·T, C, H, W)`, in x's dtype.
+
+    With `norm` (weight, bias, running mean and variance of a BatchNorm) of ReLU(BN(x)), which is never written.
+    """
     channels_last = layout.is_channels_last(x)
     x = layout.to_layout(x, channels_last)
     frames, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
@@ -58,9 +69,11 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
     parts = squeezed if splits == 1 else x.new_empty((splits, size), dtype=partial)
     with launch.on_device(x):
         squeeze_kernel[(frames * tiles * splits,)](
-            x, parts, channels, pixels, num_segments, tiles, splits, steps, channels * pixels, size,
-            CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
-            ACC=accumulator, INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
+            x, parts, *(norm or [x] * 4),
+            channels, pixels, num_segments, tiles, splits, steps, eps, channels * pixels, size,
+            ACTIVATED=norm is not None, CHANNELS_LAST=channels_last,
+            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=accumulator,
+            INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
         if splits > 1:
@@ -69,3 +82,8 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
                 num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
             )  # fmt: skip
     return squeezed
+
+
+def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
+    """`squeeze` of ReLU(BN(x)) with running statistics."""
+    return squeeze(x, num_segments, norm, eps)

@@ -37,8 +37,7 @@ class TABasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N·T, C_in, H, W) → (N·T, C, H/stride, W/stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.tam(out)
+        out = self.tam.activated(self.conv1(x), self.bn1, self.relu)
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
@@ -68,8 +67,7 @@ class TABottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N·T, C_in, H, W) → (N·T, C, H/stride, W/stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.tam(out)
+        out = self.tam.activated(self.conv1(x), self.bn1, self.relu)
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
