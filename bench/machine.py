@@ -3,15 +3,54 @@
 import importlib.metadata
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 
-def describe(device: str, threads: int) -> str:
-    """Device, threads, versions and commit in one line."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
-    return f"{name}, {threads} threads, torch {torch.__version__}, triton {version('triton')}, commit {commit()}"
+@dataclass(frozen=True)
+class Machine:
+    """Device, threads, versions and commit.
+
+    Attributes:
+        device: the GPU's or the processor's own name.
+        threads: torch.get_num_threads() when the figures were taken.
+        vectors: the widest instruction set that torch uses on this processor.
+        cuda: the CUDA version that torch was built for; None on the CPU.
+        commit: of the working tree, marked "-dirty" if it was changed.
+    """
+
+    device: str
+    threads: int
+    vectors: str
+    python: str
+    torch: str
+    triton: str
+    torchvision: str
+    cuda: str | None
+    commit: str
+
+    def __str__(self) -> str:
+        versions = f"torch {self.torch}, triton {self.triton}, torchvision {self.torchvision}, python {self.python}"
+        cuda = f"CUDA {self.cuda}, " if self.cuda else ""
+        return f"{self.device} ({self.vectors}), {self.threads} threads, {cuda}{versions}, commit {self.commit}"
+
+
+def describe(device: str, threads: int) -> Machine:
+    """The machine that this process runs on."""
+    on_gpu = torch.device(device).type == "cuda"
+    return Machine(
+        device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        threads=threads,
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        triton=version("triton"),
+        torchvision=version("torchvision"),
+        cuda=torch.version.cuda if on_gpu else None,
+        commit=commit(),
+    )
 
 
 def cpu_name() -> str:
@@ -31,12 +70,15 @@ def version(package: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the working tree, marked if it was changed."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The commit of the working tree, marked if it was changed; "unknown" outside a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "unknown"
     return found.stdout.strip() or "unknown"

@@ -1,137 +1,139 @@
-"""Squeeze and aggregation, forward and backward, beside the usual eager formulation and beside a copy.
+"""Operators of TAM: this library, the eager formulation and torch.compile of either, beside the floor of a copy.
 
-The traffic that an operator cannot avoid, in passes over a tensor of X's size (DESIGN: the traffic floor): squeeze 1;
-aggregation 2; its gradients 4 (X and dY for V and Θ, then dY and dX). GB/s is that traffic over the time, and "of copy"
-compares it with what `copy_` reaches on the same tensor in the same run.
+Candidates are checked against one another, then timed in turn. A sum counts each shape as often as TANet-50 has it.
+Compiling takes minutes the first time; `--candidates ours eager` leaves it out.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor
 
-import tam_triton
-from bench import peers
+from bench import agreement, counters, report
+from bench.candidates import PASSES, Candidate, Case, Operator, is_compiled
 from bench.machine import describe
-from bench.shapes import DTYPES, Shape, tanet50
-from bench.timing import Time, interleaved
+from bench.options import Layout, Options
+from bench.rows import Row, sums
+from bench.shapes import DTYPES, Shape, parse, tanet50
+from bench.timing import Time, graphed, interleaved
+from bench.trace import Trace
 
-PASSES = {"copy": 2, "squeeze": 1, "aggregate": 2, "aggregate+backward": 6}
+GRAPH_BYTES = 16 * 2**20  # up to this size of X a GPU may wait for launches, which a CUDA graph takes out of the time
+NOTHING_COUNTED: dict[str, int | None] = {"saved_bytes": None, "peak_bytes": None, "launches": None}
 
 
 @dataclass(frozen=True)
-class Ops:
-    """Operators against the eager formulation and a copy."""
+class Ops(Options):
+    """What to measure of the operators."""
 
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    layouts: tuple[Literal["nchw", "channels_last"], ...] = ("nchw", "channels_last")
-    clips: int = 2
-    segments: int = 8
+    layouts: tuple[Layout, ...] = ("nchw", "channels_last")
+    operators: tuple[Operator, ...] = ("squeeze", "aggregate", "aggregate_training", "tam", "tam_training")
+    candidates: tuple[Candidate, ...] = ("ours", "compiled_plain", "eager", "compiled_eager")
     kernel_size: int = 3
+    """K, the taps; odd."""
     pixels: int = 224
     """Frames of this size through TANet-50 give the shapes, unless `shapes` names others."""
-    shapes: tuple[tuple[int, int], ...] = ()
-    """Pairs of channels and height (= width)."""
-    rounds: int = 15
-    threads: int = 2
-    """torch.set_num_threads, on the CPU."""
-    out: Path | None = None
-    """A JSON file for the results."""
+    shapes: tuple[str, ...] = ()
+    """CxHxW, such as 64x56x56."""
+    plot: Path | None = None
+    """A PNG: every time as a multiple of the floor."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("layouts", "operators", "candidates"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: got none, expected at least one")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: got {self.kernel_size}, expected an odd number above 0")
+        if self.pixels < 1:
+            raise ValueError(f"pixels: got {self.pixels}, expected at least 1")
+        if self.plot is not None and self.plot.suffix != ".png":
+            raise ValueError(f"plot: got {self.plot}, expected a name that ends in .png")
+        self.sites()
 
-@dataclass(frozen=True)
-class Row:
-    """One operator at one shape; times in ms. `count` is how many TAMs of the network have this shape."""
-
-    shape: str
-    count: int
-    layout: str
-    operator: str
-    time: Time
-    eager: Time | None
-    gigabytes_per_second: float
-    of_copy: float
-
-    def __str__(self) -> str:
-        ratio = f"{self.eager.median / self.time.median:.1f}×" if self.eager else ""
-        return (
-            f"{self.shape:>12} {self.layout:>14} {self.operator:>19} {self.time!s:>15} "
-            f"{self.gigabytes_per_second:>7.1f} {self.of_copy:>8.0%} {ratio:>9}"
-        )
-
-
-HEADER = f"{'shape':>12} {'layout':>14} {'operator':>19} {'ms':>15} {'GB/s':>7} {'of copy':>8} {'vs eager':>9}"
+    def sites(self) -> list[Shape]:
+        """The shapes asked for."""
+        return [parse(text) for text in self.shapes] or tanet50(self.pixels)
 
 
 def run(options: Ops) -> list[Row]:
-    """Prints a table and, if asked, writes JSON."""
-    torch.set_num_threads(options.threads)
-    shapes = [Shape(*pair) for pair in options.shapes] or tanet50(options.pixels)
+    """Prints a table while it measures, then the sums; writes the files that are asked for."""
+    options.prepare(options.plot)
     machine = describe(options.device, options.threads)
-    print(f"{machine}\n{options.clips} clips × {options.segments} frames, {options.dtype}, K = {options.kernel_size}")
-    print(HEADER)
+    trace = Trace(options.device)
+    print(f"{machine}\n{options.clips} clips × {options.segments} frames, {options.dtype}, K = {options.kernel_size}\n")
+    print(report.ops_header(options.candidates))
     rows: list[Row] = []
     for layout in options.layouts:
-        for shape in shapes:
-            measured = measure(shape, layout, options)
-            print(*measured, sep="\n", flush=True)
-            rows += measured
-        print(*totals([row for row in rows if row.layout == layout]), sep="\n", flush=True)
+        for shape in options.sites():
+            for operator in options.operators:
+                measured = measure(operator, shape, layout, options, trace)
+                print(report.ops_line(measured), flush=True)
+                rows += measured
+    totals = sums(rows)
+    print(report.ops_sums(totals, options.device))
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        report.write_json(options.out, machine, options, rows=rows, sums=totals)
+    if options.profile is not None:
+        trace.write(options.profile)
+    if options.plot is not None:
+        from bench import plots  # matplotlib is no dependency of the library
+
+        plots.draw(totals, str(machine), options.plot)
     return rows
 
 
-def measure(shape: Shape, layout: str, options: Ops) -> list[Row]:
-    """All operators at one shape, timed in turn."""
+def measure(operator: Operator, shape: Shape, layout: str, options: Ops, trace: Trace) -> list[Row]:
+    """All candidates of one operator at one shape, and the floor.
+
+    Raises:
+        DisagreementError: the candidates do not compute the same; nothing was timed.
+    """
+    if any(map(is_compiled, options.candidates)):
+        torch.compiler.reset()  # what was compiled for other shapes
     x = shape.features(options.clips, options.segments, DTYPES[options.dtype], layout, options.device)
-    times = interleaved(candidates(x, options), options.device, options.rounds)
-    rates = {name: passes * x.nbytes / times[name].median / 1e6 for name, passes in PASSES.items()}
+    case = Case.random(operator, x, options.segments, options.kernel_size, options.autocast)
+    runs: dict[str, agreement.Run] = {candidate: case.run(candidate) for candidate in options.candidates}
+    what = f"{operator} at {shape}, {layout}"
+    agreement.require(runs, case.run("eager"), case.double().run("eager"), x.dtype, what)
+
+    target = torch.empty_like(x)
+    timed: dict[str, Callable[[], object]] = {**runs, "copy": lambda: target.copy_(x)}
+    if x.is_cuda and x.nbytes <= GRAPH_BYTES:
+        timed = {name: graphed(call) for name, call in timed.items()}
+    times = interleaved(timed, options.device, options.rounds, options.seconds)
+    if options.profile is not None:
+        for candidate, call in runs.items():
+            trace.add(f"{candidate}: {what}", call)
+
+    copy, passes = times.pop("copy"), PASSES[operator]
+    times["floor"] = Time(copy.median * passes / 2, copy.spread * passes / 2, copy.rounds)
+    traffic = passes * x.nbytes
     return [
         Row(
-            str(shape), shape.count, layout, name, times[name], times.get(f"eager {name}"),
-            rates[name], rates[name] / rates["copy"],
+            shape=str(shape),
+            count=shape.count,
+            layout=layout,
+            operator=operator,
+            candidate=name,
+            time=time,
+            traffic_bytes=traffic,
+            gigabytes_per_second=traffic / time.median / 1e6,
+            of_copy=times["floor"].median / time.median,
+            **(count(case, name, runs[name], options.device) if name in runs else NOTHING_COUNTED),
         )
-        for name in PASSES
-    ]  # fmt: skip
+        for name, time in times.items()
+    ]
 
 
-def candidates(x: Tensor, options: Ops) -> dict[str, Callable[[], object]]:
-    """What is run in turn, by name: this library's operators, the peer's, and a copy."""
-    segments, channels = options.segments, x.shape[1]
-    importance = torch.rand(options.clips, channels, segments, dtype=x.dtype, device=x.device)
-    kernel = torch.rand(options.clips, channels, options.kernel_size, dtype=x.dtype, device=x.device)
-    leaves = [t.detach().clone().requires_grad_() for t in (x, importance, kernel)]
-    dy, copy = torch.randn_like(x), torch.empty_like(x)
-
-    def backward(forward: Callable[..., Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(forward(*leaves), leaves, dy)
-
+def count(case: Case, candidate: str, call: Callable[[], object], device: str) -> dict[str, int | None]:
+    """What one call costs beside time, by the names of `Row`."""
+    training = case.operator.endswith("_training")
+    lasting = (*case.module.parameters(), *case.module.buffers())
+    countable = torch.device(device).type == "cuda" or not is_compiled(candidate)
     return {
-        "copy": lambda: copy.copy_(x),
-        "squeeze": lambda: tam_triton.squeeze(x, segments),
-        "eager squeeze": lambda: peers.squeeze(x, segments),
-        "aggregate": lambda: tam_triton.aggregate(x, importance, kernel),
-        "eager aggregate": lambda: peers.excite_and_aggregate(x, importance, kernel),
-        "aggregate+backward": backward(tam_triton.aggregate),
-        "eager aggregate+backward": backward(peers.excite_and_aggregate),
+        "saved_bytes": counters.saved_bytes(call, lasting) if training else None,
+        "peak_bytes": counters.peak_bytes(call, device),
+        "launches": counters.launches(call, device) if countable else None,
     }
-
-
-def totals(rows: list[Row]) -> list[str]:
-    """Sums over every TAM of the network: each shape as often as it occurs."""
-    lines = []
-    for operator in PASSES:
-        chosen = [row for row in rows if row.operator == operator]
-        sites, layout = sum(row.count for row in chosen), chosen[0].layout
-        ours = sum(row.count * row.time.median for row in chosen)
-        eager = sum(row.count * row.eager.median for row in chosen if row.eager)
-        ratio = f"{eager / ours:.1f}×" if eager else ""
-        lines.append(f"{f'sum of {sites}':>12} {layout:>14} {operator:>19} {ours:>15.2f} {'':>16} {ratio:>9}")
-    return lines

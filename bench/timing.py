@@ -1,63 +1,120 @@
-"""Times that can be compared: all candidates of one row run in turn, round by round, on one device.
+"""Times that can be compared: the candidates of one comparison run in turn, round by round, on one device.
 
-On a GPU each call is timed with events after the L2 cache was flushed; on the CPU with the monotonic clock, with the
-number of threads stated in the result. The figure is the median over rounds, the spread half the interquartile range.
+On a GPU a call lies between two events, after the L2 cache was flushed; on the CPU between two readings of the
+monotonic clock. The figure is the median over rounds, the spread half the interquartile range. The order is reversed
+every other round, so that no candidate always finds the caches as the same other one left them.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 L2_FLUSH_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Time:
-    """Milliseconds."""
+    """Milliseconds, and how many rounds they come from."""
 
     median: float
     spread: float
+    rounds: int
 
     def __str__(self) -> str:
         return f"{self.median:.3f}±{self.spread:.3f}"
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], device: str, rounds: int) -> dict[str, Time]:
-    """The time of each candidate, measured in turn."""
-    clock = cuda_milliseconds if torch.device(device).type == "cuda" else cpu_milliseconds
+@dataclass(frozen=True)
+class Clock:
+    """Marks in the stream of work of one device, and the milliseconds between two of them."""
+
+    mark: Callable[[], Any]
+    between: Callable[[Any, Any], float]
+
+
+def clock(device: str) -> Clock:
+    """Events on a GPU, the monotonic clock elsewhere."""
+    if torch.device(device).type == "cuda":
+        return Clock(cuda_mark, cuda_milliseconds)
+    return Clock(time.perf_counter, lambda start, end: 1e3 * (end - start))
+
+
+def cuda_mark() -> torch.cuda.Event:
+    """An event in the current stream."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def cuda_milliseconds(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    """Waits until both have passed."""
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]], device: str, rounds: int, seconds: float = 0.0
+) -> dict[str, Time]:
+    """The time of each candidate, after one call that is not timed.
+
+    Args:
+        candidates: what to run, by name.
+        device: where they run.
+        rounds: at least so many.
+        seconds: at least so long, over all candidates and rounds.
+    """
+    timer = clock(device)
+    on_gpu = torch.device(device).type == "cuda"
     for run in candidates.values():
         run()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            samples[name].append(clock(run))
+    order, began, done = list(candidates), time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - began < seconds:
+        for name in order:
+            if on_gpu:
+                flush(device)
+            start = timer.mark()
+            candidates[name]()
+            samples[name].append(timer.between(start, timer.mark()))
+        order.reverse()
+        done += 1
     return {name: summary(values) for name, values in samples.items()}
 
 
 def summary(samples: list[float]) -> Time:
     """Median and half the interquartile range."""
     if len(samples) < 2:
-        return Time(samples[0], 0.0)
-    lower, _, upper = statistics.quantiles(samples, n=4)
-    return Time(statistics.median(samples), (upper - lower) / 2)
+        return Time(samples[0], 0.0, 1)
+    lower, _, upper = statistics.quantiles(samples, n=4, method="inclusive")
+    return Time(statistics.median(samples), (upper - lower) / 2, len(samples))
 
 
-def cpu_milliseconds(run: Callable[[], object]) -> float:
-    """One call by the monotonic clock."""
-    start = time.perf_counter()
-    run()
-    return 1e3 * (time.perf_counter() - start)
+@functools.cache
+def flush_buffer(device: str) -> Tensor:
+    """Larger than any L2 cache."""
+    return torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device=device)
 
 
-def cuda_milliseconds(run: Callable[[], object]) -> float:
-    """One call between two events, with a cold L2."""
-    torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda").zero_()
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+def flush(device: str) -> None:
+    """Drives everything else out of the L2 cache; its own time also gives the host a head start on the launches."""
+    flush_buffer(device).zero_()
+
+
+def graphed(run: Callable[[], object]) -> Callable[[], None]:
+    """`run` as a CUDA graph: replayed, it costs the device's time alone and not the host's launches."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay

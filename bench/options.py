@@ -1,0 +1,67 @@
+"""What `ops`, `model` and `train` have in common: where to run, how long to measure, where to write."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from bench.shapes import DTYPES
+
+DType = Literal["float32", "float16", "bfloat16"]
+Layout = Literal["nchw", "channels_last"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Raises ValueError for what cannot be measured, before anything is."""
+
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """A torch device."""
+    dtype: DType = "float32"
+    """Of the feature maps; parameters stay in float32 under autocast."""
+    clips: int = 2
+    """N."""
+    segments: int = 8
+    """T, the frames of a clip."""
+    rounds: int = 15
+    """At least this many rounds, in each of which every candidate runs once."""
+    seconds: float = 0.5
+    """At least this long for the candidates of one comparison together: more rounds where they are short."""
+    threads: int = 2
+    """torch.set_num_threads, on the CPU."""
+    out: Path | None = None
+    """A JSON file for the results."""
+    profile: Path | None = None
+    """A JSON file for a Chrome trace (chrome://tracing, Perfetto) of one call of everything that is measured."""
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "segments", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError:
+            kind = None
+        if kind not in ("cpu", "cuda"):
+            raise ValueError(f"device: got {self.device!r}, expected cpu, cuda or cuda:INDEX")
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: got {self.device!r}, but torch finds no such device here")
+        if self.seconds < 0:
+            raise ValueError(f"seconds: got {self.seconds}, expected 0 or more")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision as in training; nothing for float32."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype])
+
+    def prepare(self, *files: Path | None) -> None:
+        """Sets the threads and the device, and makes the folders of the files, so that no finished run is lost."""
+        torch.set_num_threads(self.threads)
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.set_device(torch.device(self.device))
+        for file in (self.out, self.profile, *files):
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)

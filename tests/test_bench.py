@@ -1,0 +1,222 @@
+"""`python -m bench`: every command from its flags to its JSON, and that no time is taken of a wrong result."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import agreement, counters, networks, peers, shapes, timing
+from bench.__main__ import COMMANDS, main
+from bench.candidates import PASSES
+from tam_triton import TAM
+from tam_triton.nets import tanet
+
+QUICK = ["--rounds", "3", "--seconds", "0", "--segments", "2", "--threads", "1"]
+
+
+def bench(folder: Path, *arguments: str) -> dict[str, Any]:
+    """One run of the command line; its JSON."""
+    file = folder / "new" / "results.json"
+    assert main([*arguments, "--out", str(file)]) == 0
+    document = json.loads(file.read_text())
+    assert document["machine"]["threads"] == torch.get_num_threads() == 1
+    assert document["machine"]["torch"] == torch.__version__
+    assert document["machine"]["commit"]
+    return document
+
+
+def test_ops_gives_consistent_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All 16 TAMs of a network for tiny frames, where the sum weighs each shape by how often it occurs."""
+    document = bench(tmp_path, "ops", *QUICK, "--pixels", "32", "--candidates", "ours", "eager", "--clips", "1")
+    rows, sums = document["rows"], document["sums"]
+    assert len(rows) == 2 * 7 * len(PASSES) * 3
+    assert len(sums) == 2 * len(PASSES) * 3
+    for row in rows:
+        channels, height, width = map(int, row["shape"].split("×"))
+        size = 1 * 2 * channels * height * width * 4
+        assert row["traffic_bytes"] == PASSES[row["operator"]] * size
+        assert row["time"]["rounds"] >= 3
+        assert row["peak_bytes"] is None
+        assert math.isclose(row["gigabytes_per_second"] * row["time"]["median"] * 1e6, row["traffic_bytes"])
+        training, floor = row["operator"].endswith("_training"), row["candidate"] == "floor"
+        assert (row["saved_bytes"] is not None) == (training and not floor)
+        assert (row["launches"] is not None) == (not floor)
+        assert not training or floor or row["saved_bytes"] >= size
+    for total in sums:
+        keys = ("layout", "operator", "candidate")
+        group = [row for row in rows if all(row[key] == total[key] for key in keys)]
+        assert total["count"] == sum(row["count"] for row in group) == 16
+        assert math.isclose(total["time"]["median"], sum(row["count"] * row["time"]["median"] for row in group))
+        assert total["traffic_bytes"] == sum(row["count"] * row["traffic_bytes"] for row in group)
+        floor = next(s for s in sums if s["candidate"] == "floor" and all(s[key] == total[key] for key in keys[:2]))
+        assert math.isclose(total["of_copy"], floor["time"]["median"] / total["time"]["median"])
+    assert "peak: not available on the CPU" in capsys.readouterr().out
+
+
+def test_ops_compiles_traces_and_plots(tmp_path: Path) -> None:
+    trace, plot = tmp_path / "trace.json", tmp_path / "plot.png"
+    arguments = ["--shapes", "8x3x5", "--operators", "squeeze", "aggregate_training", "--layouts", "nchw"]
+    document = bench(tmp_path, "ops", *QUICK, *arguments, "--profile", str(trace), "--plot", str(plot))
+    names = ["ours", "compiled_plain", "eager", "compiled_eager"]
+    for operator in ("squeeze", "aggregate_training"):
+        assert [row["candidate"] for row in document["rows"] if row["operator"] == operator] == [*names, "floor"]
+    assert all(row["launches"] is None for row in document["rows"] if "compiled" in row["candidate"])
+    events = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {f"{name}: squeeze at 8x3x5, nchw" for name in names} <= events
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_ops_in_low_precision(tmp_path: Path, dtype: str) -> None:
+    arguments = ["--shapes", "16x4x4", "--candidates", "ours", "eager", "--dtype", dtype, "--clips", "2"]
+    document = bench(tmp_path, "ops", *QUICK, *arguments)
+    assert {row["traffic_bytes"] for row in document["rows"]} == {n * 2 * 2 * 16 * 16 * 2 for n in PASSES.values()}
+
+
+def test_ops_refuses_to_time_a_wrong_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, file = peers.excite_and_aggregate, tmp_path / "results.json"
+    monkeypatch.setattr(peers, "excite_and_aggregate", lambda x, v, theta: right(x, v, theta.flip(-1)))
+    arguments = ["--shapes", "8x4x4", "--operators", "aggregate", "--candidates", "ours", "eager", "--out", str(file)]
+    with pytest.raises(agreement.DisagreementError, match=r"'ours' is off by .* nothing was timed"):
+        main(["ops", *QUICK, *arguments])
+    assert not file.exists()
+
+
+def test_model_compares_networks_of_equal_weights(tmp_path: Path) -> None:
+    arguments = ["--depth", "18", "--pixels", "64", "--layouts", "channels_last"]
+    rows = bench(tmp_path, "model", *QUICK, *arguments)["rows"]
+    assert [(row["mode"], row["network"]) for row in rows] == [
+        (mode, name) for mode in ("evaluation", "training") for name in ("C2D", "TANet", "TANet, eager")
+    ]
+    for row in rows:
+        plain = next(r for r in rows if r["network"] == "C2D" and r["mode"] == row["mode"])
+        assert math.isclose(row["of_c2d"], row["time"]["median"] / plain["time"]["median"])
+        assert math.isclose(row["clips_per_second"] * row["time"]["median"], 1e3)
+        assert row["target"] is None  # set for ResNet-50 at 224 pixels alone
+    saved = {row["network"]: row["saved_bytes"] for row in rows if row["mode"] == "training"}
+    assert saved["C2D"] < saved["TANet"] < saved["TANet, eager"]
+
+
+def test_model_refuses_to_time_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks.EagerTAM, "forward", lambda self, x: x)
+    with pytest.raises(agreement.DisagreementError, match="'TANet' is off by"):
+        main(["model", *QUICK, "--depth", "18", "--pixels", "32", "--modes", "evaluation"])
+
+
+def test_train_takes_a_step_apart(tmp_path: Path) -> None:
+    arguments = ["--depth", "18", "--pixels", "64", "--layouts", "nchw", "--clips", "2"]
+    (ours,) = bench(tmp_path, "train", *QUICK, *arguments)["steps"]
+    (eager,) = bench(tmp_path, "train", *QUICK, *arguments, "--eager")["steps"]
+    for step in (ours, eager):
+        parts = [step[part]["median"] for part in ("forward", "backward", "optimizer")]
+        assert max(parts) < step["total"]["median"]
+        assert 0 < step["tam_share"] < 1
+        assert math.isclose(step["clips_per_second"] * step["total"]["median"], 2e3)
+    assert ours["saved_bytes"] < eager["saved_bytes"]
+
+
+def test_eager_twin_shares_its_weights() -> None:
+    network = tanet(18, 5, 2)
+    twin = networks.eager_twin(network)
+    for own, shared in zip(network.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert own.data_ptr() == shared.data_ptr()
+    assert sum(isinstance(module, networks.EagerTAM) for module in twin.modules()) == 8
+    assert not any(isinstance(module, networks.EagerTAM) for module in network.modules())
+
+
+def test_eager_tam_never_runs_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In evaluation TAM takes the BatchNorm and ReLU before it into its own kernels; the peer may not."""
+    module = networks.EagerTAM(8, 2, impl="triton").eval()
+    x, norm = torch.randn(4, 8, 3, 3), torch.nn.BatchNorm2d(8).eval()
+    monkeypatch.setattr(peers, "tam", lambda module, x: x + 7)
+    with torch.no_grad():
+        assert torch.equal(module.activated(x, norm, torch.nn.ReLU()), norm(x).relu() + 7)
+
+
+def test_counters_count() -> None:
+    x = torch.randn(4, 8, requires_grad=True)
+    weight = torch.randn(8, 8, requires_grad=True)
+
+    def run() -> Tensor:
+        y = (x @ weight).exp()  # saves x, the weight, and the result; its view is the same storage
+        return (y.view(-1) * y.view(-1)).sum()
+
+    assert counters.saved_bytes(run) == (32 + 64 + 32) * 4
+    assert counters.saved_bytes(run, [weight]) == (32 + 32) * 4
+    assert counters.launches(run, "cpu") == 4  # mm, exp, mul, sum
+    assert counters.peak_bytes(run, "cpu") is None
+
+
+def test_interleaved_runs_in_turn_and_long_enough() -> None:
+    calls: list[str] = []
+    timing.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, "cpu", 3)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    times = timing.interleaved({"a": lambda: None}, "cpu", 1, seconds=0.01)
+    assert times["a"].rounds > 100
+
+
+def test_shapes() -> None:
+    assert sum(shape.count for shape in shapes.tanet50()) == 16
+    assert shapes.parse("64x56x28").features(1, 2, torch.float32, "nchw", "cpu").shape == (2, 64, 56, 28)
+    module_inputs: list[tuple[int, ...]] = []
+    network = tanet(50, 5, 1).eval()
+    for module in network.modules():
+        if isinstance(module, TAM):
+            module.register_forward_pre_hook(lambda _, inputs: module_inputs.append(tuple(inputs[0].shape[1:])))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 72, 72))
+    listed = [(s.channels, s.size, s.size) for s in shapes.tanet50(72) for _ in range(s.count)]
+    assert sorted(listed) == sorted(module_inputs)
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+    assert main(["nothing"]) == 2
+    assert "got command 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ops", "--shapes", "64x56"], "shapes: got '64x56', expected CxHxW"),
+        (["ops", "--rounds", "0"], "rounds: got 0, expected at least 1"),
+        (["ops", "--kernel-size", "4"], "kernel_size: got 4, expected an odd number"),
+        (["ops", "--plot", "picture.jpg"], "plot: got picture.jpg, expected a name that ends in .png"),
+        (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
+        (["model", "--pixels", "8"], "pixels: got 8, expected at least 32"),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())  # out of the box that tyro draws
+    assert message in printed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_ops_on_a_gpu(tmp_path: Path, layout: str) -> None:
+    """A shape that is replayed from a CUDA graph and one that is not."""
+    shapes_ = ["--shapes", "64x7x7", "64x112x112", "--clips", "4", "--segments", "8"]
+    arguments = ["--rounds", "3", "--threads", "1", "--dtype", "float16", "--layouts", layout]
+    document = bench(tmp_path, "ops", *arguments, *shapes_, "--device", "cuda", "--profile", str(tmp_path / "t.json"))
+    measured = [row for row in document["rows"] if row["candidate"] != "floor"]
+    assert len(measured) == 2 * len(PASSES) * 4
+    for row in measured:
+        assert row["launches"] >= 1
+        assert row["peak_bytes"] > 0
+    assert document["machine"]["cuda"]
+
+
+@pytest.mark.gpu
+def test_networks_on_a_gpu(tmp_path: Path) -> None:
+    arguments = ["--depth", "18", "--pixels", "64", "--device", "cuda", "--dtype", "float16"]
+    rows = bench(tmp_path, "model", *QUICK, *arguments)["rows"]
+    steps = bench(tmp_path, "train", *QUICK, *arguments)["steps"]
+    assert all(entry["peak_bytes"] > 0 for entry in rows + steps)
