@@ -18,7 +18,7 @@ lint: $(READY)
 	$(RUN) -m mypy
 
 bench: $(READY)
-	$(RUN) -m bench
+	$(RUN) -m bench ops --out runs/bench/ops.json --plot runs/bench/ops.png
 
 clean:
 	rm -rf $(VENV) runs

@@ -75,11 +75,15 @@ def squeeze_and_aggregate(
     chosen = choose(impl, x)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return aggregate(x, *branches(squeeze(x, num_segments, impl=chosen)), impl=chosen)
-    squeezed, *slots = ops.SqueezeWithSlots.apply(x, num_segments, kernel_size, chosen)
+    # Under autocast V and Θ may be wider than x.
+    weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
+    squeezed, *slots = ops.SqueezeWithSlots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
     importance, kernel = branches(squeezed)
     check_weights(x, importance, kernel)
     if kernel.shape[-1] != kernel_size:
         raise ValueError(f"kernel: got {kernel.shape[-1]} taps, expected kernel_size={kernel_size}")
+    if any(torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in (importance, kernel)):
+        return aggregate(x, importance, kernel, impl=chosen)  # the slots would round V and Θ
     return ops.AggregateWithSlots.apply(x, importance, kernel, *slots, chosen)
 
 

@@ -141,14 +141,16 @@ class SqueezeWithSlots(torch.autograd.Function):
     """X → X̂ and the slots through which the aggregation's backward reaches this one (see the top of this file)."""
 
     @staticmethod
-    def forward(x: Tensor, num_segments: int, kernel_size: int, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        x: Tensor, num_segments: int, kernel_size: int, weights_dtype: torch.dtype, impl: str
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         squeezed = IMPLEMENTATIONS[impl].squeeze(x, num_segments)
-        wide = x.new_zeros((), dtype=cpu.accumulator(x))
+        weight = x.new_zeros((), dtype=weights_dtype)
         return (
             squeezed,
             x.new_zeros(()).expand(x.shape),
-            wide.expand(squeezed.shape),
-            wide.expand(*squeezed.shape[:2], kernel_size),
+            weight.expand(squeezed.shape),
+            weight.expand(*squeezed.shape[:2], kernel_size),
         )
 
     @staticmethod
@@ -159,7 +161,7 @@ class SqueezeWithSlots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_squeezed: Tensor, dy: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Any, ...]:
         dx = IMPLEMENTATIONS[ctx.impl].input_gradient(dy, importance, kernel, d_squeezed, ctx.channels_last)
-        return dx, None, None, None
+        return dx, None, None, None, None
 
 
 class AggregateWithSlots(torch.autograd.Function):
@@ -171,14 +173,16 @@ class AggregateWithSlots(torch.autograd.Function):
     ) -> Tensor:
         return IMPLEMENTATIONS[impl].aggregate(x, importance, kernel)
 
-    setup_context = staticmethod(setup_aggregate)
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        setup_aggregate(ctx, inputs, output)
+        ctx.weights_dtype = inputs[4].dtype  # a gradient has the dtype of what it belongs to
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, importance, kernel = ctx.saved_tensors
         d_importance, d_kernel = IMPLEMENTATIONS[ctx.impl].weight_gradients(dy, x, importance, kernel)
-        wide = cpu.accumulator(x)  # the slots' dtype: V and Θ pass unrounded, whatever autocast made of them
-        return None, d_importance, d_kernel, dy, importance.to(wide), kernel.to(wide), None
+        return None, d_importance, d_kernel, dy, importance.to(ctx.weights_dtype), kernel.to(ctx.weights_dtype), None
 
 
 def register() -> None:

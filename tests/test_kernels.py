@@ -9,8 +9,8 @@ from hypothesis import example, given
 from torch import Tensor
 
 import reference
-from tam_triton import cpu, kernels, layout
 from bench import peers as eager
+from tam_triton import cpu, kernels, layout
 from tests.strategies import Problem, problems
 from tests.tolerance import assert_close
 

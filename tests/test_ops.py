@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tam_triton import TAM, aggregate, squeeze, squeeze_and_aggregate
 from tests.strategies import Problem
+from tests.tolerance import assert_close
 
 each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])
 each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last", "sliced"])
@@ -67,6 +68,25 @@ def test_the_two_gradients_of_x_meet(impl: str) -> None:
     dy = SMALL.features(salt=3)
     assert torch.equal(fused, apart)
     torch.testing.assert_close(torch.autograd.grad(fused, x, dy), torch.autograd.grad(apart, x, dy))
+
+
+@each_impl
+def test_weights_wider_than_x_are_not_rounded(impl: str) -> None:
+    problem = Problem(N=2, T=3, C=4, H=3, W=2, K=3, dtype=torch.bfloat16)
+    x, dy = problem.features().requires_grad_(), problem.features(salt=3)
+
+    def wide(squeezed: Tensor) -> tuple[Tensor, Tensor]:
+        return branches(squeezed if squeezed.dtype == torch.float64 else squeezed.float())
+
+    def gradient(x: Tensor, dy: Tensor, fused: bool) -> Tensor:
+        if fused:
+            y = squeeze_and_aggregate(x, wide, problem.T, 3, impl=impl)
+        else:
+            y = aggregate(x, *wide(squeeze(x, problem.T, impl=impl)), impl=impl)
+        return torch.autograd.grad(y, x, dy)[0]
+
+    truth = gradient(x.detach().double().requires_grad_(), dy.double(), fused=False)
+    assert_close(gradient(x, dy, fused=True), truth.numpy(), gradient(x, dy, fused=False))
 
 
 @each_impl

@@ -1,8 +1,9 @@
 """Gradients of V and Θ in one pass over X and dY.
 
 Both are sums over the band B[s,k] = Σ_p dY[s−k+K//2,p]·X[s,p] of dY·Xᵀ:
-dV[s] = Σ_k Θ[k]·B[s,k] and dΘ[k] = Σ_s V[s]·B[s,k]. The first kernel reads X and dY once and writes the band of each
-part of the pixels; the second, on tensors of `(N, C, T, K)`, adds the parts in a fixed order and finishes.
+dV[s] = Σ_k Θ[k]·B[s,k] and dΘ[k] = Σ_s V[s]·B[s,k]. The first kernel reads X and dY once. Where a program sees all
+pixels of a channel it finishes both; else it writes the band of its part, and a second kernel, on tensors of
+`(N, C, T, K)`, adds the parts in a fixed order.
 """
 
 import torch
@@ -17,11 +18,12 @@ from tam_triton.kernels.frames import load_tile
 
 @triton.jit
 def band_kernel(
-    dy_ptr, x_ptr, band_ptr,
+    dy_ptr, x_ptr, importance_ptr, kernel_ptr, band_ptr, d_importance_ptr, d_kernel_ptr,
     C, P, tiles, parts, frame: tl.int64, rows: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, WHOLE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    """The band of one part of the pixels; if that is the WHOLE of them, the gradients themselves."""
     HALF: tl.constexpr = K // 2
     part = tl.program_id(0) % parts
     tile = tl.program_id(0) // parts
@@ -29,28 +31,45 @@ def band_kernel(
     p0 = part * BLOCK_P
     n = (tile // tiles).to(tl.int64)
     c = c0 + tl.arange(0, BLOCK_C)
+    present = c < C
+    row = n * C + c
     dy_ptr += n * T * frame
     x_ptr += n * T * frame
-    band_ptr += part * T * K * rows + n * C + c
+    band_ptr += part * T * K * rows + row
 
     window = ()  # frames s − K//2 … s + K//2 − 1 of dY
     for i in tl.static_range(K - 1):
         t = i - HALF
+        inside = (t >= 0) & (t < T)
         window = window + (
-            load_tile(
-                dy_ptr + t * frame, c0, p0, C, P, (t >= 0) & (t < T), CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX
-            ),
+            load_tile(dy_ptr + t * frame, c0, p0, C, P, inside, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
+    d_kernel = ()
+    for _ in tl.static_range(K):
+        d_kernel = d_kernel + (tl.zeros([BLOCK_C], ACC),)
     for s in range(T):
         t = s + HALF
         x = load_tile(x_ptr + s * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
         window = window + (
             load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
+        dv = tl.zeros([BLOCK_C], ACC)
+        added = ()
         for k in tl.static_range(K):
             product = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)
-            tl.store(band_ptr + (s * K + k) * rows, product, mask=c < C)
+            if WHOLE:
+                v = tl.load(importance_ptr + row * T + s, mask=present, other=0.0).to(ACC)
+                dv += tl.load(kernel_ptr + row * K + k, mask=present, other=0.0).to(ACC) * product
+                added = added + (d_kernel[k] + v * product,)
+            else:
+                tl.store(band_ptr + (s * K + k) * rows, product, mask=present)
+        if WHOLE:
+            tl.store(d_importance_ptr + row * T + s, dv.to(d_importance_ptr.dtype.element_ty), mask=present)
+            d_kernel = added
         window = window[1:]
+    if WHOLE:
+        for k in tl.static_range(K):
+            tl.store(d_kernel_ptr + row * K + k, d_kernel[k].to(d_kernel_ptr.dtype.element_ty), mask=present)
 
 
 @triton.jit
@@ -91,20 +110,23 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     tiles, parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
     rows = clips * channels
     partial = torch.float64 if x.dtype == torch.float64 else torch.float32
-    band = x.new_empty((parts, num_segments, kernel_size, rows), dtype=partial)
+    whole = parts == 1
+    band = x.new_empty(0 if whole else (parts, num_segments, kernel_size, rows), dtype=partial)
     d_importance, d_kernel = torch.empty_like(importance), torch.empty_like(kernel)
     accumulator = launch.accumulator(x.dtype)
     with launch.on_device(x):
         band_kernel[(clips * tiles * parts,)](
-            dy, x, band, channels, pixels, tiles, parts, channels * pixels, rows,
-            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
+            dy, x, importance, kernel, band, d_importance, d_kernel,
+            channels, pixels, tiles, parts, channels * pixels, rows,
+            T=num_segments, K=kernel_size, WHOLE=whole, CHANNELS_LAST=channels_last,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=accumulator,
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
-        finish_kernel[(launch.ceil_div(rows, launch.ROW_THREADS),)](
-            band, importance, kernel, d_importance, d_kernel, parts, rows,
-            T=num_segments, K=kernel_size, BLOCK=launch.ROW_THREADS, ACC=accumulator,
-            num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
-        )  # fmt: skip
+        if not whole:
+            finish_kernel[(launch.ceil_div(rows, launch.ROW_THREADS),)](
+                band, importance, kernel, d_importance, d_kernel, parts, rows,
+                T=num_segments, K=kernel_size, BLOCK=launch.ROW_THREADS, ACC=accumulator,
+                num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
+            )  # fmt: skip
     return d_importance, d_kernel

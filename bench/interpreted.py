@@ -1,0 +1,203 @@
+"""Counts the bytes that kernels ask of memory, and checks every address, in Triton's interpreter.
+
+Its loads and stores are wrapped: lanes that the mask leaves out ask for nothing, and lanes of one access that ask for
+the same address count once, as they do on a GPU. What torch moves between the launches counts as well: a copy to change
+the layout, a sum of partial results, autograd's sum of two gradients.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from triton import knobs
+from triton.runtime.errors import InterpreterError
+from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
+
+
+class AddressError(Exception):
+    """A kernel touched memory outside the tensors it was given."""
+
+
+@dataclass
+class Moved:
+    """Bytes of one tensor that one launch loaded and stored.
+
+    `loaded` and `stored` are what was asked for; `loaded_once` and `stored_once` count every address one time.
+    """
+
+    nbytes: int
+    loaded: int = 0
+    stored: int = 0
+    loaded_once: int = 0
+    stored_once: int = 0
+
+
+@dataclass
+class Launch:
+    """One launch of a kernel, or one operator of torch, by name; tensors by parameter name."""
+
+    kernel: str
+    tensors: dict[str, Moved] = field(default_factory=dict)
+
+
+@contextmanager
+def counting() -> Iterator[list[Launch]]:
+    """Counts everything that moves inside, launch by launch, into the list that is yielded.
+
+    Raises:
+        RuntimeError: kernels are not interpreted in this process.
+        AddressError: an access falls outside all tensors of its launch, before it happens.
+    """
+    if not knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET is not set: set it to 1 before anything imports Triton")
+    traffic: list[Launch] = []
+    watches: list[Watch] = []
+    execute = GridExecutor.__call__
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+    def watched_execute(self: GridExecutor, *args: Any, **kwargs: Any) -> None:
+        arguments = {**dict(zip(self.arg_names, args, strict=False)), **kwargs}
+        tensors = {n: a for n in self.arg_names if isinstance(a := arguments.get(n), Tensor)}
+        watches.append(Watch(self.fn.__name__, tensors))
+        try:
+            execute(self, *args, **kwargs)
+        except InterpreterError as error:
+            raise root_cause(error) from None
+        finally:
+            traffic.append(watches.pop().finish())
+
+    def watched_load(self: InterpreterBuilder, ptrs: Any, mask: Any, *rest: Any, **kwargs: Any) -> Any:
+        watches[-1].access("loaded", ptrs, mask)
+        return load(self, ptrs, mask, *rest, **kwargs)
+
+    def watched_store(self: InterpreterBuilder, ptrs: Any, value: Any, mask: Any, *rest: Any, **kwargs: Any) -> Any:
+        watches[-1].access("stored", ptrs, mask)
+        return store(self, ptrs, value, mask, *rest, **kwargs)
+
+    def refused(*_: Any) -> None:
+        raise NotImplementedError("atomic operations are not counted: the library has none")
+
+    with (
+        mock.patch.object(GridExecutor, "__call__", watched_execute),
+        mock.patch.multiple(
+            InterpreterBuilder,
+            create_masked_load=watched_load,
+            create_masked_store=watched_store,
+            create_atomic_rmw=refused,
+            create_atomic_cas=refused,
+        ),
+        TorchTraffic(traffic, watches),
+    ):
+        yield traffic
+
+
+class Watch:
+    """Counts and checks the accesses of one launch."""
+
+    def __init__(self, kernel: str, tensors: dict[str, Tensor]) -> None:
+        self.launch = Launch(kernel, {name: Moved(tensor.nbytes) for name, tensor in tensors.items()})
+        self.names = list(tensors)
+        self.starts = np.array([tensor.data_ptr() for tensor in tensors.values()], dtype=np.int64)
+        self.spans = np.array([span(tensor) * tensor.itemsize for tensor in tensors.values()], dtype=np.int64)
+        self.itemsizes = [tensor.itemsize for tensor in tensors.values()]
+        self.touched = {
+            kind: [np.zeros(span(tensor), dtype=bool) for tensor in tensors.values()] for kind in ("loaded", "stored")
+        }
+
+    def access(self, kind: str, pointers: Any, mask: Any) -> None:
+        """One load or store of a block."""
+        size = pointers.get_element_ty().primitive_bitwidth // 8
+        active = np.broadcast_to(mask.data.astype(bool), pointers.data.shape)
+        addresses = np.unique(pointers.data[active]).astype(np.int64)
+        if not len(addresses):
+            return
+        outside = np.maximum(self.starts - addresses[0], addresses[0] + size - (self.starts + self.spans))
+        nearest = int(outside.argmin())
+        offsets = addresses - self.starts[nearest]
+        wrong = offsets[(offsets < 0) | (offsets + size > self.spans[nearest])]
+        if len(wrong):
+            raise AddressError(
+                f"{self.launch.kernel}: {len(wrong)} of {len(addresses)} addresses {kind} lie outside; the nearest "
+                f"argument is {self.names[nearest]} of {self.spans[nearest]} bytes, the first offset {wrong[0]}"
+            )
+        moved = self.launch.tensors[self.names[nearest]]
+        setattr(moved, kind, getattr(moved, kind) + size * len(addresses))
+        self.touched[kind][nearest][offsets // self.itemsizes[nearest]] = True
+
+    def finish(self) -> Launch:
+        """The counts, when the launch is over."""
+        for i, moved in enumerate(self.launch.tensors.values()):
+            moved.loaded_once = int(self.touched["loaded"][i].sum()) * self.itemsizes[i]
+            moved.stored_once = int(self.touched["stored"][i].sum()) * self.itemsizes[i]
+        return self.launch
+
+
+class TorchTraffic(TorchDispatchMode):
+    """Counts what torch's own operators read and write, those inside the library's operators too."""
+
+    FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+    CREATING = ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full")
+    OVERWRITING = ("copy_", "fill_", "zero_")
+
+    def __init__(self, traffic: list[Launch], watches: list[Watch]) -> None:
+        super().__init__()
+        self.traffic = traffic
+        self.watches = watches
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called by torch for every operator, below autograd."""
+        kwargs = kwargs or {}
+        if func.namespace == "tam_triton":
+            with self:
+                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs)
+        result = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        in_interpreter = bool(self.watches)
+        if not in_interpreter and not func.is_view and name not in self.FREE:
+            self.record(name, tensors_in((args, kwargs)), tensors_in(result), func._schema.is_mutable)
+        return result
+
+    def record(self, name: str, inputs: list[Tensor], outputs: list[Tensor], mutates: bool) -> None:
+        """One operator: it reads its inputs and writes its outputs, each element once."""
+        storages = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        written = [t for t in outputs if mutates or t.untyped_storage().data_ptr() not in storages]
+        if not written:
+            return
+        if name in self.OVERWRITING:
+            inputs = inputs[1:]
+        launch = Launch(f"torch {name}")
+        for i, tensor in enumerate([] if name in self.CREATING else inputs):
+            size = span(tensor) * tensor.itemsize
+            launch.tensors[f"input {i}"] = Moved(size, loaded=size, loaded_once=size)
+        for i, tensor in enumerate(written):
+            size = span(tensor) * tensor.itemsize
+            launch.tensors[f"output {i}"] = Moved(size, stored=size, stored_once=size)
+        self.traffic.append(launch)
+
+
+def span(tensor: Tensor) -> int:
+    """Elements from the first to the last in memory; a stride of 0 adds none."""
+    if tensor.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """All tensors of nested arguments."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What the interpreter wrapped, once for every device function it was inside."""
+    while isinstance(error, InterpreterError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,105 @@
+"""Compiles kernels as their launchers launch them, on a machine without a GPU.
+
+The wheel of Triton carries the compilers of both vendors, so only a device is missing: a driver that names a target
+takes its place, and a launch stops after compilation. Launchers run unchanged, on CPU tensors whose memory is never
+touched, so block sizes, warps and specialisation are those of a real call.
+"""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx950": GPUTarget("hip", "gfx950", 64),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch that a GPU would have made."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    num_warps: int
+    compiled: CompiledKernel
+    tensors: dict[str, int]
+    """Bytes of every tensor argument by parameter name, in the order of the signature."""
+
+
+class AbsentDevice:
+    """What Triton asks of an active driver before it launches."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        """Decides the backend and the architecture."""
+        return self.target
+
+    def get_current_device(self) -> int:
+        """Keys the caches of compiled kernels."""
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        """Asked for before any launch, used by none."""
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        """Where the launchers' tensors are."""
+        return torch.device("cpu")
+
+
+@contextmanager
+def launches(target: str) -> Iterator[list[Launch]]:
+    """Turns every launch inside into a compilation for `target`, and appends it to the list that is yielded.
+
+    One specialisation is compiled once within the context. Nothing compiled here is seen outside it, or the reverse.
+
+    Raises:
+        ValueError: `target` is none of `TARGETS`.
+        RuntimeError: kernels are interpreted in this process.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target: got {target!r}, expected one of {', '.join(TARGETS)}")
+    if knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it and start again")
+    compiled: list[Launch] = []
+    caches: list[tuple[JITFunction, Any]] = []
+    run = JITFunction.run
+
+    def compile_only(function: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> CompiledKernel:
+        if all(function is not known for known, _ in caches):
+            caches.append((function, function.device_caches))
+            function.device_caches = defaultdict(function.create_binder)
+        binary = run(function, *args, grid=grid, warmup=True, **kwargs)
+        options = {name: value for name, value in kwargs.items() if name in function.arg_names}
+        arguments = inspect.signature(function.fn).bind(*args, **options).arguments
+        tensors = {name: value.nbytes for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+        blocks = tuple(grid(arguments) if callable(grid) else grid)
+        compiled.append(Launch(function.__name__, blocks, binary.metadata.num_warps, binary, tensors))
+        return binary
+
+    with (
+        mock.patch.object(driver, "_active", AbsentDevice(TARGETS[target])),
+        mock.patch.object(JITFunction, "run", compile_only),
+    ):
+        try:
+            yield compiled
+        finally:
+            for function, cache in caches:
+                function.device_caches = cache

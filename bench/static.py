@@ -1,0 +1,224 @@
+"""The compiled kernels, read without a GPU: registers, spills, shared memory, occupancy, width of accesses.
+
+Every public launcher is called as the operators call it, on TANet-50's shapes, and what it launches is compiled for
+every target. Occupancy is the share of a multiprocessor's warps that registers, shared memory and block slots allow.
+`widest` and `128-bit` are about tensors of X's size: the widest access, and whether no access is narrower than 16
+bytes. `int64` says that every address in them starts from a 64-bit product. A dash stands where a kernel has no tensor
+of that size.
+"""
+
+import csv
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from triton.compiler import CompiledKernel
+
+from bench import compiled, offline
+from bench.offline import Launch
+from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
+from tam_triton import kernels
+from tam_triton.layout import is_channels_last
+
+RESULTS = Path(__file__).parent / "results" / "static.csv"
+VECTOR_BYTES = 16
+EPS = 1e-5
+
+Target = Literal["sm_80", "sm_90", "sm_100", "gfx942", "gfx950"]
+
+
+def batch_norm(x: Tensor) -> list[Tensor]:
+    """Weight, bias, mean and variance of each channel of x, in float32 as a module holds them."""
+    return [*torch.empty(4, x.shape[1])]
+
+
+def branch_weights(
+    squeezed: Tensor, kernel: Tensor, alpha: int = 2, beta: int = 4
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and BatchNorm of the global and of the local branch, in float32 too."""
+    (_, channels, segments), taps = squeezed.shape, kernel.shape[-1]
+    width, hidden = alpha * segments, channels // beta
+    global_branch = [torch.empty(width, segments), *torch.empty(4, width), torch.empty(taps, width)]
+    local_branch = [torch.empty(hidden, channels, 3), *torch.empty(4, hidden), torch.empty(channels, hidden, 1)]
+    return global_branch, local_branch
+
+
+# How the operators call each public launcher: x (also as dY), V (also as X̂ and dX̂), Θ.
+CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
+    "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
+    "activated_squeeze": lambda x, v, theta: kernels.activated_squeeze(x, batch_norm(x), EPS, v.shape[-1]),
+    "branches": lambda x, v, theta: kernels.branches(v, *branch_weights(v, theta), EPS, is_channels_last(x)),
+    "aggregate": lambda x, v, theta: kernels.aggregate(x, v, theta),
+    "activated_aggregate": lambda x, v, theta: kernels.activated_aggregate(x, batch_norm(x), EPS, v, theta),
+    "weight_gradients": lambda x, v, theta: kernels.weight_gradients(x, x, v, theta),
+    "input_gradient": lambda x, v, theta: kernels.input_gradient(x, v, theta, v, is_channels_last(x)),
+}
+
+
+@dataclass(frozen=True)
+class Static:
+    """Everything by default; each option selects a part."""
+
+    targets: tuple[Target, ...] = ("sm_80", "sm_90", "sm_100", "gfx942", "gfx950")
+    dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] = ("float32", "float16", "bfloat16")
+    layouts: tuple[Literal["nchw", "channels_last"], ...] = ("nchw", "channels_last")
+    pixels: tuple[int, ...] = (224, 256)
+    """Frames of these sizes through TANet-50 give the shapes, unless `shapes` names others."""
+    shapes: tuple[tuple[int, int], ...] = ()
+    """Pairs of channels and height (= width)."""
+    clips: int = 8
+    segments: int = 8
+    kernel_size: int = 3
+    jobs: int = 2
+    """Processes that compile at the same time; 1 compiles in this one."""
+    out: Path | None = None
+    """The CSV to write. None: bench/results/static.csv, if nothing was left out."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel that one launcher launches for one shape; `-` where a figure has no meaning."""
+
+    target: str
+    dtype: str
+    layout: str
+    shape: str
+    operator: str
+    kernel: str
+    programs: int
+    warps: int
+    registers: int
+    accumulation: int
+    spills: int
+    local_bytes: int
+    shared_bytes: int
+    occupancy: str
+    widest: str
+    all_128_bit: str
+    int64: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{value!s:>{width}}" for value, width in zip(asdict(self).values(), WIDTHS, strict=True))
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+HEADINGS = (
+    "target", "dtype", "layout", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs", "spills",
+    "local", "shared", "occupancy", "widest", "128-bit", "int64",
+)  # fmt: skip
+WIDTHS = (6, 8, 13, 10, 19, 21, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
+
+
+def run(options: Static) -> list[Row]:
+    """Prints a table, and writes it as CSV.
+
+    Raises:
+        RuntimeError: TRITON_INTERPRET is set.
+        ValueError: a launcher of the library is missing in `CALLS`.
+    """
+    if missing := set(kernels.__all__) - set(CALLS):
+        raise ValueError(f"kernels: no call is known for {', '.join(sorted(missing))}; add it to CALLS in {__file__}")
+    out = options.out or (RESULTS if options == Static(jobs=options.jobs) else None)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    parts = [(options, target, dtype) for target in options.targets for dtype in options.dtypes]
+    print(" ".join(f"{heading:>{width}}" for heading, width in zip(HEADINGS, WIDTHS, strict=True)))
+    rows: list[Row] = []
+    if options.jobs == 1:
+        for part in parts:
+            rows += printed(compile_part(*part))
+    else:
+        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+            for measured in pool.map(compile_part, *zip(*parts, strict=True)):
+                rows += printed(measured)
+    print(summary(rows))
+    if out is not None:
+        write(rows, out)
+        print(f"wrote {out}")
+    return rows
+
+
+def compile_part(options: Static, target: str, dtype: str) -> list[Row]:
+    """All rows of one target and dtype."""
+    shapes = [Shape(*pair) for pair in options.shapes] or [shape for p in options.pixels for shape in tanet50(p)]
+    rows = []
+    with offline.launches(target) as launched:
+        for layout in options.layouts:
+            for shape in shapes:
+                size = (options.clips * options.segments, shape.channels, shape.size, shape.size)
+                x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout])
+                v = torch.empty(options.clips, shape.channels, options.segments, dtype=x.dtype)
+                theta = torch.empty(options.clips, shape.channels, options.kernel_size, dtype=x.dtype)
+                for operator, call in CALLS.items():
+                    launched.clear()
+                    call(x, v, theta)
+                    rows += [row(target, dtype, layout, str(shape), operator, launch, x.nbytes) for launch in launched]
+    return rows
+
+
+def row(target: str, dtype: str, layout: str, shape: str, operator: str, launch: Launch, size: int) -> Row:
+    """What one launch shows; tensors of at least `size` bytes are of X's size."""
+    used, accesses = inspect(launch.compiled)
+    large = [name for name, nbytes in launch.tensors.items() if nbytes >= size and name in accesses]
+    widths = [width for name in large for width in accesses[name]]
+    occupancy = compiled.MULTIPROCESSORS[target].occupancy(used.registers, used.shared_bytes, launch.num_warps)
+    programs = 1
+    for extent in launch.grid:
+        programs *= extent
+    return Row(
+        target, dtype, layout, shape, operator, launch.kernel, programs, launch.num_warps,
+        used.registers, used.accumulation, used.spills, used.local_bytes, used.shared_bytes, f"{occupancy:.0%}",
+        widest=str(max(widths)) if large else "-",
+        all_128_bit=yes(min(widths) >= VECTOR_BYTES) if large else "-",
+        int64=yes(all(compiled.has_int64_base(launch.compiled, name) for name in large)) if large else "-",
+    )  # fmt: skip
+
+
+@cache
+def inspect(kernel: CompiledKernel) -> tuple[compiled.Resources, dict[str, dict[int, int]]]:
+    """The figures that do not depend on a launch, taken once a specialisation."""
+    return compiled.resources(kernel), dict(compiled.access_bytes(kernel))
+
+
+def summary(rows: list[Row]) -> str:
+    """What a reader looks for first: how many rows fall short of each goal."""
+    low = [row for row in rows if int(row.occupancy.rstrip("%")) < 50]
+    counts = {
+        "spills or local memory": sum(bool(row.spills or row.local_bytes) for row in rows),
+        "accesses below 128 bits": sum(row.all_128_bit == "no" for row in rows),
+        "32-bit base offsets": sum(row.int64 == "no" for row in rows),
+        "occupancy below 50 %": len(low),
+        "of those with no tensor of X's size": sum(row.widest == "-" for row in low),
+    }
+    return f"{len(rows)} rows; " + "; ".join(f"{name}: {count}" for name, count in counts.items())
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """One line a row, in the order of the table."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(asdict(row).values() for row in rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that `write` wrote, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def printed(rows: list[Row]) -> list[Row]:
+    """Prints rows as soon as they are there."""
+    print(*rows, sep="\n", flush=True)
+    return rows
+
+
+def yes(value: bool) -> str:
+    """As a table shows it."""
+    return "yes" if value else "no"
