@@ -54,11 +54,12 @@ def band_kernel(
             load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
         dv = tl.zeros([BLOCK_C], ACC)
+        if WHOLE:
+            v = tl.load(importance_ptr + row * T + s, mask=present, other=0.0).to(ACC)
         added = ()
         for k in tl.static_range(K):
             product = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)
             if WHOLE:
-                v = tl.load(importance_ptr + row * T + s, mask=present, other=0.0).to(ACC)
                 dv += tl.load(kernel_ptr + row * K + k, mask=present, other=0.0).to(ACC) * product
                 added = added + (d_kernel[k] + v * product,)
             else:
