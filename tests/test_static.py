@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PART = ["--targets", "sm_90", "gfx942", "--dtypes", "bfloat16", "--shapes", "64", "56", "512", "7"]
 # The share of resident warps that every kernel on tensors of X's size allows: what is reached, where 0.5 is the goal.
 # The others have fewer programs than a GPU has multiprocessors.
-OCCUPANCY = 0.31
+OCCUPANCY = 0.25  # the goal is 0.5; half precision at 7×7 in channels_last needs 128 registers
 MAX_WARPS_HIP = 16
 MAX_PROGRAMS = 2**31 - 1
 MAX_THREADS_HIP = 2**32 - 1

@@ -44,8 +44,10 @@ def band_kernel(
         window = window + (
             load_tile(dy_ptr + t * frame, c0, p0, C, P, inside, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
+    taps = ()
     d_kernel = ()
-    for _ in tl.static_range(K):
+    for k in tl.static_range(K):
+        taps = taps + (tl.load(kernel_ptr + row * K + k, mask=present & WHOLE, other=0.0).to(ACC),)
         d_kernel = d_kernel + (tl.zeros([BLOCK_C], ACC),)
     for s in range(T):
         t = s + HALF
@@ -60,7 +62,7 @@ def band_kernel(
         for k in tl.static_range(K):
             product = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)
             if WHOLE:
-                dv += tl.load(kernel_ptr + row * K + k, mask=present, other=0.0).to(ACC) * product
+                dv += taps[k] * product
                 added = added + (d_kernel[k] + v * product,)
             else:
                 tl.store(band_ptr + (s * K + k) * rows, product, mask=present)
