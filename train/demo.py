@@ -44,7 +44,7 @@ class DemoConfig:
     seed: int = 0
     """Of the videos, the weights, the order and the augmentation."""
     epochs: int | None = None
-    """By default 8 for order and 12 for motion."""
+    """By default 8 for order and 16 for motion."""
     train_videos: int | None = None
     """By default 600 for order and 800 for motion."""
     val_videos: int | None = None
@@ -69,7 +69,7 @@ class TaskSize:
     val_videos: int
 
 
-TASK_SIZES: dict[Task, TaskSize] = {"order": TaskSize(8, 600, 150), "motion": TaskSize(12, 800, 200)}
+TASK_SIZES: dict[Task, TaskSize] = {"order": TaskSize(8, 600, 150), "motion": TaskSize(16, 800, 200)}
 
 
 KINDS: tuple[Literal["C2D", "TANet"], ...] = ("C2D", "TANet")
