@@ -31,14 +31,14 @@ def to_layout(x: Tensor, channels_last: bool) -> Tensor:
     return x.contiguous(memory_format=memory_format(channels_last))
 
 
-def empty(x: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
-    """An uninitialised tensor of `x`'s shape on its device, dense in the given layout, in `x`'s dtype unless told."""
-    return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(channels_last))
+def empty(x: Tensor, channels_last: bool) -> Tensor:
+    """An uninitialised tensor of `x`'s shape and dtype on its device, dense in the given layout."""
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(channels_last))
 
 
-def empty_result(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def empty_result(x: Tensor) -> Tensor:
     """The same in `x`'s own layout."""
-    return empty(x, is_channels_last(x), dtype)
+    return empty(x, is_channels_last(x))
 
 
 def dense_weights(values: Tensor, channels_last: bool) -> Tensor:

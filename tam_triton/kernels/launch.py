@@ -63,6 +63,11 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
+def partial_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The same for sums that are kept in memory between two kernels."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Block:
     """One warp, one 128-bit vector a thread."""
     vector = VECTOR_BYTES // itemsize

@@ -6,7 +6,6 @@ added in a fixed order.
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -65,8 +64,7 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
     steps = launch.ceil_div(steps, splits)
     squeezed = x.new_empty((frames // num_segments, channels, num_segments))
     size, accumulator = frames * channels, launch.accumulator(x.dtype)
-    partial = torch.float64 if x.dtype == torch.float64 else torch.float32
-    parts = squeezed if splits == 1 else x.new_empty((splits, size), dtype=partial)
+    parts = squeezed if splits == 1 else x.new_empty((splits, size), dtype=launch.partial_dtype(x.dtype))
     with launch.on_device(x):
         squeeze_kernel[(frames * tiles * splits,)](
             x, parts, *(norm or [x] * 4),

@@ -112,9 +112,8 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
     tiles, parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
     rows = clips * channels
-    partial = torch.float64 if x.dtype == torch.float64 else torch.float32
     whole = parts == 1
-    band = x.new_empty(0 if whole else (parts, num_segments, kernel_size, rows), dtype=partial)
+    band = x.new_empty(0 if whole else (parts, num_segments, kernel_size, rows), dtype=launch.partial_dtype(x.dtype))
     d_importance, d_kernel = torch.empty_like(importance), torch.empty_like(kernel)
     accumulator = launch.accumulator(x.dtype)
     with launch.on_device(x):
