@@ -26,7 +26,7 @@ class Options:
     segments: int = 8
     """T, the frames of a clip."""
     rounds: int = 15
-    """At least this many rounds, in each of which every candidate runs once."""
+    """At least this many rounds, in each of which every candidate is timed once."""
     seconds: float = 0.5
     """At least this long for the candidates of one comparison together: more rounds where they are short."""
     threads: int = 2

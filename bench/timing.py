@@ -1,5 +1,8 @@
 """Times that can be compared: the candidates of one comparison run in turn, round by round, on one device.
 
+A timed call follows one of the same candidate that is not timed, so that it finds the allocator's heap as its own last
+call left it: on the CPU a candidate that frees more than the heap keeps pays for fresh pages, and no other one does.
+
 On a GPU a call lies between two events, after the L2 cache was flushed; on the CPU between two readings of the
 monotonic clock. The figure is the median over rounds, the spread half the interquartile range. The order is reversed
 every other round, so that no candidate always finds the caches as the same other one left them.
@@ -61,7 +64,7 @@ def cuda_milliseconds(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], device: str, rounds: int, seconds: float = 0.0
 ) -> dict[str, Time]:
-    """The time of each candidate, after one call that is not timed.
+    """The time of each candidate.
 
     Args:
         candidates: what to run, by name.
@@ -77,6 +80,7 @@ def interleaved(
     order, began, done = list(candidates), time.perf_counter(), 0
     while done < rounds or time.perf_counter() - began < seconds:
         for name in order:
+            candidates[name]()
             if on_gpu:
                 flush(device)
             start = timer.mark()

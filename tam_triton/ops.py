@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tam_triton import cpu, cpu_evaluation, layout
+from tam_triton import cpu, layout
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")  # read when kernels are decorated
 
 
 class Primitives(NamedTuple):
-    """The operators of one implementation; arguments and shapes as in `cpu` and `cpu_evaluation`."""
+    """The operators of one implementation; arguments and shapes as in `cpu`."""
 
     squeeze: Callable[..., Tensor]
     aggregate: Callable[..., Tensor]
@@ -217,7 +217,7 @@ def register() -> None:
 
 def plain(name: str) -> Any:
     """An operator in plain torch."""
-    return getattr(cpu, name, None) or getattr(cpu_evaluation, name)
+    return getattr(cpu, name)
 
 
 def kernel(name: str) -> Any:

@@ -151,10 +151,10 @@ def test_counters_count() -> None:
     assert counters.peak_bytes(run, "cpu") is None
 
 
-def test_interleaved_runs_in_turn_and_long_enough() -> None:
+def test_interleaved_runs_in_turn_warm_and_long_enough() -> None:
     calls: list[str] = []
     timing.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, "cpu", 3)
-    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
     times = timing.interleaved({"a": lambda: None}, "cpu", 1, seconds=0.01)
     assert times["a"].rounds > 100
 

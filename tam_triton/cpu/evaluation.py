@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
-from tam_triton import cpu, layout
+from tam_triton import layout
+from tam_triton.cpu.operators import aggregate, squeeze
 
 
 def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
     """X̂ `(N, C, T)` of ReLU(BN(x))."""
-    return cpu.squeeze(normalise(x, norm, eps).relu(), num_segments)
+    return squeeze(normalise(x, norm, eps).relu(), num_segments)
 
 
 def activated_aggregate(x: Tensor, norm: Sequence[Tensor], eps: float, importance: Tensor, kernel: Tensor) -> Tensor:
     """Excitation and aggregation of ReLU(BN(x)) (equations 4 and 5)."""
-    return cpu.aggregate(normalise(x, norm, eps).relu(), importance, kernel)
+    return aggregate(normalise(x, norm, eps).relu(), importance, kernel)
 
 
 def branches(

@@ -1,0 +1,22 @@
+"""The operators in plain torch, for the CPU and for any device without Triton.
+
+Shapes: `x`, `dy` `(N·T, C, H, W)`; importance V `(N, C, T)`; kernel Θ `(N, C, K)`. Sums accumulate in float32
+(float64 for float64) and are rounded once.
+
+Each of the two formulas over pixels stands here three times. `by_tap` says what is computed, on anything that torch
+runs on, with derivatives. Executed as it stands it crosses memory several times, so the CPU has a form that crosses it
+about once: `in_cache` where torch executes call by call, `by_frame` where Inductor generates code.
+"""
+
+from tam_triton.cpu.evaluation import activated_aggregate, activated_squeeze, branches
+from tam_triton.cpu.operators import aggregate, input_gradient, squeeze, weight_gradients
+
+__all__ = [
+    "activated_aggregate",
+    "activated_squeeze",
+    "aggregate",
+    "branches",
+    "input_gradient",
+    "squeeze",
+    "weight_gradients",
+]

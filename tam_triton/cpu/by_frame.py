@@ -1,0 +1,56 @@
+"""For Inductor on the CPU: every frame is written out, so that one loop over its pixels holds all of its taps.
+
+The generated loop has no masks for the clip's ends, reads each frame while its neighbours are in the cache, and is
+vectorised in either layout. Generated code grows with T·K.
+"""
+
+import torch
+from torch import Tensor
+
+from tam_triton.cpu.views import accumulator, rows_of_pixels
+
+MAX_FRAMES = 32  # the code for longer clips would take too long to compile
+
+
+def weighted_sum(
+    frames: Tensor, weights: Tensor, offset: Tensor | None, transposed: bool, channels_last: bool
+) -> Tensor:
+    """As `by_tap.weighted_sum`."""
+    T, K = weights.shape[-2:]
+    rows = rows_of_pixels(frames, T, channels_last)
+    # Inductor stores what is stacked. A mere product it would compute again for every pixel, with channels far apart.
+    slices = [*weights.unbind(-1), *([] if offset is None else [offset])]
+    stored = torch.stack([one.transpose(1, 2) for one in slices])  # (K or K + 1, N, T, C)
+    results = []
+    for to in range(T):
+        terms = [] if offset is None else [per_row(stored[K, :, to], channels_last)]
+        for k in range(K):
+            shift = k - K // 2
+            of = to - shift if transposed else to + shift
+            if 0 <= of < T:
+                weight = stored[k, :, to if transposed else of]
+                terms.append(rows[:, of].to(weights.dtype) * per_row(weight, channels_last))
+        results.append(sum(terms[1:], start=terms[0]).to(frames.dtype))
+    result = torch.stack(results, 1).flatten(0, 1)  # (N·T, C, P) or (N·T, P, C)
+    if channels_last:
+        return result.unflatten(1, frames.shape[2:]).permute(0, 3, 1, 2)
+    return result.unflatten(2, frames.shape[2:])
+
+
+def band(dy: Tensor, x: Tensor, T: int, K: int, channels_last: bool) -> Tensor:
+    """As `by_tap.band`."""
+    clip, dclip = (rows_of_pixels(t, T, channels_last) for t in (x, dy))
+    dtype, pixels = accumulator(x), 1 if channels_last else 2
+    outside = x.new_zeros(clip.shape[0], x.shape[1], dtype=dtype)
+    sums = []
+    for s in range(T):
+        for k in range(K):
+            t = s - k + K // 2
+            inside = 0 <= t < T
+            sums.append((dclip[:, t].to(dtype) * clip[:, s].to(dtype)).sum(pixels) if inside else outside)
+    return torch.stack(sums, -1).unflatten(-1, (T, K))
+
+
+def per_row(weight: Tensor, channels_last: bool) -> Tensor:
+    """`(N, C)` to be broadcast over the pixels of `(N, C, P)` or `(N, P, C)`."""
+    return weight[:, None] if channels_last else weight[..., None]
