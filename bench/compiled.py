@@ -172,7 +172,7 @@ ADDRESS = r"ptr addrspace\((?:1|8)\)[^%,]* (?P<address>%[\w.]+)"
 ACCESSES = tuple(
     re.compile(pattern)
     for pattern in (
-        r"\b(?:ld|st)\.global[\w.:]*?(?:\.v(?P<count>\d))?\.b(?P<bits>\d+) .*?" + ADDRESS,
+        r"(?<![a-z])(?:ld|st)\.global[\w.:]*?(?:\.v(?P<count>\d))?\.b(?P<bits>\d+) .*?" + ADDRESS,
         r"\.buffer\.(?:load|store)\.(?:v(?P<count>\d))?[a-z]+(?P<bits>\d+)\(.*?" + ADDRESS,
         r"\bcp\.async\.\w+\.shared\.global \[.*?\], \[.*?\], 0x(?P<hexadecimal>\w+).*?" + ADDRESS,
         r"\.load\.(?:async\.)?(?:to\.)?lds[\w.]*\(" + ADDRESS + r", ptr addrspace\(3\) [^,]+, i32 (?P<bytes>\d+)",

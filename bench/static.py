@@ -35,7 +35,7 @@ Target = Literal["sm_80", "sm_90", "sm_100", "gfx942", "gfx950"]
 
 def batch_norm(x: Tensor) -> list[Tensor]:
     """Weight, bias, mean and variance of each channel of x, in float32 as a module holds them."""
-    return [*torch.empty(4, x.shape[1])]
+    return [*torch.ones(4, x.shape[1])]
 
 
 def branch_weights(
@@ -44,8 +44,8 @@ def branch_weights(
     """Weights and BatchNorm of the global and of the local branch, in float32 too."""
     (_, channels, segments), taps = squeezed.shape, kernel.shape[-1]
     width, hidden = alpha * segments, channels // beta
-    global_branch = [torch.empty(width, segments), *torch.empty(4, width), torch.empty(taps, width)]
-    local_branch = [torch.empty(hidden, channels, 3), *torch.empty(4, hidden), torch.empty(channels, hidden, 1)]
+    global_branch = [torch.ones(width, segments), *torch.ones(4, width), torch.ones(taps, width)]
+    local_branch = [torch.ones(hidden, channels, 3), *torch.ones(4, hidden), torch.ones(channels, hidden, 1)]
     return global_branch, local_branch
 
 
@@ -112,7 +112,7 @@ HEADINGS = (
     "target", "dtype", "layout", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs", "spills",
     "local", "shared", "occupancy", "widest", "128-bit", "int64",
 )  # fmt: skip
-WIDTHS = (6, 8, 13, 10, 19, 21, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
+WIDTHS = (6, 8, 13, 10, 19, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
 
 
 def run(options: Static) -> list[Row]:

@@ -12,9 +12,10 @@ from bench.static import RESULTS, read
 
 ROOT = Path(__file__).parent.parent
 PART = ["--targets", "sm_90", "gfx942", "--dtypes", "bfloat16", "--shapes", "64", "56", "512", "7"]
-# The share of resident warps that every kernel on tensors of X's size allows: what is reached, where 0.5 is the goal.
-# The others have fewer programs than a GPU has multiprocessors.
-OCCUPANCY = 0.25  # the goal is 0.5; half precision at 7×7 in channels_last needs 128 registers
+# The share of resident warps that every kernel on tensors of X's size allows. The others have fewer programs than a GPU
+# has multiprocessors. Half precision, of eight elements to a 128-bit vector, falls short on NVIDIA in two operators.
+OCCUPANCY = 50
+OCCUPANCY_SHORT = {"activated_aggregate": 44, "weight_gradients": 38}
 MAX_WARPS_HIP = 16
 MAX_PROGRAMS = 2**31 - 1
 MAX_THREADS_HIP = 2**32 - 1
@@ -74,7 +75,9 @@ def test_goals(source: str, request: pytest.FixtureRequest) -> None:
         assert (row["spills"], row["local_bytes"]) == ("0", "0"), row
         assert row["all_128_bit"] in ("yes", "-"), row
         assert row["int64"] in ("yes", "-"), row
-        assert row["widest"] == "-" or int(row["occupancy"].rstrip("%")) >= 100 * OCCUPANCY, row
+        short = row["dtype"] != "float32" and row["target"].startswith("sm_")
+        goal = OCCUPANCY_SHORT.get(row["operator"], OCCUPANCY) if short else OCCUPANCY
+        assert row["widest"] == "-" or int(row["occupancy"].rstrip("%")) >= goal, row
         programs, warps = int(row["programs"]), int(row["warps"])
         assert 1 <= programs <= MAX_PROGRAMS, row
         if row["target"].startswith("gfx"):
@@ -82,10 +85,17 @@ def test_goals(source: str, request: pytest.FixtureRequest) -> None:
             assert programs * warps * 64 <= MAX_THREADS_HIP, row
 
 
+def test_few_rows_fall_short_of_half_the_warps(committed: Rows) -> None:
+    """Those that `test_goals` lets pass: a change for the worse is seen even where it stays above their own goals."""
+    large = [row for row in committed if row["widest"] != "-"]
+    short = [row for row in large if int(row["occupancy"].rstrip("%")) < OCCUPANCY]
+    assert (len(short), len(large)) == (88, 2520)
+
+
 def test_tensors_of_x_size_are_recognised(compiled: Rows) -> None:
     """Else the goals of width and offsets would hold of nothing."""
     large = {row["kernel"] for row in compiled if row["widest"] != "-"}
-    assert large >= {"squeeze_kernel", "aggregate_kernel", "input_gradient_kernel"}
+    assert large >= {"squeeze_kernel", "banded_kernel", "weight_gradients_kernel"}
 
 
 def test_interpreted_kernels_are_refused() -> None:

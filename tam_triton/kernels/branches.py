@@ -12,14 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from tam_triton import layout
-from tam_triton.kernels import launch
+from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import folded_norm, relu
 
 OUTPUTS = 16  # rows of a program's product; a matrix product takes 16 at least
 INPUTS = 32
 
 
-@triton.jit
+@triton.jit(launch_metadata=metadata.hidden)
 def hidden_kernel(
     squeezed_ptr, conv_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr, hidden_ptr,
     C, HIDDEN, blocks, eps,
@@ -49,7 +49,7 @@ def hidden_kernel(
     tl.store(hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :], total, mask=present & (t < T)[None, :])
 
 
-@triton.jit
+@triton.jit(launch_metadata=metadata.weights)
 def weights_kernel(
     squeezed_ptr, hidden_ptr, conv_ptr, first_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr, second_ptr,
     importance_ptr, kernel_ptr,
@@ -74,7 +74,8 @@ def weights_kernel(
         total = tl.dot(weight.to(tl.float32), hidden, total, input_precision="ieee")
     frames = present & (t < T)[None, :]
     where = t[None, :] * C + c[:, None] if CHANNELS_LAST else c[:, None] * T + t[None, :]
-    importance = (1 / (1 + tl.exp(-total))).to(importance_ptr.dtype.element_ty)
+    power = tl.exp(-tl.abs(total))  # the sigmoid by a power that cannot overflow
+    importance = (tl.where(total >= 0, 1.0, power) / (1 + power)).to(importance_ptr.dtype.element_ty)
     tl.store(importance_ptr + n * C * T + where, importance, mask=frames)
 
     w = tl.arange(0, WIDE)
@@ -100,8 +101,9 @@ def branches(
     squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, channels_last: bool
 ) -> tuple[Tensor, Tensor]:
     """importance V `(N, C, T)` and kernel Θ `(N, C, K)` of X̂ `(N, C, T)`, in X̂'s dtype; arguments as in `cpu`."""
-    g_first, *g_norm, g_second = global_branch
-    l_first, *l_norm, l_second = local_branch
+    squeezed = squeezed.contiguous()
+    g_first, *g_norm, g_second = (tensor.contiguous() for tensor in global_branch)
+    l_first, *l_norm, l_second = (tensor.contiguous() for tensor in local_branch)
     clips, channels, num_segments = squeezed.shape
     hidden_channels, width, kernel_size = l_first.shape[0], g_first.shape[0], g_second.shape[0]
     hidden = squeezed.new_empty((clips, hidden_channels, num_segments), dtype=torch.float32)

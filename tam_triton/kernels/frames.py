@@ -1,23 +1,7 @@
-"""Device functions that more than one kernel uses: whose weights an element takes, activation, loading a tile."""
+"""Device functions that more than one kernel uses: folded BatchNorm, activation, loading a tile."""
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def channel_of(start, lane, C, P, CHANNELS_LAST: tl.constexpr, SPAN: tl.constexpr):
-    """Channel of each vector of a frame (of each of its elements, where they differ); `start` (V, 1), `lane` (1, L).
-
-    Vectors of 128 bits run across rows of pixels, which may start misaligned: with SPAN = 2 this is the channel of the
-    first element, and a later one may be of the next.
-    """
-    if SPAN == 0:
-        c = (start + lane) % C if CHANNELS_LAST else (start + lane) // P
-    elif CHANNELS_LAST:
-        c = start % C + lane
-    else:
-        c = start // P
-    return c
 
 
 @triton.jit
@@ -33,15 +17,6 @@ def folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, index, mask, 
 def relu(x):
     """max(x, 0); NaN stays NaN."""
     return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def weighted(x, tap, v, next_tap, next_v, own, SPAN: tl.constexpr):
-    """tap · v · x, with the next channel's weights where an element is not the vector's `own` channel's."""
-    if SPAN == 2:
-        weight = tl.where(own, tap * v, next_tap * next_v)
-        return weight * x
-    return tap * (v * x)
 
 
 @triton.jit

@@ -14,7 +14,9 @@ from tam_triton import layout
 VECTOR_BYTES = 16  # the widest load and store of one thread
 ALIGNED_ELEMENTS = 16  # Triton proves alignment from sizes that are multiples of this
 ROW_THREADS = 128
-FULL_GRID = 264  # two programs for each of the 132 multiprocessors of an H100
+HALF_OCCUPANCY_REGISTERS = 64  # of a thread, on NVIDIA: 65,536 for 1,024 of 2,048 threads
+MULTIPROCESSORS = 132  # of an H100; the others that are known have between 108 and 304
+FULL_GRID = 2 * MULTIPROCESSORS
 
 # Numerics must not depend on a default: a product and a sum are fused, on every backend.
 OPTIONS = {"enable_fp_fusion": True}
@@ -25,8 +27,8 @@ class Block:
     """Elements of a frame that one program walks through time: `vectors`, one a thread, of `vector` elements.
 
     `span` is how many channels a vector touches: 1 (in channels_last: as many as it has elements, adjacent ones),
-    2 where a row of pixels ends inside it, 0 for any number. `ahead` is how many frames are loaded before they are
-    used; more in flight cost registers, and with them occupancy.
+    2 where a row of pixels ends inside it, 0 for any number. `ahead` is how many frames are loaded before the one in
+    use; more in flight cost registers, and with them occupancy.
     """
 
     vectors: int
@@ -45,17 +47,18 @@ class Tile:
     """Channels × pixels that one program reduces over pixels.
 
     `run` is the number of adjacent elements to load when rows of `P` pixels start misaligned: 0 means that rows are
-    loaded as they stand.
+    loaded as they stand. `vector` is how many elements a thread loads at a time.
     """
 
     channels: int
     pixels: int
     run: int
+    vector: int
 
     @property
     def threads(self) -> int:
-        """Eight elements each: more would cost registers, and with them occupancy."""
-        return min(512, max(self.run, self.channels * self.pixels) // 8)
+        """One vector each: more would cost registers, and with them occupancy."""
+        return min(512, max(self.run, self.channels * self.pixels) // self.vector)
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
@@ -73,8 +76,16 @@ def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: in
     vector = VECTOR_BYTES // itemsize
     row = channels if channels_last else pixels
     span = 1 if row % vector == 0 else 2 if pixels >= vector and not channels_last else 0
-    roomy = itemsize >= 4 or (span == 1 and not channels_last)
-    return Block(warp_size(), vector, span, ahead=3 if roomy else 1)
+    return Block(warp_size(), vector, span, ahead=2 if span == 1 and not channels_last else 0)
+
+
+def frames_of_part(programs: int, num_segments: int) -> int:
+    """How many of a clip's frames one program takes: all, unless `programs` of that kind leave multiprocessors idle.
+
+    The frames around a part are read again by its neighbours. It happens to tensors that lie in the cache as a whole,
+    being smaller than the tiles of so many programs.
+    """
+    return max(1, num_segments // ceil_div(MULTIPROCESSORS, max(programs, 1)))
 
 
 def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
@@ -83,14 +94,26 @@ def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: in
     channels_last: 32 bytes of adjacent channels, a sector of the cache, by many pixels. NCHW: rows of pixels; where a
     row of `P` is no multiple of a vector, as many whole channels as make an aligned run.
     """
+    vector = VECTOR_BYTES // itemsize
     if channels_last:
-        return Tile(32 // itemsize, min(128, next_power_of_2(pixels)), run=0)
+        return Tile(32 // itemsize, min(128, next_power_of_2(pixels)), run=0, vector=vector)
     whole = ALIGNED_ELEMENTS // common_power_of_2(pixels)
     if whole > 1 and channels > 1 and whole * pixels <= 4096:
-        whole = max(whole, VECTOR_BYTES // itemsize)  # the run's length, which masks the load, is aligned too
-        return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels))
-    width = min(256, next_power_of_2(pixels))
-    return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0)
+        whole = max(whole, vector)  # the run's length, which masks the load, is aligned too
+        return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels), vector=vector)
+    width = min(128, next_power_of_2(pixels))
+    return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0, vector=vector)
+
+
+def register_limit(tile: Tile, dtype: torch.dtype, num_segments: int, kernel_size: int) -> dict[str, int]:
+    """A launch option for the gradients of V and Θ, where the compiler would leave less than half the threads a place.
+
+    Only where it keeps the limit without spills, which `bench static` shows; AMD's compiler has no such option.
+    """
+    fits = tile.threads >= 256 if tile.run == 0 else dtype == torch.float16
+    if not fits or tile.vector < 8 or num_segments > 8 or kernel_size > 3 or warp_size() != 32:
+        return {}
+    return {"maxnreg": HALF_OCCUPANCY_REGISTERS}
 
 
 def pixel_splits(programs: int, steps: int) -> int:

@@ -11,11 +11,12 @@ import triton.language as tl
 from torch import Tensor
 
 from tam_triton import layout
-from tam_triton.kernels import launch
+from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import folded_norm, load_tile, relu
+from tam_triton.kernels.parts import add_parts, room
 
 
-@triton.jit
+@triton.jit(launch_metadata=metadata.squeeze)
 def squeeze_kernel(
     x_ptr, squeezed_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr,
     C, P, T, tiles, splits, steps, eps, frame: tl.int64, part: tl.int64,
@@ -41,15 +42,6 @@ def squeeze_kernel(
     tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
 
 
-@triton.jit
-def add_parts_kernel(parts_ptr, squeezed_ptr, splits, size: tl.int64, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], ACC)
-    for split in range(splits):
-        total += tl.load(parts_ptr + split * size + i, mask=i < size, other=0.0)
-    tl.store(squeezed_ptr + i, total.to(squeezed_ptr.dtype.element_ty), mask=i < size)
-
-
 def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, eps: float = 0.0) -> Tensor:
     """X̂ `(N, C, T)` of x `(N·T, C, H, W)`, in x's dtype.
 
@@ -63,22 +55,17 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
     splits = launch.pixel_splits(frames * tiles, steps)
     steps = launch.ceil_div(steps, splits)
     squeezed = x.new_empty((frames // num_segments, channels, num_segments))
-    size, accumulator = frames * channels, launch.accumulator(x.dtype)
-    parts = squeezed if splits == 1 else x.new_empty((splits, size), dtype=launch.partial_dtype(x.dtype))
+    parts = room(squeezed, splits)
     with launch.on_device(x):
         squeeze_kernel[(frames * tiles * splits,)](
             x, parts, *(norm or [x] * 4),
-            channels, pixels, num_segments, tiles, splits, steps, eps, channels * pixels, size,
+            channels, pixels, num_segments, tiles, splits, steps, eps, channels * pixels, frames * channels,
             ACTIVATED=norm is not None, CHANNELS_LAST=channels_last,
-            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=accumulator,
+            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
-        if splits > 1:
-            add_parts_kernel[(launch.ceil_div(size, launch.ROW_THREADS),)](
-                parts, squeezed, splits, size, BLOCK=launch.ROW_THREADS, ACC=accumulator,
-                num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
-            )  # fmt: skip
+        add_parts(parts, squeezed)
     return squeezed
 
 

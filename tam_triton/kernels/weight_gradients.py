@@ -1,9 +1,8 @@
 """Gradients of V and Θ in one pass over X and dY.
 
-Both are sums over the band B[s,k] = Σ_p dY[s−k+K//2,p]·X[s,p] of dY·Xᵀ:
-dV[s] = Σ_k Θ[k]·B[s,k] and dΘ[k] = Σ_s V[s]·B[s,k]. The first kernel reads X and dY once. Where a program sees all
-pixels of a channel it finishes both; else it writes the band of its part, and a second kernel, on tensors of
-`(N, C, T, K)`, adds the parts in a fixed order.
+Both are sums over the band B[s,k] = Σ_p dY[s−k+K//2,p]·X[s,p] of dY·Xᵀ: dV[s] = Σ_k Θ[k]·B[s,k] and
+dΘ[k] = Σ_s V[s]·B[s,k]. A program takes some channels, a part of their pixels, and all frames or a part of them; where
+that is not all, it writes its share of both sums, and the shares are added in a fixed order.
 """
 
 import torch
@@ -12,94 +11,65 @@ import triton.language as tl
 from torch import Tensor
 
 from tam_triton import layout
-from tam_triton.kernels import launch
+from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import load_tile
+from tam_triton.kernels.parts import add_parts, room
 
 
-@triton.jit
-def band_kernel(
-    dy_ptr, x_ptr, importance_ptr, kernel_ptr, band_ptr, d_importance_ptr, d_kernel_ptr,
-    C, P, tiles, parts, frame: tl.int64, rows: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, WHOLE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+@triton.jit(launch_metadata=metadata.weight_gradients)
+def weight_gradients_kernel(
+    dy_ptr, x_ptr, importance_ptr, kernel_ptr, d_importance_ptr, d_kernel_ptr,
+    C, P, tiles, pixel_parts, time_parts, frame: tl.int64, rows: tl.int64,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, FRAMES: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, COLUMNS: tl.constexpr,
+    ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The band of one part of the pixels; if that is the WHOLE of them, the gradients themselves."""
     HALF: tl.constexpr = K // 2
-    part = tl.program_id(0) % parts
-    tile = tl.program_id(0) // parts
+    part = tl.program_id(0) % (pixel_parts * time_parts)
+    tile = tl.program_id(0) // (pixel_parts * time_parts)
+    first = part % time_parts * FRAMES
+    end = tl.minimum(first + FRAMES, T)
     c0 = (tile % tiles) * BLOCK_C
-    p0 = part * BLOCK_P
+    p0 = part // time_parts * BLOCK_P
     n = (tile // tiles).to(tl.int64)
-    c = c0 + tl.arange(0, BLOCK_C)
+    c = (c0 + tl.arange(0, BLOCK_C))[:, None]
     present = c < C
     row = n * C + c
     dy_ptr += n * T * frame
     x_ptr += n * T * frame
-    band_ptr += part * T * K * rows + row
+    # Columns: dV of each frame, then dΘ of each tap. In one matrix, whose elements the threads share: as vectors over
+    # channels, every thread would hold as many values of each as it loads channels.
+    j = tl.arange(0, COLUMNS)[None, :]
+    sums = tl.zeros([BLOCK_C, COLUMNS], ACC)
+    importance_ptr += row * T + tl.zeros([1, COLUMNS], tl.int32)
+    kernel_ptr += row * K + tl.zeros([1, COLUMNS], tl.int32)
+    d_importance_ptr += (part // time_parts * rows + row) * T
+    d_kernel_ptr += (part * rows + row) * K
 
     window = ()  # frames s − K//2 … s + K//2 − 1 of dY
     for i in tl.static_range(K - 1):
-        t = i - HALF
+        t = first + i - HALF
         inside = (t >= 0) & (t < T)
         window = window + (
             load_tile(dy_ptr + t * frame, c0, p0, C, P, inside, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
-    taps = ()
-    d_kernel = ()
-    for k in tl.static_range(K):
-        taps = taps + (tl.load(kernel_ptr + row * K + k, mask=present & WHOLE, other=0.0).to(ACC),)
-        d_kernel = d_kernel + (tl.zeros([BLOCK_C], ACC),)
-    for s in range(T):
+    for s in range(first, end):
         t = s + HALF
         x = load_tile(x_ptr + s * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
         window = window + (
             load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
-        dv = tl.zeros([BLOCK_C], ACC)
-        if WHOLE:
-            v = tl.load(importance_ptr + row * T + s, mask=present, other=0.0).to(ACC)
-        added = ()
         for k in tl.static_range(K):
-            product = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)
-            if WHOLE:
-                dv += taps[k] * product
-                added = added + (d_kernel[k] + v * product,)
-            else:
-                tl.store(band_ptr + (s * K + k) * rows, product, mask=present)
-        if WHOLE:
-            tl.store(d_importance_ptr + row * T + s, dv.to(d_importance_ptr.dtype.element_ty), mask=present)
-            d_kernel = added
+            band = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)[:, None]
+            # Θ[k] in the column of dV[s], V[s] in that of dΘ[k]; zero elsewhere, which must not meet the band's Inf.
+            weight = tl.load(kernel_ptr + k, mask=present & (j == s - first), other=0.0).to(ACC)
+            weight += tl.load(importance_ptr + s, mask=present & (j == FRAMES + k), other=0.0).to(ACC)
+            sums += tl.where(weight != 0.0, weight * band, 0.0)
         window = window[1:]
-    if WHOLE:
-        for k in tl.static_range(K):
-            tl.store(d_kernel_ptr + row * K + k, d_kernel[k].to(d_kernel_ptr.dtype.element_ty), mask=present)
-
-
-@triton.jit
-def finish_kernel(
-    band_ptr, importance_ptr, kernel_ptr, d_importance_ptr, d_kernel_ptr,
-    parts, rows: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = row < rows
-    d_kernel = ()
-    for _ in tl.static_range(K):
-        d_kernel = d_kernel + (tl.zeros([BLOCK], ACC),)
-    for s in range(T):
-        v = tl.load(importance_ptr + row * T + s, mask=inside, other=0.0).to(ACC)
-        dv = tl.zeros([BLOCK], ACC)
-        added = ()
-        for k in tl.static_range(K):
-            band = tl.zeros([BLOCK], ACC)
-            for part in range(parts):
-                band += tl.load(band_ptr + ((part * T + s) * K + k) * rows + row, mask=inside, other=0.0)
-            dv += tl.load(kernel_ptr + row * K + k, mask=inside, other=0.0).to(ACC) * band
-            added = added + (d_kernel[k] + v * band,)
-        d_kernel = added
-        tl.store(d_importance_ptr + row * T + s, dv.to(d_importance_ptr.dtype.element_ty), mask=inside)
-    for k in tl.static_range(K):
-        tl.store(d_kernel_ptr + row * K + k, d_kernel[k].to(d_kernel_ptr.dtype.element_ty), mask=inside)
+    of_frame = present & (j < FRAMES) & (first + j < T)
+    of_tap = present & (j >= FRAMES) & (j < FRAMES + K)
+    tl.store(d_importance_ptr + first + j, sums.to(d_importance_ptr.dtype.element_ty), mask=of_frame)
+    tl.store(d_kernel_ptr + j - FRAMES, sums.to(d_kernel_ptr.dtype.element_ty), mask=of_tap)
 
 
 def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,25 +80,23 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     clips, channels, num_segments = importance.shape
     kernel_size, pixels = kernel.shape[-1], x.shape[2] * x.shape[3]
     tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
-    tiles, parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
-    rows = clips * channels
-    whole = parts == 1
-    band = x.new_empty(0 if whole else (parts, num_segments, kernel_size, rows), dtype=launch.partial_dtype(x.dtype))
+    tiles, pixel_parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
+    frames = launch.frames_of_part(clips * tiles * pixel_parts, num_segments)
+    time_parts = launch.ceil_div(num_segments, frames)
     d_importance, d_kernel = torch.empty_like(importance), torch.empty_like(kernel)
-    accumulator = launch.accumulator(x.dtype)
+    importance_parts = room(d_importance, pixel_parts)
+    kernel_parts = room(d_kernel, pixel_parts * time_parts)
     with launch.on_device(x):
-        band_kernel[(clips * tiles * parts,)](
-            dy, x, importance, kernel, band, d_importance, d_kernel,
-            channels, pixels, tiles, parts, channels * pixels, rows,
-            T=num_segments, K=kernel_size, WHOLE=whole, CHANNELS_LAST=channels_last,
-            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=accumulator,
+        weight_gradients_kernel[(clips * tiles * pixel_parts * time_parts,)](
+            dy, x, importance, kernel, importance_parts, kernel_parts,
+            channels, pixels, tiles, pixel_parts, time_parts, channels * pixels, clips * channels,
+            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last, FRAMES=frames,
+            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
+            COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
+            **launch.register_limit(tile, x.dtype, num_segments, kernel_size),
         )  # fmt: skip
-        if not whole:
-            finish_kernel[(launch.ceil_div(rows, launch.ROW_THREADS),)](
-                band, importance, kernel, d_importance, d_kernel, parts, rows,
-                T=num_segments, K=kernel_size, BLOCK=launch.ROW_THREADS, ACC=accumulator,
-                num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
-            )  # fmt: skip
+        add_parts(importance_parts, d_importance)
+        add_parts(kernel_parts, d_kernel)
     return d_importance, d_kernel

@@ -1,0 +1,105 @@
+"""What each launch moves and computes at least, as a profiler shows it (`launch_metadata`, read by Triton's Proton).
+
+Bytes are those that the kernel asks for, by formula: tensors of X's size as often as it reads them, all others once.
+Operations are those of the equations, a multiplication and an addition counted apart.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+Arguments = Mapping[str, Any]
+Figures = dict[str, Any]
+
+
+def figures(metadata: Any, detail: str, values: Tensor, moved: int, operations: int) -> Figures:
+    """As Proton reads them: operations are counted in the width of the sums over `values`, 32 or 64 bits."""
+    return {
+        "name": f"{metadata.name} {detail} {str(values.dtype).removeprefix('torch.')}",
+        "bytes": moved,
+        f"flops{64 if values.itemsize == 8 else 32}": operations,
+    }
+
+
+def nbytes(args: Arguments, *names: str) -> int:
+    """Bytes of whole tensors."""
+    return sum(args[name].nbytes for name in names)
+
+
+def frames_read(num_segments: int, frames: int, kernel_size: int) -> int:
+    """Frames that the parts of one clip read, `frames` each and those around them."""
+    half = kernel_size // 2
+    starts = range(0, num_segments, frames)
+    return sum(min(num_segments, min(first + frames, num_segments) + half) - max(0, first - half) for first in starts)
+
+
+def clip_shape(x: Tensor, args: Arguments) -> str:
+    """N×T×C×P."""
+    clips = x.numel() // (args["T"] * args["C"] * args["P"])
+    return f"{clips}×{args['T']}×{args['C']}×{args['P']}"
+
+
+def banded(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """`aggregate` and `input_gradient`: for every element K products with V·Θ and their sum."""
+    x, T, K = args["x_ptr"], args["T"], args["K"]
+    read = x.nbytes * frames_read(T, args["FRAMES"], K) // T
+    small = nbytes(args, "importance_ptr", "kernel_ptr")
+    operations = 2 * K + 1
+    if args["OFFSET"]:
+        small += nbytes(args, "offset_ptr")
+        operations += 1
+    if args["ACTIVATED"]:
+        small += nbytes(args, "weight_ptr", "bias_ptr", "mean_ptr", "variance_ptr")
+        operations += 3
+    name = "transposed" if args["TRANSPOSED"] else "activated" if args["ACTIVATED"] else "forward"
+    detail = f"{name} {clip_shape(x, args)}"
+    return figures(metadata, detail, x, read + args["y_ptr"].nbytes + small, operations * x.numel())
+
+
+def squeeze(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """One addition for every element, three operations more behind a BatchNorm and ReLU."""
+    x = args["x_ptr"]
+    moved, operations = nbytes(args, "x_ptr", "squeezed_ptr"), 1
+    if args["ACTIVATED"]:
+        moved += nbytes(args, "weight_ptr", "bias_ptr", "mean_ptr", "variance_ptr")
+        operations += 3
+    return figures(metadata, clip_shape(x, args), x, moved, operations * x.numel())
+
+
+def weight_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """K products of dY and X for every element; the rest is smaller by P."""
+    x, T, K = args["x_ptr"], args["T"], args["K"]
+    read = args["dy_ptr"].nbytes * frames_read(T, args["FRAMES"], K) // T + x.nbytes
+    small = nbytes(args, "importance_ptr", "kernel_ptr", "d_importance_ptr", "d_kernel_ptr")
+    return figures(metadata, clip_shape(x, args), x, read + small, 2 * K * x.numel())
+
+
+def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """An addition for every element of every part."""
+    parts = args["parts_ptr"]
+    return figures(
+        metadata, f"{args['parts']}×{args['size']}", parts, nbytes(args, "parts_ptr", "sum_ptr"), parts.numel()
+    )
+
+
+def hidden(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """The local branch's first convolution."""
+    squeezed = args["squeezed_ptr"]
+    moved = nbytes(args, "squeezed_ptr", "conv_ptr", "weight_ptr", "bias_ptr", "mean_ptr", "variance_ptr", "hidden_ptr")
+    clips_frames = squeezed.numel() // args["C"]
+    detail = f"{clips_frames // args['T']}×{args['T']}×{args['C']}"
+    return figures(metadata, detail, squeezed, moved, 2 * args["conv_ptr"].numel() * clips_frames)
+
+
+def weights(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """The local branch's second convolution and the two linear layers of the global branch."""
+    squeezed, T = args["squeezed_ptr"], args["T"]
+    moved = nbytes(
+        args, "squeezed_ptr", "hidden_ptr", "conv_ptr", "first_ptr", "weight_ptr", "bias_ptr", "mean_ptr",
+        "variance_ptr", "second_ptr", "importance_ptr", "kernel_ptr",
+    )  # fmt: skip
+    rows = squeezed.numel() // T
+    products = args["conv_ptr"].numel() * (rows // args["C"]) * T
+    products += (args["first_ptr"].numel() + args["second_ptr"].numel()) * rows
+    return figures(metadata, f"{rows // args['C']}×{T}×{args['C']}", squeezed, moved, 2 * products)

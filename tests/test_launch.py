@@ -1,0 +1,198 @@
+"""Launch rules at the shapes of TANet-50, and what each launch states about itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from triton.runtime.interpreter import GridExecutor
+
+from bench.interpreted import counting
+from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
+from bench.static import CALLS
+from bench.traffic import by_kernel
+from tam_triton import kernels
+from tam_triton.kernels import launch, metadata
+
+T, K = 8, 3
+MULTIPROCESSORS = 132
+MAX_GRID = 2**31 - 1
+MAX_THREADS = 1024  # of a program: 16 wavefronts of 64 on HIP
+ON_X = ("banded_kernel", "squeeze_kernel", "weight_gradients_kernel")
+STATED = {
+    "banded_kernel": metadata.banded,
+    "squeeze_kernel": metadata.squeeze,
+    "weight_gradients_kernel": metadata.weight_gradients,
+    "add_parts_kernel": metadata.add_parts,
+    "hidden_kernel": metadata.hidden,
+    "weights_kernel": metadata.weights,
+}
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A launch as Triton gets it."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+
+    @property
+    def programs(self) -> int:
+        return torch.Size(self.grid).numel()
+
+    def stated(self) -> dict[str, Any]:
+        return STATED[self.kernel](self.grid, SimpleNamespace(name=self.kernel), self.arguments)
+
+
+@contextmanager
+def seen(execute: bool = False) -> Iterator[list[Seen]]:
+    """Every launch inside; nothing runs unless asked for."""
+    launches: list[Seen] = []
+    call = GridExecutor.__call__
+
+    def record(self: GridExecutor, *args: Any, **kwargs: Any) -> None:
+        arguments = {**dict(zip(self.arg_names, args, strict=False)), **kwargs}
+        launches.append(Seen(self.fn.__name__, tuple(self.grid), arguments))
+        if execute:
+            call(self, *args, **kwargs)
+
+    with mock.patch.object(GridExecutor, "__call__", record):
+        yield launches
+
+
+def operands(shape: Shape, clips: int, dtype: str, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+    size = (clips * T, shape.channels, shape.size, shape.size)
+    x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout])
+    return x, torch.empty(clips, shape.channels, T, dtype=x.dtype), torch.empty(clips, shape.channels, K, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("warp", [32, 64])
+@pytest.mark.parametrize("clips", [1, 8])
+@each_layout
+@each_dtype
+def test_every_multiprocessor_has_work(dtype: str, layout: str, clips: int, warp: int) -> None:
+    """Every kernel on a tensor of X's size, at every site of TANet-50; and grids and warps within the limits."""
+    with mock.patch.object(launch, "warp_size", return_value=warp):
+        for shape in tanet50():
+            x, v, theta = operands(shape, clips, dtype, layout)
+            for name in CALLS:
+                with seen() as launches:
+                    CALLS[name](x, v, theta)
+                for each in launches:
+                    where = (name, each.kernel, str(shape), each.grid)
+                    on_x = each.kernel in ON_X
+                    assert each.programs >= (MULTIPROCESSORS if on_x else 1), where
+                    assert each.programs <= MAX_GRID, where
+                    assert each.grid[1:] == (1,) * len(each.grid[1:]), where
+                    assert each.arguments["num_warps"] * warp <= MAX_THREADS, where
+                assert name == "branches" or any(each.kernel in ON_X for each in launches)
+
+
+@pytest.mark.parametrize(
+    ("programs", "segments", "frames"),
+    [(132, 8, 8), (1000, 8, 8), (131, 8, 4), (98, 8, 4), (49, 8, 2), (32, 8, 1), (1, 8, 1), (100, 1, 1), (98, 16, 8)],
+)
+def test_time_is_split_only_to_fill_the_device(programs: int, segments: int, frames: int) -> None:
+    assert launch.frames_of_part(programs, segments) == frames
+
+
+@each_layout
+@pytest.mark.parametrize("size", [7, 14])
+def test_splitting_time_changes_no_bit_of_a_frame(size: int, layout: str) -> None:
+    """Y, dX and dV of a frame are the same sums; dΘ is a sum over parts, exact in small integers."""
+    segments = 7
+    generator = torch.Generator().manual_seed(0)
+
+    def values(*shape: int, exact: bool) -> Tensor:
+        if exact:
+            return torch.randint(-3, 4, shape, generator=generator).float()
+        return torch.randn(shape, generator=generator).half()
+
+    cases = []
+    for exact in (False, True):
+        x, dy = (
+            values(segments, 3, size, size, exact=exact).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2)
+        )
+        cases.append((x, dy, values(1, 3, segments, exact=exact), values(1, 3, K, exact=exact), exact))
+
+    def results() -> list[Tensor]:
+        found = []
+        for x, dy, v, theta, exact in cases:
+            dv, dtheta = kernels.weight_gradients(dy, x, v, theta)
+            dx = kernels.input_gradient(dy, v, theta, v, layout == "channels_last")
+            found += [kernels.aggregate(x, v, theta), dx, dv, *([dtheta] if exact else [])]
+        return found
+
+    with seen(execute=True) as launches:
+        split = results()
+    assert all(each.arguments["FRAMES"] < segments for each in launches if "FRAMES" in each.arguments)
+    with mock.patch.object(launch, "MULTIPROCESSORS", 1), seen(execute=True) as launches:
+        whole = results()
+    assert all(each.arguments["FRAMES"] == segments for each in launches if "FRAMES" in each.arguments)
+    for a, b in zip(split, whole, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, MULTIPROCESSORS])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each_layout
+@pytest.mark.parametrize("size", [7, 14])
+def test_stated_bytes_are_those_counted(size: int, layout: str, dtype: str, multiprocessors: int) -> None:
+    """Frames that parts of a clip read twice among them."""
+    shape = Shape(16 if size == 7 else 8, size)
+    x, v, theta = (torch.zeros_like(tensor) for tensor in operands(shape, 1, dtype, layout))
+    for name in CALLS:
+        device = mock.patch.object(launch, "MULTIPROCESSORS", multiprocessors)
+        with device, seen(execute=True) as launches, counting() as counted:
+            CALLS[name](x, v, theta)
+        counted = [each for each in counted if not each.kernel.startswith("torch ")]
+        assert [each.kernel for each in launches] == [each.kernel for each in counted]
+        for each, moved in zip(launches, counted, strict=True):
+            (count,) = by_kernel([moved], x).values()
+            assert each.stated()["bytes"] == pytest.approx(count * x.nbytes, rel=0.05), (name, each.kernel)
+
+
+def test_stated_figures() -> None:
+    """By hand: 2 clips × 8 frames × 4 channels × 9 pixels, K = 3, whole clips."""
+    x = torch.zeros(16, 4, 3, 3)
+    v, theta = torch.zeros(2, 4, 8), torch.zeros(2, 4, 3)
+    with mock.patch.object(launch, "MULTIPROCESSORS", 1), seen() as launches:
+        kernels.aggregate(x, v, theta)
+        kernels.squeeze(x.double(), 8)
+        kernels.weight_gradients(x, x, v, theta)
+    aggregate, squeeze, gradients = (each.stated() for each in launches if each.kernel != "add_parts_kernel")
+    assert aggregate == {
+        "name": "banded_kernel forward 2×8×4×9 float32",
+        "bytes": 4 * (2 * 576 + 64 + 24),
+        "flops32": 7 * 576,
+    }
+    assert squeeze == {"name": "squeeze_kernel 2×8×4×9 float64", "bytes": 8 * (576 + 64), "flops64": 576}
+    assert gradients["flops32"] == 6 * 576
+    assert gradients["bytes"] == 4 * (2 * 576 + 2 * (64 + 24))
+
+
+def test_every_kernel_states_its_figures() -> None:
+    x, v, theta = operands(Shape(16, 14), 1, "float32", "nchw")
+    with seen() as launches:
+        for call in CALLS.values():
+            call(x, v, theta)
+    assert {each.kernel for each in launches} == set(STATED)
+    for each in launches:
+        assert set(each.stated()) == {"name", "bytes", "flops32"}
+        assert each.stated()["flops32"] > 0
+
+
+def test_bytes_of_split_clips() -> None:
+    """Two parts of four frames read a frame of each other's: ten for eight."""
+    assert metadata.frames_read(8, 8, 3) == 8
+    assert metadata.frames_read(8, 4, 3) == 10
+    assert metadata.frames_read(8, 1, 3) == 22
+    assert metadata.frames_read(7, 3, 5) == 5 + 6 + 3
