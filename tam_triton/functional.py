@@ -1,5 +1,6 @@
 """Public functions: check the arguments, choose an implementation, call the operator.
 
+All raise TypeError and ValueError as `checks` says, before anything is computed.
 `impl="triton"` and `impl="torch"` are explicit requests and never fall back; `None` picks by device: Triton on a GPU
 that has it, plain torch anywhere else.
 """
@@ -10,8 +11,16 @@ import torch
 from torch import Tensor
 
 from tam_triton import layout, ops
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+from tam_triton.checks import (
+    check_branch_results,
+    check_eps,
+    check_features,
+    check_folded,
+    check_impl,
+    check_segments,
+    check_taps,
+    check_weights,
+)
 
 
 def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
@@ -24,6 +33,10 @@ def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
 
     Returns:
         X̂ `(N, C, T)` in x's dtype.
+
+    Raises:
+        TypeError: x is no dense float tensor, or `num_segments` no int.
+        ValueError: x is of another rank or empty, T does not divide its frames, or `impl` cannot run on its device.
     """
     check_features(x)
     check_segments(x, num_segments)
@@ -43,7 +56,12 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None
 
     Returns:
         y of x's shape, dtype and layout.
+
+    Raises:
+        TypeError: an argument is no dense float tensor, or V or Θ is of a dtype that x does not go with.
+        ValueError: an argument is of another rank, empty or on another device, shapes disagree, or K is even.
     """
+    check_features(x)
     check_weights(x, importance, kernel)
     if (chosen := choose(impl, x)) == "triton":
         return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel)
@@ -69,19 +87,24 @@ def squeeze_and_aggregate(
 
     Returns:
         y of x's shape, dtype and layout.
+
+    Raises:
+        TypeError: as `squeeze` and `aggregate`; `branches` cannot be called, or returns no pair.
+        ValueError: the same; what `branches` returns has another T or K.
     """
     check_features(x)
     check_segments(x, num_segments)
+    check_taps("kernel_size", kernel_size)
+    if not callable(branches):
+        raise TypeError(f"branches: got {type(branches).__name__}, expected a function of X̂")
     chosen = choose(impl, x)
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return aggregate(x, *branches(squeeze(x, num_segments, impl=chosen)), impl=chosen)
+        results = branches(squeeze(x, num_segments, impl=chosen))
+        return aggregate(x, *check_branch_results(x, results, num_segments, kernel_size), impl=chosen)
     # Under autocast V and Θ may be wider than x.
     weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
     squeezed, *slots = ops.SqueezeWithSlots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
-    importance, kernel = branches(squeezed)
-    check_weights(x, importance, kernel)
-    if kernel.shape[-1] != kernel_size:
-        raise ValueError(f"kernel: got {kernel.shape[-1]} taps, expected kernel_size={kernel_size}")
+    importance, kernel = check_branch_results(x, branches(squeezed), num_segments, kernel_size)
     if any(torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in (importance, kernel)):
         return aggregate(x, importance, kernel, impl=chosen)  # the slots would round V and Θ
     return ops.AggregateWithSlots.apply(x, importance, kernel, *slots, chosen)
@@ -112,9 +135,15 @@ def evaluate(
 
     Returns:
         y of x's shape, dtype and layout.
+
+    Raises:
+        TypeError: an argument is no dense float tensor, or x is float64.
+        ValueError: shapes or devices disagree, `eps` is not above 0, or a gradient would be recorded.
     """
     check_features(x)
     check_segments(x, num_segments)
+    check_eps(eps)
+    check_folded(x, global_branch, local_branch, norm, num_segments)
     operators = ops.IMPLEMENTATIONS[choose(impl, x)]
     if norm is None:
         squeezed = operators.squeeze(x, num_segments)
@@ -138,63 +167,3 @@ def choose(impl: str | None, x: Tensor) -> str:
             "or on the CPU with TRITON_INTERPRET=1 set before tam_triton is imported"
         )
     return impl
-
-
-def check_impl(impl: str | None) -> None:
-    """Raises ValueError unless `impl` is one of the three."""
-    if impl not in ("triton", "torch", None):
-        raise ValueError(f'impl: got {impl!r}, expected "triton", "torch" or None')
-
-
-def check_features(x: Tensor) -> None:
-    """Raises TypeError or ValueError unless x is `(N·T, C, H, W)`, float, dense, and not empty."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, expected a Tensor")
-    if x.layout != torch.strided:
-        raise TypeError(f"x: got layout {x.layout}, expected a dense (strided) tensor")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"x: got dtype {x.dtype}, expected one of {', '.join(map(str, FLOATS))}")
-    if x.dim() != 4:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected 4 dimensions (N·T, C, H, W)")
-    if 0 in x.shape:
-        raise ValueError(f"x: got empty shape {tuple(x.shape)}, expected every dimension of (N·T, C, H, W) above 0")
-
-
-def check_segments(x: Tensor, num_segments: int) -> None:
-    """Raises TypeError or ValueError unless T divides the frames of x."""
-    if not isinstance(num_segments, int | torch.SymInt):
-        raise TypeError(f"num_segments: got {type(num_segments).__name__}, expected an int")
-    if num_segments < 1 or x.shape[0] % num_segments:
-        raise ValueError(f"num_segments: got {num_segments}, expected a divisor of x's N·T = {x.shape[0]}")
-
-
-def check_weights(x: Tensor, importance: Tensor, kernel: Tensor) -> None:
-    """Raises TypeError or ValueError unless V and Θ fit x and one another."""
-    for name, weight in (("importance", importance), ("kernel", kernel)):
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"{name}: got {type(weight).__name__}, expected a Tensor")
-        if weight.dim() != 3 or 0 in weight.shape:
-            raise ValueError(
-                f"{name}: got shape {tuple(weight.shape)}, expected 3 dimensions above 0: "
-                f"{'(N, C, T)' if name == 'importance' else '(N, C, K)'}"
-            )
-    check_features(x)
-    if x.shape[0] % importance.shape[-1]:
-        raise ValueError(
-            f"importance: got T = {importance.shape[-1]} frames in shape {tuple(importance.shape)}, "
-            f"expected a divisor of x's N·T = {x.shape[0]}"
-        )
-    rows = (x.shape[0] // importance.shape[-1], x.shape[1])
-    for name, weight in (("importance", importance), ("kernel", kernel)):
-        if tuple(weight.shape[:2]) != rows:
-            raise ValueError(
-                f"{name}: got (N, C) = {tuple(weight.shape[:2])}, expected {rows} for x of shape {tuple(x.shape)} "
-                f"with T = {importance.shape[-1]}"
-            )
-        if weight.device != x.device:
-            raise ValueError(f"{name}: got device {weight.device}, expected x's {x.device}")
-        if weight.dtype not in FLOATS or (x.dtype == torch.float64) != (weight.dtype == torch.float64):
-            expected = "float64" if x.dtype == torch.float64 else "float32, float16 or bfloat16"
-            raise TypeError(f"{name}: got dtype {weight.dtype}, expected {expected} for x in {x.dtype}")
-    if kernel.shape[-1] % 2 == 0:
-        raise ValueError(f"kernel: got K = {kernel.shape[-1]} taps, expected an odd number")

@@ -4,6 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton import functional
+from tam_triton.checks import (
+    check_count,
+    check_device,
+    check_dtype,
+    check_features,
+    check_impl,
+    check_module,
+    check_parameter,
+    check_taps,
+)
 
 BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 
@@ -22,6 +32,11 @@ class TAM(nn.Module):
         alpha: width of the global branch's hidden layer, in units of T.
         beta: reduction of channels in the local branch.
         impl: "triton", "torch", or None to pick by device.
+
+    Raises:
+        TypeError: a number is no int, or `impl` no string.
+        ValueError: a number is below 1, channels are fewer than beta, the taps are even, `impl` is unknown, or a
+            weight would not fit into memory's addresses.
     """
 
     def __init__(
@@ -35,16 +50,17 @@ class TAM(nn.Module):
         impl: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("num_segments", num_segments), ("alpha", alpha), ("beta", beta)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
+        for name, value in (("num_segments", num_segments), ("alpha", alpha), ("beta", beta), ("channels", channels)):
+            check_count(name, value)
         if channels < beta:
             raise ValueError(f"channels: got {channels}, expected at least beta = {beta}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number above 0")
-        functional.check_impl(impl)
+        check_taps("kernel_size", kernel_size)
+        check_impl(impl)
         self.channels, self.num_segments, self.kernel_size, self.impl = channels, num_segments, kernel_size, impl
         hidden = alpha * num_segments
+        check_parameter("num_segments", num_segments, hidden * num_segments)
+        check_parameter("kernel_size", kernel_size, kernel_size * hidden)
+        check_parameter("channels", channels, channels // beta * channels * 3)
         self.G = nn.Sequential(
             nn.Linear(num_segments, hidden, bias=False),
             nn.BatchNorm1d(hidden, BATCH_NORM_EPS),
@@ -64,12 +80,13 @@ class TAM(nn.Module):
         """`(N·T, C, H, W)` → the same shape, dtype and layout.
 
         Raises:
-            ValueError: wrong rank or channels, or T does not divide the batch.
-            TypeError: not a float tensor.
+            ValueError: wrong rank, channels or device, or T does not divide the batch.
+            TypeError: not a float tensor, or, without autocast, not of the parameters' dtype.
         """
-        self._check_channels(x)
+        self._check(x)
         if self._is_inference(x):
             return self._evaluate(x, None)
+        check_dtype(x, self)
         return functional.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
 
     def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
@@ -77,12 +94,19 @@ class TAM(nn.Module):
 
         In evaluation without gradients, where Triton runs, a BatchNorm and ReLU are applied as x is read and their
         result is never written; `norm` and `activation` are then not called, nor are their hooks.
+
+        Raises:
+            ValueError: as `forward`; x is on another device than `norm`.
+            TypeError: as `forward`; `norm` or `activation` is no module.
         """
+        self._check(x)
+        check_module("norm", norm)
+        check_module("activation", activation)
         if self._is_inference(x) and isinstance(norm, nn.BatchNorm2d) and isinstance(activation, nn.ReLU):
             foldable = norm.affine and norm.track_running_stats and norm.eps == BATCH_NORM_EPS and not norm.training
             if foldable and norm.num_features == self.channels:
-                self._check_channels(x)
                 return self._evaluate(x, _vectors(norm))
+        check_device(x, norm)
         return self(activation(norm(x)))
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,9 +114,11 @@ class TAM(nn.Module):
         kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
         return self.L(squeezed), kernel
 
-    def _check_channels(self, x: Tensor) -> None:
-        if x.dim() == 4 and x.shape[1] != self.channels:
+    def _check(self, x: Tensor) -> None:
+        check_features(x)
+        if x.shape[1] != self.channels:
             raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
+        check_device(x, self)
 
     def _is_inference(self, x: Tensor) -> bool:
         """Whether BatchNorms may be folded: in evaluation, without gradients, where Triton runs."""

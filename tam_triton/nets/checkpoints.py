@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tam_triton.checks import check_module
+
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|base_model|backbone)\.)+")
 # From a public name to torchvision's; a name that already is torchvision's passes unchanged.
 _RENAMINGS = [
@@ -71,11 +73,13 @@ def load_published(
         The keys loaded, unused and missing.
 
     Raises:
-        TypeError: `checkpoint`, or what its file holds, is no mapping.
+        TypeError: `model` is no module; `checkpoint`, or what its file holds, is no mapping from names; a tensor is
+            sparse, nested, without values, or not of the kind of number that the model has there.
         OSError: the file cannot be opened.
         ValueError: the file is no checkpoint or is damaged; two keys stand for the same tensor; a tensor's shape is
             not the model's (another number of segments, taps or classes, another backbone); or nothing fits.
     """
+    check_module("model", model)
     state = _state_dict(checkpoint)
     sources = _by_torchvision_name(state)
     targets = model.state_dict()
@@ -90,6 +94,8 @@ def load_published(
             f"checkpoint: got {_some(list(map(repr, state))) or 'no keys'}, none of which fits {type(model).__name__}; "
             f"expected keys such as {_some(list(map(repr, targets)))}"
         )
+    for name, key in matched.items():
+        _check_kind(key, state[key], targets[name])
     _check_shapes({key: (name, state[key].shape, targets[name].shape) for name, key in matched.items()})
 
     model.load_state_dict({name: state[key] for name, key in matched.items()}, strict=False)
@@ -128,6 +134,8 @@ def _by_torchvision_name(state: Mapping[str, Any]) -> dict[str, str]:
     """The checkpoint's keys by the torchvision names they stand for."""
     keys: dict[str, str] = {}
     for key in state:
+        if not isinstance(key, str):
+            raise TypeError(f"checkpoint: got the key {key!r}, expected names of tensors")
         name = _WRAPPERS.sub("", key)
         for pattern, replacement in _RENAMINGS:
             name = pattern.sub(replacement, name)
@@ -135,6 +143,17 @@ def _by_torchvision_name(state: Mapping[str, Any]) -> dict[str, str]:
             raise ValueError(f"checkpoint: got {keys[name]!r} and {key!r}, which both stand for {name!r}")
         keys[name] = key
     return keys
+
+
+def _check_kind(key: str, theirs: Tensor, ours: Tensor) -> None:
+    """Raise for what cannot be copied, and for what a copy would silently truncate."""
+    expected = f"expected a dense tensor to go with the model's {ours.dtype}"
+    if theirs.is_nested or theirs.layout != torch.strided:
+        raise TypeError(f"checkpoint: {key!r} is {'nested' if theirs.is_nested else theirs.layout}, {expected}")
+    if theirs.is_meta:
+        raise TypeError(f"checkpoint: {key!r} is on meta, without values, {expected}")
+    if theirs.is_complex() or theirs.is_floating_point() != ours.is_floating_point():
+        raise TypeError(f"checkpoint: {key!r} is {theirs.dtype}, {expected}")
 
 
 def _check_shapes(pairs: dict[str, tuple[str, torch.Size, torch.Size]]) -> None:

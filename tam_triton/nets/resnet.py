@@ -1,6 +1,6 @@
 """TA-Blocks on torchvision's residual blocks (paper §3.4, figure 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -23,10 +23,15 @@ class TABasicBlock(nn.Module):
     Args:
         block: torchvision's `BasicBlock`.
         tam: a TAM of `block.conv1.out_channels` channels.
+
+    Raises:
+        TypeError: `block` or `tam` is something else.
+        ValueError: `tam` has another number of channels.
     """
 
     def __init__(self, block: BasicBlock, tam: TAM) -> None:
         super().__init__()
+        _check_block(block, tam, BasicBlock)
         self.conv1, self.bn1 = block.conv1, block.bn1
         self.conv2, self.bn2 = block.conv2, block.bn2
         self.relu = block.relu
@@ -52,10 +57,15 @@ class TABottleneck(nn.Module):
     Args:
         block: torchvision's `Bottleneck`.
         tam: a TAM of `block.conv1.out_channels` channels.
+
+    Raises:
+        TypeError: `block` or `tam` is something else.
+        ValueError: `tam` has another number of channels.
     """
 
     def __init__(self, block: Bottleneck, tam: TAM) -> None:
         super().__init__()
+        _check_block(block, tam, Bottleneck)
         self.conv1, self.bn1 = block.conv1, block.bn1
         self.conv2, self.bn2 = block.conv2, block.bn2
         self.conv3, self.bn3 = block.conv3, block.bn3
@@ -102,7 +112,8 @@ def insert_tam(
         `resnet` itself.
 
     Raises:
-        TypeError: `resnet` lacks a stage, or a block is neither `BasicBlock` nor `Bottleneck`.
+        TypeError: `resnet` lacks a stage, a block is neither `BasicBlock` nor `Bottleneck`, `stages` is no sequence,
+            or TAM refuses its arguments.
         ValueError: `stages` is empty, unknown or repeated; a block already has a TAM; or TAM refuses its arguments.
     """
     new = {}
@@ -120,6 +131,8 @@ def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]
     """The chosen stages in the network's order, so that a seed gives the same TAMs whatever the order of `names`."""
     if isinstance(names, str):
         raise TypeError(f"stages: got the string {names!r}, expected a sequence such as ('res4', 'res5')")
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"stages: got {names!r}, expected a sequence of names such as ('res4', 'res5')")
     if not names or len(set(names)) != len(names) or not set(names) <= set(STAGES):
         raise ValueError(f"stages: got {tuple(names)}, expected one or more different names out of {tuple(STAGES)}")
     chosen = {}
@@ -129,6 +142,17 @@ def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]
             raise TypeError(f"resnet: got {type(resnet).__name__} without a Sequential {layer}, expected a ResNet")
         chosen[layer] = stage
     return chosen
+
+
+def _check_block(block: nn.Module, tam: TAM, expected: type[BasicBlock] | type[Bottleneck]) -> None:
+    if not isinstance(block, expected):
+        raise TypeError(f"block: got {type(block).__name__}, expected torchvision's {expected.__name__}")
+    if not isinstance(tam, TAM):
+        raise TypeError(f"tam: got {type(tam).__name__}, expected a TAM")
+    if tam.channels != block.conv1.out_channels:
+        raise ValueError(
+            f"tam: got one of {tam.channels} channels, expected block.conv1.out_channels = {block.conv1.out_channels}"
+        )
 
 
 def _ta_block(

@@ -5,6 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tam_triton.checks import (
+    FLOATS,
+    check_addressable,
+    check_count,
+    check_dense,
+    check_device,
+    check_dtype,
+    check_module,
+    check_parameter,
+)
 from tam_triton.nets.resnet import STAGES, insert_tam
 
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
@@ -23,7 +33,8 @@ class C2D(nn.Module):
         dropout: probability of dropping a feature before `fc`.
 
     Raises:
-        TypeError: `resnet` lacks one of the submodules above, or its `fc` is not a Linear.
+        TypeError: `resnet` lacks one of the submodules above, its `fc` is not a Linear, `num_segments` or
+            `num_classes` is no int, or `dropout` no number.
         ValueError: `num_segments` or `num_classes` is below 1, or `dropout` is outside [0, 1].
     """
 
@@ -42,13 +53,14 @@ class C2D(nn.Module):
         self, resnet: nn.Module, num_segments: int, *, num_classes: int | None = None, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        check_module("resnet", resnet)
         children = dict(resnet.named_children())
         if missing := [name for name in _CHILDREN if name not in children]:
             raise TypeError(f"resnet: got {type(resnet).__name__} without {missing}, expected torchvision's ResNet")
         if not isinstance(children["fc"], nn.Linear):
             raise TypeError(f"resnet.fc: got {type(children['fc']).__name__}, expected a Linear")
-        if num_segments < 1:
-            raise ValueError(f"num_segments: got {num_segments}, expected at least 1")
+        check_count("num_segments", num_segments)
+        _check_probability("dropout", dropout)
         for name in _CHILDREN:
             self.add_module(name, children[name])
         self.num_segments = num_segments
@@ -68,8 +80,8 @@ class C2D(nn.Module):
             (N, classes): the mean of the T frames' logits.
 
         Raises:
-            TypeError: `x` is not of a floating-point type.
-            ValueError: `x` is of another rank, empty, has another number of channels or of frames.
+            TypeError: `x` is no dense tensor of a floating-point type, or, without autocast, not of the weights'.
+            ValueError: `x` is of another rank, empty, on another device, has another number of channels or of frames.
         """
         x = self._frames(x)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -82,8 +94,9 @@ class C2D(nn.Module):
         """`x`, checked, as (N·T, 3, H, W)."""
         T, channels = self.num_segments, self.conv1.in_channels
         expected = f"expected (N, {T}, {channels}, H, W) or (N·{T}, {channels}, H, W)"
-        if not x.is_floating_point():
-            raise TypeError(f"x: got dtype {x.dtype}, expected normalised frames of a floating-point type")
+        check_dense("x", x)
+        if x.dtype not in FLOATS:
+            raise TypeError(f"x: got dtype {x.dtype}, expected normalised frames in {', '.join(map(str, FLOATS))}")
         if x.ndim not in (4, 5):
             raise ValueError(f"x: got {x.ndim} dimensions in shape {tuple(x.shape)}, {expected}")
         if x.shape[-3] != channels:
@@ -94,6 +107,9 @@ class C2D(nn.Module):
             raise ValueError(f"x: got {x.shape[0]} frames in shape {tuple(x.shape)}, {expected}")
         if x.numel() == 0:
             raise ValueError(f"x: got empty shape {tuple(x.shape)}, {expected}")
+        check_addressable(x)
+        check_device(x, self)
+        check_dtype(x, self)
         return x.flatten(0, 1) if x.ndim == 5 else x
 
     def extra_repr(self) -> str:
@@ -132,9 +148,16 @@ class TANet(C2D):
         insert_tam(self, num_segments, stages=stages, kernel_size=kernel_size, alpha=alpha, beta=beta, impl=impl)
 
 
+def _check_probability(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a float")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}, expected a probability from 0 to 1")
+
+
 def _new_head(fc: nn.Linear, num_classes: int) -> nn.Linear:
-    if num_classes < 1:
-        raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
+    check_count("num_classes", num_classes)
+    check_parameter("num_classes", num_classes, num_classes * fc.in_features)
     head = nn.Linear(fc.in_features, num_classes, device=fc.weight.device, dtype=fc.weight.dtype)
     with torch.no_grad():
         nn.init.normal_(head.weight, std=0.001)

@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
+from tam_triton.checks import check_int
 from tam_triton.nets.resnet import STAGES
 from tam_triton.nets.video import C2D, TANet
 
@@ -139,9 +140,12 @@ def tanet152(num_classes: int | None = 400, num_segments: int = 8, **options: Un
 
 
 def _resnet(depth: int, weights: WeightsEnum | str | None) -> nn.Module:
+    check_int("depth", depth)
     if depth not in DEPTHS:
         raise ValueError(f"depth: got {depth}, expected one of {DEPTHS}")
     known = get_model_weights(f"resnet{depth}")
     if isinstance(weights, str) and weights.removeprefix(f"{known.__name__}.") not in known.__members__:
         raise ValueError(f"weights: got {weights!r}, expected one of {tuple(known.__members__)} for ResNet-{depth}")
+    if weights is not None and not isinstance(weights, str | known):
+        raise TypeError(f"weights: got {weights!r}, expected a member of {known.__name__}, its name or None")
     return get_model(f"resnet{depth}", weights=weights)

@@ -1,0 +1,236 @@
+"""What is refused, before anything is computed. A message names the argument, what came and what was expected.
+
+TypeError is for what can never be such an argument (another kind of object, dtype or memory layout), ValueError for
+values, shapes and devices that do not fit. A bool is not taken for an int, nor is any number that merely equals one.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+ADDRESSABLE_BYTES = 2**47  # of a process
+BATCH_NORM = ("weight", "bias", "running mean", "running variance")
+
+
+def check_impl(impl: str | None) -> None:
+    """Raises TypeError or ValueError unless `impl` is one of the three."""
+    if impl is not None and not isinstance(impl, str):
+        raise TypeError(f'impl: got {type(impl).__name__}, expected "triton", "torch" or None')
+    if impl not in ("triton", "torch", None):
+        raise ValueError(f'impl: got {impl!r}, expected "triton", "torch" or None')
+
+
+def check_int(name: str, value: int) -> None:
+    """Raises TypeError unless `value` is an int, or one that a compiler does not know yet."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected an int")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raises TypeError or ValueError unless `value` is an int above 0."""
+    check_int(name, value)
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected at least 1")
+
+
+def check_taps(name: str, value: int) -> None:
+    """Raises TypeError or ValueError unless `value` is an odd number of taps."""
+    check_int(name, value)
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{name}: got {value}, expected an odd number above 0")
+
+
+def check_parameter(name: str, value: int, elements: int) -> None:
+    """Raises ValueError if `value` makes a parameter of so many elements that no memory can hold it."""
+    if elements * torch.get_default_dtype().itemsize > ADDRESSABLE_BYTES:
+        raise ValueError(
+            f"{name}: got {value}, which makes a parameter of {elements} elements, "
+            f"expected at most {ADDRESSABLE_BYTES} bytes"
+        )
+
+
+def check_eps(eps: float) -> None:
+    """Raises TypeError or ValueError unless `eps` is a finite number above 0."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float | torch.SymFloat):
+        raise TypeError(f"eps: got {type(eps).__name__}, expected a float")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps: got {eps}, expected a finite number above 0")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Raises TypeError unless `value` is a Tensor with strides: neither sparse nor nested."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a Tensor")
+    if value.is_nested:
+        raise TypeError(f"{name}: got a nested tensor, expected a dense (strided) tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: got layout {value.layout}, expected a dense (strided) tensor")
+
+
+def check_tensor(name: str, value: Tensor) -> None:
+    """Raises TypeError unless `value` is a dense Tensor in one of the four dtypes."""
+    check_dense(name, value)
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{name}: got dtype {value.dtype}, expected one of {', '.join(map(str, FLOATS))}")
+
+
+def check_addressable(x: Tensor) -> None:
+    """Raises ValueError if x claims more bytes than there are addresses, as only an expanded tensor can."""
+    # To a compiler this would be an upper bound of the batch, which an exported program would have to keep.
+    if not torch.compiler.is_compiling() and x.numel() * x.element_size() > ADDRESSABLE_BYTES:
+        raise ValueError(f"x: got shape {tuple(x.shape)} in {x.dtype}, expected at most {ADDRESSABLE_BYTES} bytes")
+
+
+def check_features(x: Tensor) -> None:
+    """Raises TypeError or ValueError unless x is `(N·T, C, H, W)`, float, dense, not empty and not beyond memory."""
+    check_tensor("x", x)
+    if x.dim() != 4:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected 4 dimensions (N·T, C, H, W)")
+    if 0 in x.shape:
+        raise ValueError(f"x: got empty shape {tuple(x.shape)}, expected every dimension of (N·T, C, H, W) above 0")
+    check_addressable(x)
+
+
+def check_segments(x: Tensor, num_segments: int) -> None:
+    """Raises TypeError or ValueError unless T divides the frames of x."""
+    check_int("num_segments", num_segments)
+    if num_segments < 1 or x.shape[0] % num_segments:
+        raise ValueError(f"num_segments: got {num_segments}, expected a divisor of x's N·T = {x.shape[0]}")
+
+
+def check_weights(x: Tensor, importance: Tensor, kernel: Tensor) -> None:
+    """Raises TypeError or ValueError unless V and Θ fit one another and x, which has been checked."""
+    for name, weight, shape in (("importance", importance, "(N, C, T)"), ("kernel", kernel, "(N, C, K)")):
+        check_tensor(name, weight)
+        if weight.dim() != 3 or 0 in weight.shape:
+            raise ValueError(f"{name}: got shape {tuple(weight.shape)}, expected 3 dimensions above 0: {shape}")
+    if x.shape[0] % importance.shape[-1]:
+        raise ValueError(
+            f"importance: got T = {importance.shape[-1]} frames in shape {tuple(importance.shape)}, "
+            f"expected a divisor of x's N·T = {x.shape[0]}"
+        )
+    rows = (x.shape[0] // importance.shape[-1], x.shape[1])
+    for name, weight in (("importance", importance), ("kernel", kernel)):
+        if tuple(weight.shape[:2]) != rows:
+            raise ValueError(
+                f"{name}: got (N, C) = {tuple(weight.shape[:2])}, expected {rows} for x of shape {tuple(x.shape)} "
+                f"with T = {importance.shape[-1]}"
+            )
+        if weight.device != x.device:
+            raise ValueError(f"{name}: got device {weight.device}, expected x's {x.device}")
+        if (x.dtype == torch.float64) != (weight.dtype == torch.float64):
+            expected = "float64" if x.dtype == torch.float64 else "float32, float16 or bfloat16"
+            raise TypeError(f"{name}: got dtype {weight.dtype}, expected {expected} for x in {x.dtype}")
+    if kernel.shape[-1] % 2 == 0:
+        raise ValueError(f"kernel: got K = {kernel.shape[-1]} taps, expected an odd number")
+
+
+def check_branch_results(x: Tensor, results: Any, num_segments: int, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """What a branch function returned, as V and Θ; raises TypeError or ValueError unless they are."""
+    if not isinstance(results, tuple | list):
+        raise TypeError(f"branches: got {type(results).__name__} from the call, expected a pair (importance, kernel)")
+    if len(results) != 2:
+        raise ValueError(f"branches: got {len(results)} results from the call, expected a pair (importance, kernel)")
+    importance, kernel = results
+    check_weights(x, importance, kernel)
+    if importance.shape[-1] != num_segments:
+        raise ValueError(f"importance: got T = {importance.shape[-1]}, expected num_segments={num_segments}")
+    if kernel.shape[-1] != kernel_size:
+        raise ValueError(f"kernel: got {kernel.shape[-1]} taps, expected kernel_size={kernel_size}")
+    return importance, kernel
+
+
+def check_folded(
+    x: Tensor,
+    global_branch: Sequence[Tensor],
+    local_branch: Sequence[Tensor],
+    norm: Sequence[Tensor] | None,
+    num_segments: int,
+) -> None:
+    """Raises TypeError or ValueError unless the branches and the BatchNorm are those of a TAM on x, without gradients.
+
+    A kernel believes these shapes: one that was too small would be read beyond its end.
+    """
+    if x.dtype == torch.float64:
+        raise TypeError("x: got dtype torch.float64, expected float32, float16 or bfloat16, as branches are folded in")
+    width, taps = leading("global_branch", global_branch, 0, -1)
+    (hidden,) = leading("local_branch", local_branch, 0)
+    check_taps("global_branch[5].shape[0]", taps)
+    channels = x.shape[1]
+    expected: dict[str, tuple[Sequence[Tensor], list[tuple[int, ...]]]] = {
+        "global_branch": (global_branch, [(width, num_segments), *[(width,)] * 4, (taps, width)]),
+        "local_branch": (local_branch, [(hidden, channels, 3), *[(hidden,)] * 4, (channels, hidden, 1)]),
+    }
+    if norm is not None:
+        check_length("norm", norm, len(BATCH_NORM))
+        expected["norm"] = (norm, [(channels,)] * 4)
+    recording = torch.is_grad_enabled()
+    if recording and x.requires_grad:
+        raise ValueError(NO_GRADIENT.format("x"))
+    for branch, (tensors, shapes) in expected.items():
+        for i, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in FLOATS:
+                check_tensor(f"{branch}[{i}]", tensor)
+            if tensor.shape != shape:
+                raise ValueError(
+                    f"{branch}[{i}]: got shape {tuple(tensor.shape)}, expected {shape} for x of shape {tuple(x.shape)} "
+                    f"with T = {num_segments}"
+                )
+            if tensor.device != x.device:
+                raise ValueError(f"{branch}[{i}]: got device {tensor.device}, expected x's {x.device}")
+            if recording and tensor.requires_grad:
+                raise ValueError(NO_GRADIENT.format(f"{branch}[{i}]"))
+
+
+NO_GRADIENT = "{}: got requires_grad=True, expected none, or torch.no_grad(): a folded BatchNorm has no gradient"
+
+
+def leading(name: str, tensors: Sequence[Tensor], *indices: int) -> list[int]:
+    """The first dimension of some tensors of a branch, each above 0."""
+    check_length(name, tensors, 6)
+    sizes = []
+    for i in indices:
+        place = f"{name}[{i % len(tensors)}]"
+        check_tensor(place, tensors[i])
+        if tensors[i].dim() < 2 or 0 in tensors[i].shape:
+            raise ValueError(
+                f"{place}: got shape {tuple(tensors[i].shape)}, expected a weight, every dimension above 0"
+            )
+        sizes.append(tensors[i].shape[0])
+    return sizes
+
+
+def check_length(name: str, tensors: Sequence[Tensor], length: int) -> None:
+    """Raises TypeError or ValueError unless there is a list or tuple of so many."""
+    if not isinstance(tensors, list | tuple):
+        raise TypeError(f"{name}: got {type(tensors).__name__}, expected a sequence of {length} tensors")
+    if len(tensors) != length:
+        raise ValueError(f"{name}: got {len(tensors)} tensors, expected {length}")
+
+
+def check_module(name: str, module: nn.Module) -> None:
+    """Raises TypeError unless `module` is one."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name}: got {type(module).__name__}, expected a Module")
+
+
+def check_device(x: Tensor, module: nn.Module) -> None:
+    """Raises ValueError unless x is on the device of the module's first parameter."""
+    weight = next(module.parameters(), x)
+    if x.device != weight.device:
+        raise ValueError(f"x: got device {x.device}, expected the module's {weight.device}")
+
+
+def check_dtype(x: Tensor, module: nn.Module) -> None:
+    """Raises TypeError unless x has the dtype of the module's first parameter, or autocast gives both another."""
+    weight = next(module.parameters(), x)
+    if x.dtype == weight.dtype:
+        return
+    wide = torch.float64 in (x.dtype, weight.dtype)  # autocast leaves it alone
+    if wide or not torch.is_autocast_enabled(x.device.type):
+        way_out = "" if wide else " or autocast"
+        raise TypeError(f"x: got dtype {x.dtype}, expected the module's {weight.dtype}{way_out}")
