@@ -1,14 +1,14 @@
-"""Counts the bytes that kernels ask of memory, and checks every address, in Triton's interpreter.
+"""Checks every address, and counts the bytes, that kernels ask of memory in Triton's interpreter.
 
 Its loads and stores are wrapped: lanes that the mask leaves out ask for nothing, and lanes of one access that ask for
 the same address count once, as they do on a GPU. What torch moves between the launches counts as well: a copy to change
 the layout, a sum of partial results, autograd's sum of two gradients.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 from triton import knobs
 from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
+
+Kind = Literal["loaded", "stored"]
 
 
 class AddressError(Exception):
@@ -47,9 +49,73 @@ class Launch:
     tensors: dict[str, Moved] = field(default_factory=dict)
 
 
+class Bounds:
+    """The memory that one launch was given: each tensor from its first element to its last."""
+
+    def __init__(self, kernel: str, tensors: dict[str, Tensor]) -> None:
+        self.kernel = kernel
+        self.names = list(tensors)
+        self.starts = [tensor.data_ptr() for tensor in tensors.values()]
+        self.sizes = [span(tensor) * tensor.itemsize for tensor in tensors.values()]
+
+    def access(self, kind: Kind, addresses: np.ndarray, width: int) -> int:
+        """The tensor that holds all `addresses`, each of `width` bytes.
+
+        Raises:
+            AddressError: there is none.
+        """
+        low, high = int(addresses.min()), int(addresses.max()) + width
+        for i, (start, size) in enumerate(zip(self.starts, self.sizes, strict=True)):
+            if start <= low and high <= start + size:
+                return i
+        distances = [
+            max(start - low, low + width - start - size) for start, size in zip(self.starts, self.sizes, strict=True)
+        ]
+        nearest = int(np.argmin(distances))
+        offsets = np.unique(addresses).astype(np.int64) - self.starts[nearest]
+        wrong = offsets[(offsets < 0) | (offsets + width > self.sizes[nearest])]
+        raise AddressError(
+            f"{self.kernel}: {len(wrong)} of {len(offsets)} addresses {kind} lie outside; the nearest "
+            f"argument is {self.names[nearest]} of {self.sizes[nearest]} bytes, the first offset {wrong[0]}"
+        )
+
+    def finish(self) -> None:
+        """Called when the launch is over, or has failed."""
+
+
+class Counter(Bounds):
+    """Counts the accesses of one launch as well, into a list of launches when it is over."""
+
+    def __init__(self, kernel: str, tensors: dict[str, Tensor], launches: list[Launch]) -> None:
+        super().__init__(kernel, tensors)
+        self.launch = Launch(kernel, {name: Moved(tensor.nbytes) for name, tensor in tensors.items()})
+        self.launches = launches
+        self.itemsizes = [tensor.itemsize for tensor in tensors.values()]
+        self.touched = {
+            kind: [np.zeros(span(tensor), dtype=bool) for tensor in tensors.values()] for kind in ("loaded", "stored")
+        }
+
+    def access(self, kind: Kind, addresses: np.ndarray, width: int) -> int:
+        """One load or store of a block."""
+        addresses = np.unique(addresses)
+        of = super().access(kind, addresses, width)
+        moved = self.launch.tensors[self.names[of]]
+        setattr(moved, kind, getattr(moved, kind) + width * len(addresses))
+        offsets = addresses.astype(np.int64) - self.starts[of]
+        self.touched[kind][of][offsets // self.itemsizes[of]] = True
+        return of
+
+    def finish(self) -> None:
+        """Adds up what was touched."""
+        for i, moved in enumerate(self.launch.tensors.values()):
+            moved.loaded_once = int(self.touched["loaded"][i].sum()) * self.itemsizes[i]
+            moved.stored_once = int(self.touched["stored"][i].sum()) * self.itemsizes[i]
+        self.launches.append(self.launch)
+
+
 @contextmanager
-def counting() -> Iterator[list[Launch]]:
-    """Counts everything that moves inside, launch by launch, into the list that is yielded.
+def checking(watch: Callable[[str, dict[str, Tensor]], Bounds] = Bounds) -> Iterator[list[Bounds]]:
+    """Has every launch inside watched by a `watch` of its own; yields those of the launches in progress.
 
     Raises:
         RuntimeError: kernels are not interpreted in this process.
@@ -57,32 +123,39 @@ def counting() -> Iterator[list[Launch]]:
     """
     if not knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is not set: set it to 1 before anything imports Triton")
-    traffic: list[Launch] = []
-    watches: list[Watch] = []
+    watches: list[Bounds] = []
     execute = GridExecutor.__call__
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
 
     def watched_execute(self: GridExecutor, *args: Any, **kwargs: Any) -> None:
         arguments = {**dict(zip(self.arg_names, args, strict=False)), **kwargs}
         tensors = {n: a for n in self.arg_names if isinstance(a := arguments.get(n), Tensor)}
-        watches.append(Watch(self.fn.__name__, tensors))
+        watches.append(watch(self.fn.__name__, tensors))
         try:
             execute(self, *args, **kwargs)
         except InterpreterError as error:
-            raise root_cause(error) from None
+            if isinstance(cause := root_cause(error), AddressError):
+                raise cause from None
+            raise
         finally:
-            traffic.append(watches.pop().finish())
+            watches.pop().finish()
+
+    def report(kind: Kind, pointers: Any, mask: Any) -> None:
+        active = np.broadcast_to(mask.data.astype(bool, copy=False), pointers.data.shape)
+        addresses = pointers.data[active]
+        if addresses.size:
+            watches[-1].access(kind, addresses, pointers.get_element_ty().primitive_bitwidth // 8)
 
     def watched_load(self: InterpreterBuilder, ptrs: Any, mask: Any, *rest: Any, **kwargs: Any) -> Any:
-        watches[-1].access("loaded", ptrs, mask)
+        report("loaded", ptrs, mask)
         return load(self, ptrs, mask, *rest, **kwargs)
 
     def watched_store(self: InterpreterBuilder, ptrs: Any, value: Any, mask: Any, *rest: Any, **kwargs: Any) -> Any:
-        watches[-1].access("stored", ptrs, mask)
+        report("stored", ptrs, mask)
         return store(self, ptrs, value, mask, *rest, **kwargs)
 
     def refused(*_: Any) -> None:
-        raise NotImplementedError("atomic operations are not counted: the library has none")
+        raise NotImplementedError("atomic operations are neither checked nor counted: the library has none")
 
     with (
         mock.patch.object(GridExecutor, "__call__", watched_execute),
@@ -93,50 +166,19 @@ def counting() -> Iterator[list[Launch]]:
             create_atomic_rmw=refused,
             create_atomic_cas=refused,
         ),
+    ):
+        yield watches
+
+
+@contextmanager
+def counting() -> Iterator[list[Launch]]:
+    """Counts everything that moves inside, launch by launch, into the list that is yielded; checks as `checking`."""
+    traffic: list[Launch] = []
+    with (
+        checking(lambda kernel, tensors: Counter(kernel, tensors, traffic)) as watches,
         TorchTraffic(traffic, watches),
     ):
         yield traffic
-
-
-class Watch:
-    """Counts and checks the accesses of one launch."""
-
-    def __init__(self, kernel: str, tensors: dict[str, Tensor]) -> None:
-        self.launch = Launch(kernel, {name: Moved(tensor.nbytes) for name, tensor in tensors.items()})
-        self.names = list(tensors)
-        self.starts = np.array([tensor.data_ptr() for tensor in tensors.values()], dtype=np.int64)
-        self.spans = np.array([span(tensor) * tensor.itemsize for tensor in tensors.values()], dtype=np.int64)
-        self.itemsizes = [tensor.itemsize for tensor in tensors.values()]
-        self.touched = {
-            kind: [np.zeros(span(tensor), dtype=bool) for tensor in tensors.values()] for kind in ("loaded", "stored")
-        }
-
-    def access(self, kind: str, pointers: Any, mask: Any) -> None:
-        """One load or store of a block."""
-        size = pointers.get_element_ty().primitive_bitwidth // 8
-        active = np.broadcast_to(mask.data.astype(bool), pointers.data.shape)
-        addresses = np.unique(pointers.data[active]).astype(np.int64)
-        if not len(addresses):
-            return
-        outside = np.maximum(self.starts - addresses[0], addresses[0] + size - (self.starts + self.spans))
-        nearest = int(outside.argmin())
-        offsets = addresses - self.starts[nearest]
-        wrong = offsets[(offsets < 0) | (offsets + size > self.spans[nearest])]
-        if len(wrong):
-            raise AddressError(
-                f"{self.launch.kernel}: {len(wrong)} of {len(addresses)} addresses {kind} lie outside; the nearest "
-                f"argument is {self.names[nearest]} of {self.spans[nearest]} bytes, the first offset {wrong[0]}"
-            )
-        moved = self.launch.tensors[self.names[nearest]]
-        setattr(moved, kind, getattr(moved, kind) + size * len(addresses))
-        self.touched[kind][nearest][offsets // self.itemsizes[nearest]] = True
-
-    def finish(self) -> Launch:
-        """The counts, when the launch is over."""
-        for i, moved in enumerate(self.launch.tensors.values()):
-            moved.loaded_once = int(self.touched["loaded"][i].sum()) * self.itemsizes[i]
-            moved.stored_once = int(self.touched["stored"][i].sum()) * self.itemsizes[i]
-        return self.launch
 
 
 class TorchTraffic(TorchDispatchMode):
@@ -146,7 +188,7 @@ class TorchTraffic(TorchDispatchMode):
     CREATING = ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full")
     OVERWRITING = ("copy_", "fill_", "zero_")
 
-    def __init__(self, traffic: list[Launch], watches: list[Watch]) -> None:
+    def __init__(self, traffic: list[Launch], watches: list[Bounds]) -> None:
         super().__init__()
         self.traffic = traffic
         self.watches = watches

@@ -1,0 +1,210 @@
+"""Every kernel, in both layouts, stays inside its tensors in all programs of its grid; wrong kernels are seen to fail.
+
+Shapes are those of TANet-50, whole, and the sizes where a rule of `launch` takes another turn. No tensor's memory is
+touched, so even a frame of more than 2³¹ elements costs nothing.
+"""
+
+# isort: off
+from tests.sanitize.prover import proving
+
+# isort: on
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton_viz.core.trace import TritonTrace  # type: ignore[import-not-found]
+
+from tam_triton import kernels
+from tests.mutants import MUTANTS, Mutant, injected
+
+EPS = 1e-5
+LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The dimensions and the dtype of one call of every operator."""
+
+    N: int
+    T: int
+    C: int
+    H: int
+    W: int
+    K: int = 3
+    dtype: torch.dtype = torch.float32
+
+    def __str__(self) -> str:
+        return f"N{self.N}T{self.T}C{self.C}P{self.H}x{self.W}K{self.K}-{str(self.dtype).removeprefix('torch.')}"
+
+
+F16, BF16, F64 = torch.float16, torch.bfloat16, torch.float64
+CASES = [
+    Case(8, 8, 64, 56, 56),
+    Case(8, 8, 128, 28, 28, dtype=BF16),
+    Case(8, 8, 256, 14, 14, dtype=F16),
+    Case(8, 8, 512, 7, 7),
+    Case(8, 8, 512, 7, 7, dtype=BF16),
+    Case(2, 5, 17, 7, 7, K=5, dtype=BF16),
+    Case(1, 2, 1, 97, 61),
+    Case(1, 3, 5, 57, 29, K=1),
+    Case(3, 1, 7, 5, 3, K=7),
+    Case(2, 4, 33, 1, 1, dtype=F16),
+    Case(1, 1, 1, 1, 1, dtype=F64),
+]
+WHOLE, RAGGED, PARTS = CASES[3], CASES[5], CASES[6]
+HUGE = Case(1, 2, 2, 32768, 32769, dtype=BF16)
+
+
+def features(case: Case, layout: str) -> Tensor:
+    """`(N·T, C, H, W)`, not initialised."""
+    size = (case.N * case.T, case.C, case.H, case.W)
+    return torch.empty(size, dtype=case.dtype, memory_format=LAYOUTS[layout])
+
+
+def batch_norm(channels: int) -> list[Tensor]:
+    """Weight, bias, mean and variance, each in memory of its own."""
+    return [torch.ones(channels) for _ in range(4)]
+
+
+def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
+    """Every public launcher, with no tensor given twice."""
+    x, dy = features(case, layout), features(case, layout)
+    importance, squeezed, d_squeezed = torch.zeros(3, case.N, case.C, case.T, dtype=case.dtype).clone().unbind()
+    kernel = torch.zeros(case.N, case.C, case.K, dtype=case.dtype)
+    width, hidden = 2 * case.T, max(1, case.C // 4)
+    global_branch = [torch.zeros(width, case.T), *batch_norm(width), torch.zeros(case.K, width)]
+    local_branch = [torch.zeros(hidden, case.C, 3), *batch_norm(hidden), torch.zeros(case.C, hidden, 1)]
+    norm, channels_last = batch_norm(case.C), layout == "channels_last"
+    return {
+        "squeeze": lambda: kernels.squeeze(x, case.T),
+        "activated_squeeze": lambda: kernels.activated_squeeze(x, norm, EPS, case.T),
+        "branches": lambda: kernels.branches(squeezed, global_branch, local_branch, EPS, channels_last),
+        "aggregate": lambda: kernels.aggregate(x, importance, kernel),
+        "activated_aggregate": lambda: kernels.activated_aggregate(x, norm, EPS, importance, kernel),
+        "weight_gradients": lambda: kernels.weight_gradients(dy, x, importance, kernel),
+        "input_gradient": lambda: kernels.input_gradient(dy, importance, kernel, d_squeezed, channels_last),
+    }
+
+
+def prove(case: Case, layout: str) -> dict[str, set[str]]:
+    """The tensors of each kernel that were proved to be accessed only inside, by name."""
+    accessed: dict[str, set[str]] = {}
+    for operator, call in calls(case, layout).items():
+        with proving() as proofs:
+            call()
+        assert proofs, operator
+        for proof in proofs:
+            assert not proof.failures, "\n".join([operator, *proof.failures])
+            accessed.setdefault(proof.kernel, set()).update(name for name, _ in proof.accesses)
+    return accessed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", [*CASES, HUGE], ids=str)
+def test_every_access_is_inside(case: Case, layout: str) -> None:
+    assert all(prove(case, layout).values())
+
+
+def test_every_tensor_of_every_kernel_is_accessed() -> None:
+    """Else what is proved above says nothing of it: whole channels in one program, and channels in parts."""
+    assert set(calls(WHOLE, "nchw")) == set(kernels.__all__)
+    whole, parts = prove(WHOLE, "nchw"), prove(PARTS, "nchw")
+    accessed = {name: whole.get(name, set()) | parts.get(name, set()) for name in whole | parts}
+    modules = [module for name, module in sys.modules.items() if name.startswith("tam_triton.kernels.")]
+    assert accessed == {
+        name: {parameter for parameter in kernel.arg_names if parameter.endswith("_ptr")}
+        for module in modules
+        for name, kernel in vars(module).items()
+        if isinstance(kernel, TritonTrace) and name.endswith("_kernel")
+    }
+
+
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.escapes], ids=lambda mutant: mutant.fault)
+def test_a_mutant_that_leaves_its_tensors_is_seen(mutant: Mutant) -> None:
+    with injected(mutant), proving() as proofs:
+        for case in (WHOLE, PARTS, RAGGED):
+            calls(case, "nchw")[mutant.operator]()
+    assert any(proof.failures for proof in proofs)
+
+
+@triton.jit
+def past_the_end_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """`<=` where `<` is right, in the load."""
+    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + q, tl.load(x_ptr + q, mask=q <= size, other=0.0), mask=q < size)
+
+
+@triton.jit
+def no_mask_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """The store of the last program has no mask."""
+    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + q, tl.load(x_ptr + q, mask=q < size, other=0.0))
+
+
+@triton.jit
+def neighbour_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """The next frame of the last one, in a loop inside a loop."""
+    q = tl.arange(0, BLOCK)
+    for t in range(size // BLOCK):
+        for k in range(2):
+            x = tl.load(x_ptr + (t + k) * BLOCK + q)
+            tl.store(y_ptr + t * BLOCK + q, x)
+
+
+@triton.jit
+def two_axes_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """Outside only where lanes along the two axes differ."""
+    row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
+    square = (row - column) * (row - column)
+    tl.store(y_ptr + row * 0 + square * 0, tl.load(x_ptr + square * size))
+
+
+@triton.jit
+def carried_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """A pointer that moves on with every pass leaves in one of the last."""
+    q = tl.arange(0, BLOCK)
+    for _ in range(size):
+        tl.store(y_ptr + q, tl.load(x_ptr + q))
+        x_ptr += BLOCK
+
+
+@triton.jit
+def indirect_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """An address that was loaded."""
+    q = tl.arange(0, BLOCK)
+    tl.store(y_ptr + q, tl.load(x_ptr + tl.load(x_ptr + q).to(tl.int32)))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "failure"),
+    [
+        (past_the_end_kernel, 100, "load x_ptr .* byte 400 of 400"),
+        (no_mask_kernel, 100, "store y_ptr .* byte 4.. of 400"),
+        (neighbour_kernel, 128, "load x_ptr .* byte 5.. of 512"),
+        (two_axes_kernel, 128, "load x_ptr .* byte .* of 512"),
+        (carried_kernel, 128, "load x_ptr: the address is carried"),
+        (indirect_kernel, 128, "depends on loaded values"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_wrong_kernel_is_seen(kernel: TritonTrace, size: int, failure: str) -> None:
+    x, y = torch.zeros(size), torch.zeros(size)
+    with proving() as proofs:
+        kernel[(4,)](x, y, size, BLOCK=32)
+    assert any(re.search(failure, line) for line in proofs[0].failures), proofs
+
+
+def test_tensors_side_by_side_are_told_apart() -> None:
+    """An access is compared with its own tensor, not with all memory that a launch may touch."""
+    both = torch.zeros(200)
+    with proving() as proofs:
+        past_the_end_kernel[(4,)](both[:100], both[100:], 100, BLOCK=32)
+    assert [re.sub(" at .*: ", ": ", line) for line in proofs[0].failures] == [
+        "past_the_end_kernel: load x_ptr: byte 400 of 400"
+    ]

@@ -1,0 +1,275 @@
+"""Proves, for all programs of a grid at once, that a kernel stays inside its tensors: triton-viz's symbolic sanitizer.
+
+A kernel runs once with symbols for the program's number, for the lanes and for the counters of its loops; at each load
+and store the solver looks for values with which an active lane leaves the tensor that its pointer came from. The
+sanitizer of triton-viz 3.0 is sharpened where it would accept too much, or could not follow:
+
+- Two ranges of equal length are two symbols, and so is one range along either axis of a block; there they are one.
+- An access must stay inside its own tensor, there inside any argument. Only "unsatisfiable" counts as a proof.
+- Loops know the bounds of the loops around them, and bounds may depend on the program; static loops are unrolled, so
+  that they can index tuples. The counter of any other stands for all passes, so its body is followed a few times only:
+  if it then still comes to new addresses, they are carried from pass to pass, and that is a failure.
+- Sums and gathers keep their block's shape. What is computed from loaded values may not become an address or a mask.
+
+Integers are unbounded here: that offsets do not overflow is what tests/test_bounds.py is for. Importing this module
+wraps `triton.jit`, so it must come before any kernel.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+if "triton" in sys.modules:
+    raise RuntimeError("triton was imported before triton.jit could be wrapped")
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ["SANITIZER_ENABLE_FAKE_TENSOR"] = "1"  # no tensor's memory is touched
+
+import triton
+import triton.language as tl
+import triton_viz  # type: ignore[import-not-found]
+import z3  # type: ignore[import-not-found]
+from triton.runtime.interpreter import InterpreterBuilder, ReduceOps
+from triton_viz.clients.sanitizer import sanitizer  # type: ignore[import-not-found]
+from triton_viz.core.callbacks import ForLoopCallbacks, OpCallbacks  # type: ignore[import-not-found]
+from triton_viz.core.data import ReduceMax, ReduceMin, ReduceSum  # type: ignore[import-not-found]
+from triton_viz.wrapper import create_patched_jit  # type: ignore[import-not-found]
+
+SymbolicExpr = sanitizer.SymbolicExpr
+TIMEOUT_MS = 20_000
+PASSES = 6
+
+
+@dataclass
+class Proof:
+    """What is known of one launch.
+
+    Attributes:
+        kernel: by name.
+        accesses: `(parameter, "load" or "store")`, where some lane of some program is active.
+        failures: one line for each access that is not proved to stay inside.
+    """
+
+    kernel: str
+    accesses: set[tuple[str, str]] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Loop:
+    """A loop that is being followed: its counter, that counter's bounds, passes in all and passes begun."""
+
+    counter: tl.tensor
+    within: Any
+    length: int
+    begun: int = 0
+
+    @property
+    def must_repeat(self) -> bool:
+        """Whether this is the last pass of many, after which nothing new may come."""
+        return self.begun == PASSES < self.length
+
+
+@dataclass
+class FollowedRange:
+    """What a loop iterates over in place of its range."""
+
+    passes: range
+    loop: Loop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.passes)
+
+
+class Prover(sanitizer.SymbolicSanitizer):
+    """The client of triton-viz that every kernel is traced with."""
+
+    def __init__(self) -> None:
+        super().__init__(abort_on_error=False)
+        self.proofs: list[Proof] = []
+        self.loops: list[Loop | None] = []  # the innermost last; None is one that is unrolled
+        self.tensors_at: dict[int, tuple[str, int]] = {}
+        self.seen: set[str] = set()
+        self.solver = z3.Solver()
+        self.need_full_grid = False
+
+    def arg_callback(self, name: str, arg: Any, arg_cvt: Any) -> None:
+        """An argument, before the launch: address, and bytes from the first to the last element."""
+        if hasattr(arg, "data_ptr") and 0 not in arg.shape:
+            span = 1 + sum((size - 1) * stride for size, stride in zip(arg.shape, arg.stride(), strict=True))
+            known, size = self.tensors_at.get(arg.data_ptr(), (name, 0))
+            self.tensors_at[arg.data_ptr()] = (known, max(size, span * arg.element_size()))
+
+    def grid_callback(self, grid: tuple[int, ...]) -> None:
+        """The start of a launch, after its arguments."""
+        self.loops, self.seen, self.need_full_grid = [], set(), False
+        self.solver = z3.Solver()
+        self.solver.set("timeout", TIMEOUT_MS)
+        symbols = (SymbolicExpr.PID0, SymbolicExpr.PID1, SymbolicExpr.PID2)
+        for symbol, extent in zip(symbols, grid, strict=True):
+            self.solver.add(symbol >= 0, symbol < extent)
+
+    def pre_run_callback(self, fn: Any) -> bool:
+        """Asked before every program; the first stands for all."""
+        self.proofs.append(Proof(fn.__name__))
+        return True
+
+    def post_run_callback(self, fn: Any) -> bool:
+        """Whether to go on with the next program."""
+        if self.need_full_grid:
+            self.proofs[-1].failures.append("an address, a mask or a loop's bound depends on loaded values")
+        self.tensors_at = {}
+        return False
+
+    def _handle_access_check(self, expr: Any) -> None:
+        """One load or store."""
+        addresses, constraints = expr._to_z3()
+        constraints = z3.BoolVal(True) if constraints is None else constraints
+        base = self._collect_tensor_base(expr.ptr)
+        name, size = self.tensors_at[base]
+        proof = self.proofs[-1]
+        width = expr.ptr.dtype.scalar.element_ty.primitive_bitwidth // 8
+        loops = [loop for loop in self.loops if loop is not None]
+        around = [loop.within for loop in loops]
+        for address in addresses if isinstance(addresses, list) else [addresses]:
+            key = f"{expr.op} {fingerprint(z3.And(address == 0, constraints, *around))}"
+            if key in self.seen:
+                continue
+            self.seen.add(key)
+            if any(loop.must_repeat for loop in loops):
+                proof.failures.append(f"{proof.kernel}: {expr.op} {name}: the address is carried from pass to pass")
+            self.solver.push()
+            self.solver.add(constraints, *around)
+            if (name, expr.op) not in proof.accesses and self.solver.check() == z3.sat:
+                proof.accesses.add((name, expr.op))
+            self.solver.add(z3.Or(address < base, address + width > base + size))
+            result = self.solver.check()
+            if result != z3.unsat:
+                file, line, _ = sanitizer._get_user_code_location()
+                example = "the solver gave up"
+                if result == z3.sat:
+                    offset = self.solver.model().evaluate(address, model_completion=True).as_long() - base
+                    example = f"byte {offset} of {size}"
+                proof.failures.append(f"{proof.kernel}: {expr.op} {name} at {file}:{line}: {example}")
+            self.solver.pop()
+
+    def register_op_callback(self, op_type: Any) -> OpCallbacks:
+        """Reductions go through `ReduceOps`, which knows the shape of the result."""
+        return OpCallbacks() if op_type in (ReduceSum, ReduceMax, ReduceMin) else super().register_op_callback(op_type)
+
+    def register_for_loop_callback(self) -> ForLoopCallbacks:
+        """Unrolls static loops; any other has a symbol for its counter, between bounds that may be symbols too."""
+
+        def wrap(iterable: Any, line: int, kind: str, arguments: tuple[Any, ...], *rest: Any) -> Any:
+            if kind == "tl_static_range":
+                return None
+            expressions = [SymbolicExpr.from_value(value) for value in arguments]
+            self.need_full_grid = self.need_full_grid or any(e.has_op("load") for e in expressions)
+            bounds = [z3.simplify(e._to_z3()[0]) for e in expressions]
+            start = bounds[0] if len(bounds) > 1 else z3.IntVal(0)
+            stop = bounds[min(1, len(bounds) - 1)]
+            step = bounds[2] if len(bounds) > 2 else z3.IntVal(1)
+            symbol = z3.Int(f"loop_{len(self.loops)}_line_{line}")
+            counter = SymbolicExpr.create("const", 0, tl.int32)
+            counter.z3 = symbol
+            within = z3.And(symbol >= start, symbol < stop, (symbol - start) % step == 0)
+            known = all(z3.is_int_value(bound) for bound in (start, stop, step))
+            passes = len(range(start.as_long(), stop.as_long(), step.as_long())) if known else PASSES + 1
+            return FollowedRange(range(min(passes, PASSES)), Loop(tl.tensor(counter, tl.int32), within, passes))
+
+        def enter(line: int, iterable: Any) -> None:
+            self.loops.append(iterable.loop if isinstance(iterable, FollowedRange) else None)
+
+        def count_on(line: int, value: Any) -> Any:
+            loop = self.loops[-1]
+            if loop is None:
+                return value
+            loop.begun += 1
+            return loop.counter
+
+        return ForLoopCallbacks(
+            range_wrapper_factory=wrap,
+            before_loop_callback=enter,
+            loop_iter_overrider=count_on,
+            after_loop_callback=lambda line: self.loops.pop(),
+        )
+
+
+def symbol_of_its_own(self: Any) -> tuple[Any, Any]:
+    """The value of a `tl.arange`, marked with `?`: along which axis it lies is not known yet."""
+    symbol = z3.Int(f"lane_{next(NUMBERS)}?")
+    return symbol, z3.And(symbol >= self.start.to_py(), symbol < self.end.to_py())
+
+
+def along_an_axis(self: Any) -> tuple[Any, Any]:
+    """The value of `x[:, None]` or `x[None, :]`: lanes along one axis are independent of lanes along the other."""
+    value, constraints = self.arg._to_z3()
+    axis = self.axis.to_py()
+
+    def placed(expr: Any) -> Any:
+        lanes = {v for v in variables(expr) if v.decl().name().endswith("?")}
+        return z3.substitute(expr, *[(v, z3.Int(v.decl().name().replace("?", f"@{axis}"))) for v in lanes])
+
+    values = [placed(v) for v in value] if isinstance(value, list) else placed(value)
+    return values, None if constraints is None else placed(constraints)
+
+
+def fingerprint(expr: Any) -> str:
+    """The same for expressions that differ in the names of their lanes alone: every pass makes new ones."""
+    names: dict[str, str] = {}
+    return re.sub(r"lane_\d+", lambda match: names.setdefault(match[0], f"lane {len(names)}"), expr.sexpr())
+
+
+def variables(expr: Any) -> set[Any]:
+    """The free symbols of an expression."""
+    found, open_ends, visited = set(), [expr], set()
+    while open_ends:
+        node = open_ends.pop()
+        if node.get_id() in visited:
+            continue
+        visited.add(node.get_id())
+        if z3.is_const(node) and node.decl().kind() == z3.Z3_OP_UNINTERPRETED:
+            found.add(node)
+        open_ends += node.children()
+    return found
+
+
+def conjunction(self: Any, left: Any, right: Any) -> Any:
+    """`&` of masks; triton-viz takes a constant mask for a number, whose bits are slow to reason about."""
+    if isinstance(left, list) or isinstance(right, list):
+        raise NotImplementedError("a mask made of alternatives")
+    return z3.And(*(side if z3.is_bool(side) else side != 0 for side in (left, right)))
+
+
+def reduced(self: ReduceOps, input: tl.tensor) -> tl.tensor:
+    """The result of a reduction: opaque, and of its shape."""
+    shape = [size for axis, size in enumerate(input.shape) if axis != self.axis]
+    expression = SymbolicExpr.create("reshape", input.handle, 0)
+    return tl.tensor(expression, tl.block_type(input.dtype.scalar, shape))
+
+
+def gathered(self: InterpreterBuilder, source: Any, indices: Any, axis: int) -> Any:
+    """The result of `tl.gather`: opaque."""
+    return SymbolicExpr.create("reshape", source, 0)
+
+
+NUMBERS = count()
+SymbolicExpr.triton_scala_dtypes = (*SymbolicExpr.triton_scala_dtypes, tl.bfloat16)
+sanitizer.ArangeSymbolicExpr._to_z3_impl = symbol_of_its_own
+sanitizer.ExpandDimsSymbolicExpr._to_z3_impl = along_an_axis
+sanitizer.BinarySymbolicExpr._Z3_BUILDERS["bitwise_and"] = conjunction
+ReduceOps.apply = reduced
+InterpreterBuilder.create_gather = gathered
+PROVER = Prover()
+triton.jit = create_patched_jit(lambda kernel: triton_viz.trace(client=PROVER)(kernel))
+
+
+@contextmanager
+def proving() -> Iterator[list[Proof]]:
+    """Proves every launch inside, into the list that is yielded."""
+    PROVER.proofs = []
+    yield PROVER.proofs
