@@ -4,13 +4,21 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+# Beside torch and triton of other versions, the newest that triton-viz runs with.
+SANITIZE := .venv-sanitize
+
+.PHONY: demo test test-thorough lint bench sanitize clean
 
 demo: $(READY)
 	$(RUN) -m train demo
 
 test: lint
 	$(RUN) -m pytest
+
+# For a night: forty times the examples of `test`, others each time, and how many there were.
+test-thorough: $(READY)
+	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest --timeout=0 -p tests.count_examples tests/test_properties_*.py \
+		tests/test_kernels.py tests/test_module.py tests/test_cpu.py $(PYTEST)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -20,10 +28,18 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m bench ops --out runs/bench/ops.json --plot runs/bench/ops.png
 
+sanitize: $(SANITIZE)/.ready
+	$(SANITIZE)/bin/python -m pytest tests/sanitize
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(SANITIZE) runs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(SANITIZE)/.ready: tests/sanitize/requirements.txt
+	$(PYTHON) -m venv $(SANITIZE)
+	$(SANITIZE)/bin/python -m pip install --quiet --requirement $<
 	touch $@
