@@ -1,107 +1,79 @@
-import time
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-import train.dataset
 from tests.video_files import bad_videos, decode, encode, striped_frames
-from train.dataset import (
-    MAX_ATTEMPTS,
-    ClipFormat,
-    ClipKey,
-    EpochBatches,
-    EvaluationClips,
-    TrainingClips,
-    evaluation_batches,
-    training_batches,
-)
+from train.dataset import MAX_ATTEMPTS, ClipKey, EvaluationClips, TrainingClips, ViewKey, Views
+from train.entries import Entry, Split
 from train.errors import InputError
-from train.lists import VideoEntry
+from train.sampling import Sampling
+from train.transforms import Augmentation
 
-FORMAT = ClipFormat(num_segments=4, short_side=32, crop=32)
 NAMES = ("moving left", "moving right", "moving up")
+SAMPLING = Sampling("segments", num_segments=4)
+CROP_48 = Augmentation(crop_size=48, scales=(0.75,), positions="any")
+
+
+def split_of(entries, names=NAMES):
+    return Split("test", tuple(entries), names)
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Nine videos of 64 × 80 pixels, each brighter than the one before."""
+    """Nine videos of 64 × 80 pixels and 20 frames, each brighter than the one before; odd ones as folders of PNGs."""
     folder = tmp_path_factory.mktemp("good")
     frames = striped_frames(20, 64, 80) // 2
-    return [VideoEntry(encode(folder / f"{i}.mp4", frames + np.uint8(12 * i)), i % 3) for i in range(9)]
+    return [entry_of(folder, i, frames + np.uint8(12 * i)) for i in range(9)]
+
+
+def entry_of(folder, i, frames):
+    if i % 2 == 0:
+        return Entry(encode(folder / f"{i}.mp4", frames), i % 3)
+    (folder / str(i)).mkdir()
+    for number, frame in enumerate(frames, start=1):
+        Image.fromarray(frame).save(folder / str(i) / f"img_{number:05d}.png", compress_level=1)
+    return Entry(folder / str(i), i % 3, "frames", len(frames), "img_{:05d}.png")
+
+
+def frames_of(entry):
+    if entry.kind == "video":
+        return torch.from_numpy(decode(entry.path))
+    pictures = [np.asarray(Image.open(path)) for path in sorted(entry.path.iterdir())]
+    return torch.from_numpy(np.stack(pictures))
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory):
     kinds = bad_videos(tmp_path_factory.mktemp("bad"))
-    return [VideoEntry(kinds[kind], 0) for kind in ("absent", "empty", "cut_60", "audio_only")]
+    return [Entry(kinds[kind], 0) for kind in ("absent", "empty", "garbage", "audio_only")]
 
 
-def batches_of(entries, workers, seed=3, epochs=2, batch_size=4):
-    clips = TrainingClips(entries, NAMES, FORMAT, seed)
-    return list(training_batches(clips, EpochBatches(len(entries), batch_size, epochs, seed), workers))
+def training(entries, seed=0, names=NAMES, augmentation=CROP_48):
+    return TrainingClips(split_of(entries, names), SAMPLING, augmentation, seed)
 
 
-def read(clips, epoch, video):
-    clip, _, failures = clips[ClipKey(epoch, video)]
-    assert clip is not None
-    assert clip.dtype == torch.uint8
-    assert failures == ()
-    return clip
+def test_randomness_is_a_function_of_seed_epoch_and_index(good):
+    def clip(seed, epoch, index):
+        return training(good, seed)[ClipKey(epoch, index)].clips
 
-
-def assert_equal(first, second):
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.clips, b.clips)
-        assert torch.equal(a.labels, b.labels)
-        assert a.failures == b.failures
-
-
-def test_randomness_does_not_depend_on_workers(good, bad):
-    entries = [*good, *bad[:2]]
-    assert_equal(batches_of(entries, workers=0), batches_of(entries, workers=2))
-
-
-def test_randomness_is_a_function_of_seed_epoch_and_video(good):
-    def clip(seed, epoch, video):
-        return read(TrainingClips(good, NAMES, FORMAT, seed), epoch, video)
-
-    clips = TrainingClips(good, NAMES, FORMAT, seed=1)
-    for epoch, video in ((5, 2), (0, 0), (5, 2)):  # in whatever order
-        assert torch.equal(read(clips, epoch, video), clip(1, epoch, video))
+    clips = training(good, seed=1)
+    for epoch, index in ((5, 2), (0, 0), (5, 2)):  # in whatever order
+        assert torch.equal(clips[ClipKey(epoch, index)].clips, clip(1, epoch, index))
     assert not torch.equal(clip(1, 0, 0), clip(1, 1, 0))
     assert not torch.equal(clip(1, 0, 0), clip(2, 0, 0))
 
 
-def test_every_epoch_has_its_own_order():
-    batches = EpochBatches(num_videos=10, batch_size=3, epochs=2, seed=0)
-    keys = list(batches)
-    assert len(keys) == len(batches) == 6
-    assert batches.per_epoch == 3
-    for epoch in range(2):
-        videos = [key.video for batch in keys[3 * epoch : 3 * epoch + 3] for key in batch]
-        assert len(set(videos)) == 9  # none twice
-        assert {key.epoch for batch in keys[3 * epoch : 3 * epoch + 3] for key in batch} == {epoch}
-    assert [key.video for key in keys[0]] != [key.video for key in keys[3]]
-    assert list(EpochBatches(10, 3, 2, seed=0)) == keys
-    assert list(EpochBatches(10, 3, 2, seed=1)) != keys
-
-
-@pytest.mark.parametrize("batch_size", [0, 11])
-def test_batch_size_that_does_not_fit(batch_size):
-    with pytest.raises(InputError, match=f"between 1 and the number of videos, 10; got {batch_size}"):
-        EpochBatches(10, batch_size, 1, 0)
-
-
-def test_training_clip_is_a_crop_of_frames_in_order(good):
+@pytest.mark.parametrize("index", [1, 2])
+def test_training_clip_is_a_crop_of_frames_in_order(good, index):
     """Frame by frame the same place of the video, possibly flipped, one frame of each segment."""
-    video = torch.from_numpy(decode(good[2].path))
-    small = TrainingClips(good, NAMES, ClipFormat(num_segments=4, short_side=64, crop=48), seed=0)
+    video = frames_of(good[index])
+    clips = training(good)
     flips = set()
-    for epoch in range(12):
-        clip = read(small, epoch, 2)
+    for epoch in range(10):
+        sample = clips[ClipKey(epoch, index)]
+        assert (sample.index, sample.view, sample.failures) == (index, 0, ())
+        (clip,) = sample.clips
         places = [
             (flip, top, left)
             for flip in (False, True)
@@ -124,72 +96,99 @@ def _is_crop(clip, video, top, left, flip):
 
 
 def test_flip_swaps_directions(good):
-    clips = TrainingClips(good, NAMES, FORMAT, seed=0)
-    for video, labels in ((0, {0, 1}), (1, {0, 1}), (2, {2})):
-        assert {clips[ClipKey(epoch, video)].label for epoch in range(20)} == labels
-    alone = TrainingClips(good, ("moving left", "standing", "moving up"), FORMAT, seed=0)
+    clips = training(good)
+    for index, labels in ((0, {0, 1}), (1, {0, 1}), (2, {2})):
+        assert {clips[ClipKey(epoch, index)].label for epoch in range(20)} == labels
+    alone = training(good, names=("moving left", "standing", "moving up"))
     assert {alone[ClipKey(epoch, 0)].label for epoch in range(20)} == {0}
 
 
 def test_bad_video_in_training_is_replaced_and_named(good, bad):
-    entries = [*good[:4], *bad]
-    batches = batches_of(entries, workers=0, epochs=2, batch_size=8)
-    again = batches_of(entries, workers=2, epochs=2, batch_size=8)
-    assert_equal(batches, again)
-    for batch in batches:
-        assert batch.clips.shape == (8, 4, 32, 32, 3)
-        assert batch.labels.shape == (8,)
-        assert batch.missing == 0
-        assert {failure.path for failure in batch.failures} == {str(entry.path) for entry in bad}
-        assert all(failure.reason for failure in batch.failures)
+    clips = training([*good[:4], *bad])
+    substitutes = set()
+    for epoch in range(6):
+        for index in range(8):
+            sample = clips[ClipKey(epoch, index)]
+            assert sample.clips.shape == (1, 4, 48, 48, 3)
+            if index < 4:
+                assert (sample.index, sample.failures) == (index, ())
+            else:
+                assert sample.failures[0].path == str(bad[index - 4].path)
+                assert all(failure.reason for failure in sample.failures)
+                assert sample.index < 4
+                substitutes.add(sample.index)
+                assert sample.label in ((2,) if sample.index == 2 else (0, 1))
+    assert substitutes == {0, 1, 2, 3}
 
 
 def test_training_gives_up_on_a_sample_after_some_attempts(bad):
-    sample = TrainingClips(bad, NAMES, FORMAT, seed=0)[ClipKey(0, 0)]
-    assert sample.clip is None
+    sample = training(bad)[ClipKey(0, 0)]
+    assert (sample.clips, sample.index) == (None, 0)
     assert len(sample.failures) == MAX_ATTEMPTS
-    (batch,) = batches_of(bad, workers=0, epochs=1)
-    assert (batch.missing, len(batch.labels), len(batch.failures)) == (4, 0, 4 * MAX_ATTEMPTS)
+    assert sample.failures[0].path == str(bad[0].path)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_bad_video_in_evaluation_is_left_out_and_named(good, bad, workers):
-    entries = [good[4], bad[0], bad[1], bad[2], good[1], good[2], bad[3], good[0]]
-    batches = list(evaluation_batches(EvaluationClips(entries, FORMAT), batch_size=3, workers=workers))
-    assert [batch.labels.tolist() for batch in batches] == [[1], [1, 2], [0]]
-    assert [len(batch.clips) for batch in batches] == [1, 2, 1]
-    assert [batch.missing for batch in batches] == [2, 1, 1]
-    assert [failure.path for batch in batches for failure in batch.failures] == [str(entry.path) for entry in bad]
+def test_file_to_be_avoided_is_not_opened(good):
+    clips = training(good)
+    opened: list[str] = []
+    clips.watch = opened.append
+    path = str(good[3].path)
+    clips.avoided[path] = "hung before"
+    sample = clips[ClipKey(0, 3)]
+    assert [tuple(failure) for failure in sample.failures] == [(path, "hung before")]
+    assert sample.index != 3
+    assert opened == [str(good[sample.index].path), ""]
 
 
-def test_evaluation_clip_is_the_middle_of_everything(good):
-    clips = EvaluationClips(good, ClipFormat(num_segments=4, short_side=64, crop=64))
-    for index in (0, 5):
-        expected = decode(good[index].path)[[2, 7, 12, 17], :, 8:72]
-        np.testing.assert_array_equal(clips[index].clip, expected)
+@pytest.mark.parametrize("index", [0, 5])
+def test_validation_clip_is_the_middle_of_everything(good, index):
+    clips = EvaluationClips(split_of(good), SAMPLING, Views(short_side=64, crop_size=56))
+    sample = clips[ViewKey(index, 0)]
+    expected = frames_of(good[index])[[2, 7, 12, 17], 4:60, 12:68]
+    assert sample.clips is not None
+    assert torch.equal(sample.clips, expected[None])
+    assert (sample.label, sample.index, sample.view) == (index % 3, index, 0)
 
 
-def test_batches_without_any_good_video(bad):
-    (batch,) = evaluation_batches(EvaluationClips(bad, FORMAT), batch_size=4, workers=0)
-    assert (len(batch.clips), len(batch.labels), batch.missing) == (0, 0, 4)
+@pytest.mark.parametrize("index", [0, 5])
+def test_test_clips_are_spread_over_time_and_space(good, index):
+    views = Views("spread", clips=2, crops=3, short_side=64, crop_size=64)
+    clips = EvaluationClips(split_of(good), SAMPLING, views)
+    video = frames_of(good[index])
+    assert views.per_video == 6
+    for clip, times in enumerate(([0, 5, 10, 15], [4, 9, 14, 19])):
+        sample = clips[ViewKey(index, clip)]
+        assert (sample.index, sample.view) == (index, 3 * clip)
+        assert sample.clips is not None
+        for crop, left in zip(sample.clips, (0, 8, 16), strict=True):
+            assert torch.equal(crop, video[times, :, left : left + 64])
 
 
-def test_global_generator_is_left_alone(good):
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    list(evaluation_batches(EvaluationClips(good, FORMAT), 4, workers=0))
-    batches_of(good, workers=1, epochs=1)
-    assert torch.equal(torch.rand(3), expected)
+def test_dense_views(good):
+    clips = EvaluationClips(split_of(good), Sampling("dense", 2, reach=8), Views(short_side=64, crop_size=64))
+    sample = clips[ViewKey(1, 0)]
+    assert sample.clips is not None
+    assert torch.equal(sample.clips[0], frames_of(good[1])[[6, 10], :, 8:72])
 
 
-def test_hung_decoder_ends_in_an_error(good, monkeypatch):
-    """A worker inherits the stand-in, so it hangs as decord might."""
+def test_bad_video_in_evaluation_is_left_out_and_named(bad):
+    clips = EvaluationClips(split_of(bad), SAMPLING, Views("spread", clips=2, crops=3))
+    for index, entry in enumerate(bad):
+        sample = clips[ViewKey(index, 1)]
+        assert (sample.clips, sample.label, sample.index, sample.view) == (None, 0, index, 3)
+        assert [failure.path for failure in sample.failures] == [str(entry.path)]
 
-    def hang(_):
-        time.sleep(600)
 
-    monkeypatch.setattr(train.dataset, "VideoFile", hang)
-    monkeypatch.setattr(train.dataset, "HANG_TIMEOUT", 1)
-    with pytest.raises(InputError, match="has hung or died"):
-        list(islice(evaluation_batches(EvaluationClips(good, FORMAT), 4, workers=1), 1))
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"clips": 2}, r"views\.clips: got 2, expected 1 where the placement is middle"),
+        ({"crop_size": 257}, r"views\.crop_size: got 257, expected at most the short side of 256"),
+        ({"crops": 0}, r"views\.crops: got 0, expected at least 1"),
+        ({"average": "scores"}, r"views\.average: got 'scores', expected one of 'logits', 'probabilities'"),
+        ({"crops": True}, r"views\.crops: got True, expected a whole number"),
+    ],
+)
+def test_impossible_views(fields, message):
+    with pytest.raises(InputError, match=message):
+        Views(**fields)

@@ -10,15 +10,19 @@ import torch
 from tam_triton import TAM
 from tests.video_files import bad_videos, cut_without_encoding, encode, striped_frames
 from train.__main__ import main
+from train.batches import evaluation_batches
 from train.checkpoint import load_checkpoint
-from train.dataset import ClipFormat, EvaluationClips, evaluation_batches
+from train.dataset import EvaluationClips
 from train.demo import DemoConfig, run_demo
 from train.errors import InputError
-from train.lists import read_list
-from train.networks import NetworkConfig, build_network
+from train.networks import build_network
 from train.plots import learned_kernels, plot_kernels
 from train.predict import predict
+from train.recipes import RECIPES
+from train.render import CLASS_NAMES
+from train.sources import read_list
 from train.transforms import normalise
+from train.workers import Loading
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,13 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(config):
     return run_demo(config)
+
+
+def val_batches(config):
+    (folder,) = config.out.glob("data/*")
+    demo = RECIPES["demo"]
+    clips = EvaluationClips(read_list(folder / "val.txt", CLASS_NAMES["motion"]), demo.sampling, demo.validation)
+    return evaluation_batches(clips, 4, Loading(workers=0))
 
 
 def log_of(config):
@@ -48,12 +59,11 @@ def test_artefacts(config, results):
     assert log[0]["seed"] == 4
     (result,) = results
     assert log[-1]["accuracies"] == result.accuracies
-    assert (result.chance, result.videos, result.left_out, result.substituted) == (1 / 8, (24, 9), [], [])
+    assert (result.chance, result.videos, result.left_out, result.substituted) == (1 / 8, (24, 9), {}, {})
 
 
 def test_accuracy_in_the_table_is_that_of_the_checkpoint(config, results, capsys):
-    (folder,) = config.out.glob("data/*")
-    batches = evaluation_batches(EvaluationClips(read_list(folder / "val.txt", 8), ClipFormat()), 4, workers=0)
+    batches = val_batches(config)
     network = load_checkpoint(config.out / "motion-tanet.pt").network
     with torch.inference_mode():
         answers = torch.cat([network(normalise(batch.clips)).argmax(1) == batch.labels for batch in batches])
@@ -110,10 +120,8 @@ def test_bad_videos_are_counted_and_named(config, results, tmp_path, capsys):
 
 def test_learned_kernels_are_those_of_the_modules(config, results, tmp_path):
     torch.manual_seed(0)
-    network = build_network(NetworkConfig("TANet", num_classes=8)).eval()
-    (folder,) = config.out.glob("data/*")
-    clips = EvaluationClips(read_list(folder / "val.txt", 8), ClipFormat())
-    kernels = learned_kernels(network, evaluation_batches(clips, 4, workers=0))
+    network = build_network(RECIPES["demo"].model, num_classes=8, num_segments=8).eval()
+    kernels = learned_kernels(network, val_batches(config))
     assert {name: tuple(kernel.shape) for name, kernel in kernels.items()} == {
         f"layer{i}.0.tam": (9 * 8 * 2**i, 3) for i in (1, 2, 3, 4)
     }
@@ -122,7 +130,7 @@ def test_learned_kernels_are_those_of_the_modules(config, results, tmp_path):
     assert isinstance(tam, TAM)
     hook = tam.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     with torch.inference_mode():
-        for batch in evaluation_batches(clips, 4, workers=0):
+        for batch in val_batches(config):
             network(normalise(batch.clips))
         hook.remove()
         squeezed = torch.cat(inputs).mean((2, 3)).unflatten(0, (9, 8)).transpose(1, 2)
@@ -163,7 +171,8 @@ def test_predict_reads_a_clip_cut_without_encoding(config, results, tmp_path, ca
 def test_errors_of_predict_are_one_line(config, results, tmp_path, capfd):
     checkpoint = config.out / "motion-tanet.pt"
     bad = bad_videos(tmp_path)
-    cases = [([checkpoint, path], path) for path in bad.values()]
+    unreadable = ("absent", "directory", "empty", "garbage", "text", "no_index", "audio_only", "no_frames")
+    cases = [([checkpoint, bad[kind]], bad[kind]) for kind in unreadable]
     cases += [([bad["garbage"], bad["garbage"]], bad["garbage"]), ([tmp_path / "no.pt", tmp_path], tmp_path / "no.pt")]
     for arguments, named in cases:
         assert main(["predict", *map(str, arguments)]) == 1

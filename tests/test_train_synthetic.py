@@ -7,9 +7,9 @@ import pytest
 import train.synthetic
 from tests.video_files import decode
 from train.errors import InputError
-from train.lists import read_class_names, read_list
 from train.render import CLASS_NAMES, render
 from train.sampling import middle_segments, random_segments
+from train.sources import read_class_names, read_list
 from train.synthetic import DatasetSpec, prepare_dataset, video_generator
 
 SPEC = DatasetSpec("order", train=24, val=12, seed=5)
@@ -101,12 +101,12 @@ def test_files_are_what_was_drawn(root):
     names = read_class_names(root / "classes.txt")
     assert names == CLASS_NAMES["order"]
     for split, count in (("train", 24), ("val", 12)):
-        entries = read_list(root / f"{split}.txt", len(names))
+        entries = read_list(root / f"{split}.txt", names).entries
         assert len(entries) == count
         kinds = Counter((entry.label, entry.path.suffix) for entry in entries)
         assert kinds == {(label, suffix): count // 12 for label in range(6) for suffix in (".mp4", ".webm")}
     for index in (0, 7):  # one of each codec
-        entry = read_list(root / "val.txt", 6)[index]
+        entry = read_list(root / "val.txt", names).entries[index]
         decoded = decode(entry.path).astype(int)
         drawn = render("order", entry.label, video_generator(SPEC, "val", index))
         assert np.abs(decoded - drawn).mean() < 6

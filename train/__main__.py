@@ -1,4 +1,4 @@
-"""The command line: `python -m train demo` and `python -m train predict CHECKPOINT VIDEO`."""
+"""The command line: `python -m train` with the commands `demo`, `fit`, `predict` and `prepare`."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ import tyro
 from train.checkpoint import load_checkpoint
 from train.demo import DemoConfig, run_demo
 from train.errors import InputError
+from train.fit import FitConfig, fit_subcommands, run_fit
 from train.predict import predict
+from train.prepare import PrepareConfig, prepare
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,17 @@ class PredictConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making end in one line, not in a traceback."""
-    config = tyro.extras.subcommand_cli_from_dict(
-        {"demo": DemoConfig, "predict": PredictConfig}, prog="python -m train", description=__doc__, args=arguments
-    )
+    commands = {"demo": DemoConfig, "fit": fit_subcommands(), "predict": PredictConfig, "prepare": PrepareConfig}
     try:
+        config = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m train", description=__doc__, args=arguments
+        )
         if isinstance(config, DemoConfig):
             run_demo(config)
+        elif isinstance(config, FitConfig):
+            return _fit(config)
+        elif isinstance(config, PrepareConfig):
+            prepare(config)
         else:
             _print_prediction(config)
     except (InputError, OSError) as error:
@@ -42,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _fit(config: FitConfig) -> int:
+    """0 for a run that came to its end; for one that a signal stopped, the status that shells give for that signal."""
+    outcome = run_fit(config)
+    return 128 + outcome.signal if outcome is not None and outcome.signal is not None else 0
 
 
 def _print_prediction(config: PredictConfig) -> None:

@@ -1,49 +1,61 @@
-"""Checkpoints: one file with all that is needed to use a trained network; no crash leaves half of one."""
+"""Checkpoints: what is needed to use a trained network, and in those of a run to go on with it; never half of one.
+
+Both are one kind of file: a run's checkpoint is a trained network's, with the part `run` beside it.
+"""
 
 import os
 import pickle
-from dataclasses import asdict, dataclass
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from train.dataset import ClipFormat
 from train.errors import InputError
-from train.networks import NetworkConfig, build_network
+from train.fields import from_plain, to_plain
+from train.networks import build_network
+from train.recipes import Recipe
 
-FORMAT = "tam_triton/train/1"
+FORMAT = "tam_triton/train/2"
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network, and how to feed it and read its answer."""
+    """A network, how to feed it (the recipe), and what its answers are called."""
 
     network: nn.Module
-    config: NetworkConfig
+    recipe: Recipe
     class_names: tuple[str, ...]
-    clip_format: ClipFormat
 
 
-def save_checkpoint(path: Path, trained: TrainedNetwork) -> None:
-    """Write `trained` to `path`; whatever happens, `path` holds either what it held or all of the new checkpoint."""
+def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | None = None) -> None:
+    """Write `trained`, and `run` with it; whatever happens, `path` holds what it held before or all of the new one.
+
+    Raises OSError where it cannot be written.
+    """
     content = {
         "format": FORMAT,
-        "network": asdict(trained.config),
+        "recipe": to_plain(trained.recipe),
         "class_names": list(trained.class_names),
-        "clip_format": asdict(trained.clip_format),
         "state_dict": trained.network.state_dict(),
+        "run": run,
     }
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
+    with _replacing(path) as unfinished, unfinished.open("wb") as file:
+        try:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        except RuntimeError as error:
+            # What torch says when the file refuses a write hides what the file said.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> TrainedNetwork:
@@ -52,22 +64,20 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
     Raises:
         InputError: no such file, damaged, written by something else, or with weights that do not fit its description.
     """
-    content = _read(path)
+    content = read_checkpoint(path)
     try:
-        config = NetworkConfig(**content["network"])
-        clip_format = ClipFormat(**content["clip_format"])
+        recipe = from_plain(Recipe, content["recipe"], "recipe")
         class_names = tuple(content["class_names"])
-        network = build_network(config)
+        network = build_network(recipe.model, len(class_names), recipe.sampling.num_segments, pretrained=False)
         network.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: the checkpoint does not fit the network it describes: {reason}") from error
-    if len(class_names) != config.num_classes or clip_format.num_segments != config.num_segments:
-        raise InputError(f"{path}: the checkpoint contradicts itself in its number of classes or of segments")
-    return TrainedNetwork(network.eval(), config, class_names, clip_format)
+    return TrainedNetwork(network.eval(), recipe, class_names)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What is in the checkpoint at `path`, on the CPU, unchecked but for its format. Raises InputError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -76,4 +86,113 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is not a checkpoint, or a damaged one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: is not a checkpoint of this program (format {FORMAT!r})")
+    return content
+
+
+class RunCheckpoints:
+    """The checkpoints of a run in its folder: those of the last steps as `step-*.pt`, and the best as `best.pt`.
+
+    Args:
+        folder: theirs alone.
+        keep: how many of the last ones stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    @property
+    def best(self) -> Path:
+        """Where the best one is, or will be."""
+        return self.folder / "best.pt"
+
+    def save(self, step: int, trained: TrainedNetwork, run: dict[str, Any], is_best: bool) -> Path:
+        """Write the checkpoint of `step` and remove those that are one too many. Raises OSError, having lost none."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{step:08d}.pt"
+        save_checkpoint(path, trained, run)
+        if is_best:
+            self.mark_best(path)
+        for old in self.by_age()[: -self.keep]:
+            old.unlink()
+        return path
+
+    def mark_best(self, path: Path) -> None:
+        """Let `best.pt` hold what `path` holds."""
+        with _replacing(self.best) as unfinished:
+            try:
+                os.link(path, unfinished)  # one file under two names takes no space twice
+            except OSError:  # not every file system can
+                shutil.copyfile(path, unfinished)
+
+    def by_age(self) -> list[Path]:
+        """The checkpoints of the last steps, the oldest first."""
+        return sorted(path for path in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name))
+
+    def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """The content of the newest checkpoint that is whole; None where there is no checkpoint at all.
+
+        `warn` is told of each that is damaged, and `best.pt` is put right if the run ended before it could be.
+
+        Raises:
+            InputError: there are some, but none of them is whole.
+        """
+        for remains in self.folder.glob("*.unfinished"):
+            remains.unlink()
+        paths = self.by_age()
+        for path in reversed(paths):
+            try:
+                content = _read_whole(path)
+            except InputError as error:
+                warn(f"{error}; trying the checkpoint before it")
+                continue
+            self._put_best_right(path, content["run"], warn)
+            return content
+        if paths:
+            raise InputError(
+                f"{self.folder}: none of the {len(paths)} checkpoints can be read; start in another folder"
+            )
+        return None
+
+    def _put_best_right(self, path: Path, run: dict[str, Any], warn: Callable[[str], None]) -> None:
+        if run["best"] is None:
+            return
+        if run["best"]["step"] == run["learner"]["steps"]:
+            self.mark_best(path)
+            return
+        try:
+            _read_whole(self.best)
+        except InputError as error:
+            warn(f"{error}; the next validation makes another best checkpoint")
+            run["best"] = None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to instead of `path`; moved there when all went well, removed otherwise."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a file's new name reach the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_whole(path: Path) -> dict[str, Any]:
+    """What is in the run's checkpoint at `path`, its checksums verified: torch looks only whether all is there."""
+    content = read_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise InputError(f"{path}: is damaged in {damaged}")
+    if not content.get("run"):
+        raise InputError(f"{path}: holds a trained network, but not the run that trained it")
     return content

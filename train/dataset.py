@@ -1,48 +1,59 @@
-"""From list entries to batches of clips: decode, sample, augment.
+"""From entries of a split to clips: decode, sample, augment.
 
-All that is random is a function of seed, epoch and index, so the number of workers changes nothing.
+All that is random is a function of the seed, the epoch and the entry's number, so workers change nothing.
 
 A video that cannot be read never ends a run and is never passed over in silence: in training another one stands in for
 it, in evaluation it is left out, and either way a `Failure` that names it travels with the batch.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from train.errors import InputError
-from train.lists import VideoEntry
-from train.reader import VideoError, VideoFile
-from train.sampling import middle_segments, random_segments
-from train.transforms import center_crop, mirrored_labels, random_crop, random_flip, resize_short_side
+from train.entries import Entry, Split
+from train.fields import check_types, require
+from train.reader import Decoder, VideoError, open_frames
+from train.sampling import Indices, Sampling
+from train.transforms import Augmentation, mirrored_labels, resize_short_side, slide_crops
 
-# How long a batch may take before its worker is taken for hung, in seconds.
-HANG_TIMEOUT = 120
-
-# How many videos in a row may stand in for one another before a training run gives up on its data.
+# How many videos in a row may stand in for one another before a sample counts as missing.
 MAX_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class ClipFormat:
-    """What a network expects of a clip. Saved in its checkpoints."""
+class Views:
+    """As how many clips and crops a network sees a video when it is scored; the scores of all views are averaged."""
 
-    num_segments: int = 8
-    """T, the frames of a clip, one of each of T equal segments of the video."""
-    short_side: int = 64
+    placement: Literal["middle", "spread"] = "middle"
+    """middle: the one clip of `Sampling.validate`. spread: the `clips` of `Sampling.test`."""
+    clips: int = 1
+    """Clips out of a video."""
+    crops: int = 1
+    """Squares out of a clip: one in the centre, or several side by side along the long side."""
+    short_side: int = 256
     """Frames are resized so that their shorter side has this many pixels, …"""
-    crop: int = 64
-    """… and a square of this many is cut out of them."""
+    crop_size: int = 224
+    """… and squares of this many are cut out of them."""
+    average: Literal["logits", "probabilities"] = "logits"
+    """What is averaged over the views: logits in the authors' code, probabilities in mmaction2's."""
 
     def __post_init__(self) -> None:
-        if self.num_segments < 1 or not 1 <= self.crop <= self.short_side:
-            raise InputError(f"a clip needs at least a segment, and a crop within the short side; got {self}")
+        check_types(self)
+        for field in ("clips", "crops", "crop_size"):
+            require(self, field, getattr(self, field) >= 1, "at least 1")
+        require(self, "clips", self.clips == 1 or self.placement == "spread", "1 where the placement is middle")
+        fits = self.crop_size <= self.short_side
+        require(self, "crop_size", fits, f"at most the short side of {self.short_side}")
+
+    @property
+    def per_video(self) -> int:
+        """Views of a video; the number of one of them is clip · crops + crop."""
+        return self.clips * self.crops
 
 
 class Failure(NamedTuple):
@@ -52,154 +63,120 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Sample(NamedTuple):
-    """A clip (T, S, S, 3) uint8, or None where no video could be read, with the failures on the way to it."""
+@dataclass(frozen=True)
+class Sample:
+    """Crops of one clip (V, T, S, S, 3) uint8, or None where no video could be read."""
 
-    clip: Tensor | None
+    clips: Tensor | None
     label: int
+    index: int
+    """Number of the entry that the clip was read from; of the one asked for where there is none."""
+    view: int = 0
+    """Number of the first of the V views."""
     failures: tuple[Failure, ...] = ()
+    """What could not be read on the way to this clip."""
 
 
-class Batch(NamedTuple):
-    """The clips that could be read (N, T, S, S, 3) uint8, their labels (N,), and what could not be read."""
-
-    clips: Tensor
-    labels: Tensor
-    failures: tuple[Failure, ...]
-    missing: int
-    """Samples that are left out because neither their video nor, in training, a substitute could be read."""
-
-
-class ClipKey(NamedTuple):
-    """Which sample of a training run: its randomness is a function of this and the run's seed."""
+@dataclass(frozen=True, slots=True)
+class ClipKey:
+    """Which training clip: its randomness is a function of this and the run's seed."""
 
     epoch: int
-    video: int
-    """Number of the list entry."""
+    index: int
+    """Number of the entry."""
 
 
-class TrainingClips(Dataset[Sample]):
+@dataclass(frozen=True, slots=True)
+class ViewKey:
+    """Which clip of an evaluation; all its crops come with it, as they share what costs, the decoding."""
+
+    index: int
+    """Number of the entry."""
+    clip: int
+
+
+class _Clips:
+    """What training and evaluation share: opening entries, and telling a watcher which file is being read."""
+
+    def __init__(self, split: Split, decoder: Decoder) -> None:
+        self.split, self.decoder = split, decoder
+        self.avoided: dict[str, str] = {}
+        """Files that must not be opened again, with the reason: opening one of them fails with it."""
+        self.watch: Callable[[str], None] = _unwatched
+        """Called with the path before a file is opened, and with "" when its frames are read."""
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def read(self, entry: Entry, choose: Callable[[int], Indices]) -> Tensor:
+        """The frames (T, H, W, 3) of `entry` that `choose` picks, knowing how many there are. Raises VideoError."""
+        path = str(entry.path)
+        if path in self.avoided:
+            raise VideoError(path, self.avoided[path])
+        self.watch(path)
+        try:
+            frames = open_frames(entry, self.decoder)
+            return torch.from_numpy(frames.read(choose(len(frames))))
+        finally:
+            self.watch("")
+
+
+def _unwatched(path: str) -> None:
+    """Nobody watches."""
+
+
+class TrainingClips(_Clips, Dataset[Sample]):
     """A clip of a video for each `ClipKey`: random frames, one random crop, a random flip where the label allows it."""
 
     def __init__(
-        self, entries: Sequence[VideoEntry], class_names: Sequence[str], clip_format: ClipFormat, seed: int
+        self,
+        split: Split,
+        sampling: Sampling,
+        augmentation: Augmentation,
+        seed: int,
+        decoder: Decoder = "decord",
     ) -> None:
-        self.entries, self.clip_format, self.seed = entries, clip_format, seed
-        self.mirrored = mirrored_labels(class_names)
-
-    def __len__(self) -> int:
-        return len(self.entries)
+        super().__init__(split, decoder)
+        self.sampling, self.augmentation, self.seed = sampling, augmentation, seed
+        self.mirrored = mirrored_labels(split.class_names)
 
     def __getitem__(self, key: ClipKey) -> Sample:
         failures: list[Failure] = []
-        video = key.video
+        index = key.index
         for attempt in range(MAX_ATTEMPTS):
-            rng = np.random.default_rng((self.seed, key.epoch, key.video, attempt))
+            rng = np.random.default_rng((self.seed, key.epoch, key.index, attempt))
             if attempt > 0:
-                video = int(rng.integers(len(self.entries)))
+                index = int(rng.integers(len(self.split)))
             try:
-                return self._clip(self.entries[video], rng)._replace(failures=tuple(failures))
+                return replace(self._clip(index, rng), failures=tuple(failures))
             except VideoError as error:
                 failures.append(Failure(error.path, error.reason))
-        return Sample(None, self.entries[key.video].label, tuple(failures))
+        return Sample(None, self.split.entries[key.index].label, key.index, failures=tuple(failures))
 
-    def _clip(self, entry: VideoEntry, rng: np.random.Generator) -> Sample:
-        video = VideoFile(entry.path)
-        frames = torch.from_numpy(video.read(random_segments(len(video), self.clip_format.num_segments, rng)))
-        frames = resize_short_side(frames, self.clip_format.short_side)
-        frames = random_crop(frames, self.clip_format.crop, rng)
-        return Sample(*random_flip(frames, entry.label, self.mirrored, rng))
+    def _clip(self, index: int, rng: np.random.Generator) -> Sample:
+        entry = self.split.entries[index]
+        frames = self.read(entry, lambda num_frames: self.sampling.train(num_frames, rng))
+        clip, label = self.augmentation(frames, entry.label, self.mirrored, rng)
+        return Sample(clip[None], label, index)
 
 
-class EvaluationClips(Dataset[Sample]):
-    """One clip of each video, without randomness: the middle frame of each segment, the crop in the centre."""
+class EvaluationClips(_Clips, Dataset[Sample]):
+    """All crops of one clip of a video for each `ViewKey`, without randomness."""
 
-    def __init__(self, entries: Sequence[VideoEntry], clip_format: ClipFormat) -> None:
-        self.entries, self.clip_format = entries, clip_format
+    def __init__(self, split: Split, sampling: Sampling, views: Views, decoder: Decoder = "decord") -> None:
+        super().__init__(split, decoder)
+        self.sampling, self.views = sampling, views
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Sample:
-        entry = self.entries[index]
+    def __getitem__(self, key: ViewKey) -> Sample:
+        entry, view = self.split.entries[key.index], key.clip * self.views.crops
         try:
-            return Sample(evaluation_clip(entry.path, self.clip_format), entry.label)
+            frames = self.read(entry, lambda num_frames: self._frames(num_frames, key.clip))
         except VideoError as error:
-            return Sample(None, entry.label, (Failure(error.path, error.reason),))
+            return Sample(None, entry.label, key.index, view, (Failure(error.path, error.reason),))
+        crops = slide_crops(resize_short_side(frames, self.views.short_side), self.views.crop_size, self.views.crops)
+        return Sample(torch.stack(crops), entry.label, key.index, view)
 
-
-def evaluation_clip(path: Path, clip_format: ClipFormat) -> Tensor:
-    """The clip (T, S, S, 3) uint8 that stands for the video at `path` in a test. Raises VideoError."""
-    video = VideoFile(path)
-    frames = torch.from_numpy(video.read(middle_segments(len(video), clip_format.num_segments)))
-    return center_crop(resize_short_side(frames, clip_format.short_side), clip_format.crop)
-
-
-class EpochBatches(Sampler[list[ClipKey]]):
-    """The batches of a whole training run, epoch after epoch, each epoch in an order of its own.
-
-    One iterator for all epochs keeps the workers busy over their ends. The rest of an epoch that fills no batch is
-    dropped; another rest is dropped in the next epoch. Raises InputError if one batch needs more videos than there are.
-    """
-
-    def __init__(self, num_videos: int, batch_size: int, epochs: int, seed: int) -> None:
-        if not 1 <= batch_size <= num_videos:
-            raise InputError(f"batch_size must be between 1 and the number of videos, {num_videos}; got {batch_size}")
-        self.num_videos, self.batch_size, self.epochs, self.seed = num_videos, batch_size, epochs, seed
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches of one epoch."""
-        return self.num_videos // self.batch_size
-
-    def __len__(self) -> int:
-        return self.per_epoch * self.epochs
-
-    def __iter__(self) -> Iterator[list[ClipKey]]:
-        for epoch in range(self.epochs):
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_videos).tolist()
-            for start in range(0, self.per_epoch * self.batch_size, self.batch_size):
-                yield [ClipKey(epoch, video) for video in order[start : start + self.batch_size]]
-
-
-def training_batches(clips: TrainingClips, batches: EpochBatches, workers: int) -> Iterator[Batch]:
-    """Batches of the whole run. Their content does not depend on `workers`; 0 decodes in this process.
-
-    Raises InputError where a worker hangs or dies.
-    """
-    return _iterate(clips, workers, batch_sampler=batches)
-
-
-def evaluation_batches(clips: EvaluationClips, batch_size: int, workers: int) -> Iterator[Batch]:
-    """Every video once, in the list's order. Raises InputError where a worker hangs or dies."""
-    return _iterate(clips, workers, batch_size=batch_size)
-
-
-def _iterate(clips: Dataset[Sample], workers: int, **batching: Any) -> Iterator[Batch]:
-    loader = DataLoader(
-        clips,
-        collate_fn=collate,
-        num_workers=workers,
-        timeout=HANG_TIMEOUT if workers else 0,
-        # A generator of its own, so that the loader draws nothing from torch's global one.
-        generator=torch.Generator(),
-        **batching,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        # The net below the reader's guard: a decoder that hangs or crashes all the same ends here.
-        if workers and "DataLoader" in str(error):
-            raise InputError(f"a process that reads videos has hung or died: {error}") from error
-        raise
-
-
-def collate(samples: list[Sample]) -> Batch:
-    """Stack what could be read."""
-    clips = [sample.clip for sample in samples if sample.clip is not None]
-    return Batch(
-        clips=torch.stack(clips) if clips else torch.empty(0),
-        labels=torch.tensor([sample.label for sample in samples if sample.clip is not None], dtype=torch.int64),
-        failures=tuple(failure for sample in samples for failure in sample.failures),
-        missing=len(samples) - len(clips),
-    )
+    def _frames(self, num_frames: int, clip: int) -> Indices:
+        if self.views.placement == "middle":
+            return self.sampling.validate(num_frames)
+        return self.sampling.test(num_frames, self.views.clips)[clip]

@@ -1,33 +1,29 @@
 """The demo: TANet beside the same network without TAM, on video files whose classes no single frame tells apart."""
 
-import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
 
 import torch
 
+from train.batches import FailureTally, TrainingBatches, evaluation_batches, training_batches
 from train.checkpoint import TrainedNetwork, save_checkpoint
-from train.dataset import (
-    ClipFormat,
-    EpochBatches,
-    EvaluationClips,
-    Failure,
-    TrainingClips,
-    evaluation_batches,
-    training_batches,
-)
+from train.dataset import EvaluationClips, Failure, TrainingClips
 from train.errors import InputError
-from train.lists import read_class_names, read_list
-from train.loop import EpochResult, Learner, Optimisation, fit
-from train.networks import NetworkConfig, build_network
+from train.learner import Learner, reproducible
+from train.log import JsonLines
+from train.loop import EpochResult
+from train.networks import build_network
+from train.optimiser import build_schedule
 from train.plots import Kernels, learned_kernels, plot_curves, plot_kernels
+from train.recipes import RECIPES, Recipe
 from train.render import Task
+from train.side_by_side import train_side_by_side
+from train.sources import read_class_names, read_list
 from train.synthetic import DatasetSpec, prepare_dataset
+from train.workers import Loading
 
 
 @dataclass(frozen=True)
@@ -72,9 +68,6 @@ class TaskSize:
 TASK_SIZES: dict[Task, TaskSize] = {"order": TaskSize(8, 600, 150), "motion": TaskSize(16, 800, 200)}
 
 
-KINDS: tuple[Literal["C2D", "TANet"], ...] = ("C2D", "TANet")
-
-
 @dataclass(frozen=True)
 class TaskResult:
     """What the demo shows of one task."""
@@ -87,9 +80,9 @@ class TaskResult:
     seconds: float
     history: list[EpochResult]
     kernels: Kernels
-    substituted: list[Failure]
-    """Training videos that could not be read; another stood in each time."""
-    left_out: list[Failure]
+    substituted: Mapping[Failure, int]
+    """Training videos that could not be read, and how often another stood in."""
+    left_out: Mapping[Failure, int]
     """Validation videos that could not be read; the accuracies are without them."""
 
 
@@ -97,9 +90,8 @@ def run_demo(config: DemoConfig) -> list[TaskResult]:
     """Run the demo and print its table. Raises InputError for options that cannot be used."""
     _check(config)
     config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / "log.jsonl").open("w") as file, _reproducible(config.threads):
-        log = _Log(file)
-        log.write("config", **{key: str(value) if key == "out" else value for key, value in asdict(config).items()})
+    with JsonLines(config.out / "log.jsonl") as log, reproducible(config.threads):
+        log.write("config", **asdict(config))
         results = [_run_task(config, task, log) for task in dict.fromkeys(config.tasks)]
     plot_curves(
         config.out / "curves.png",
@@ -111,27 +103,33 @@ def run_demo(config: DemoConfig) -> list[TaskResult]:
     return results
 
 
-def _run_task(config: DemoConfig, task: Task, log: "_Log") -> TaskResult:
+def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
     started = time.monotonic()
-    size, clip_format = TASK_SIZES[task], ClipFormat()
+    size, loading = TASK_SIZES[task], Loading(config.workers)
     spec = DatasetSpec(
         task, config.train_videos or size.train_videos, config.val_videos or size.val_videos, config.seed
     )
     root = prepare_dataset(config.out / "data", spec)
     class_names = read_class_names(root / "classes.txt")
-    train_list = read_list(root / "train.txt", len(class_names))
-    val_list = read_list(root / "val.txt", len(class_names))
+    train, val = (read_list(root / f"{name}.txt", class_names) for name in ("train", "val"))
+    recipes = _recipes(config, config.epochs or size.epochs)
+    recipe = recipes["TANet"]  # the two differ in the network alone
 
     # Small enough to be decoded once and kept: some 100 kB a clip.
-    val_batches = list(evaluation_batches(EvaluationClips(val_list, clip_format), config.batch_size, config.workers))
-    left_out = [failure for batch in val_batches for failure in batch.failures]
-    epochs = config.epochs or size.epochs
-    batches = EpochBatches(len(train_list), config.batch_size, epochs, config.seed)
-    networks = {kind: NetworkConfig(kind, len(class_names), clip_format.num_segments) for kind in KINDS}
-    learners: dict[str, Learner] = {}
-    for kind, network in networks.items():
+    val_clips = EvaluationClips(val, recipe.sampling, recipe.validation)
+    val_loader = evaluation_batches(val_clips, config.batch_size, loading)
+    val_batches = list(val_loader)
+    val_loader.close()
+    left_out = Counter(failure for batch in val_batches for failure in batch.failures)
+
+    epochs = recipe.optimisation.epochs
+    order = TrainingBatches(len(train), config.batch_size, epochs, config.seed)
+    learners = {}
+    for kind, of_kind in recipes.items():
         torch.manual_seed(config.seed)
-        learners[kind] = Learner(build_network(network), Optimisation(lr=config.lr), len(batches))
+        network = build_network(of_kind.model, len(class_names), recipe.sampling.num_segments)
+        schedule = build_schedule(recipe.optimisation, order.steps_per_epoch)
+        learners[kind] = Learner(network, recipe.optimisation, schedule)
 
     history: list[EpochResult] = []
 
@@ -139,35 +137,42 @@ def _run_task(config: DemoConfig, task: Task, log: "_Log") -> TaskResult:
         history.append(result)
         log.write("epoch", task=task, **asdict(result))
 
-    clips = TrainingClips(train_list, class_names, clip_format, config.seed)
-    substituted = fit(
-        learners,
-        training_batches(clips, batches, config.workers),
-        batches.per_epoch,
-        epochs,
-        val_batches,
-        on_epoch,
-        title=f"training on {task}",
+    failures = FailureTally(len(train), recipe.data.max_bad_share)
+    clips = TrainingClips(train, recipe.sampling, recipe.augmentation, config.seed)
+    batches = training_batches(clips, order, loading)
+    train_side_by_side(
+        learners, batches, order.steps_per_epoch, epochs, val_batches, on_epoch, failures, f"training on {task}"
     )
-    for kind, network in networks.items():
-        trained = TrainedNetwork(learners[kind].network, network, class_names, clip_format)
+    batches.close()
+    for kind, learner in learners.items():
+        trained = TrainedNetwork(learner.network, recipes[kind], class_names)
         save_checkpoint(config.out / f"{task}-{kind.lower()}.pt", trained)
     accuracies = {result.network: result.val.accuracy for result in history}  # of the last epoch
-    for failure in (*substituted, *left_out):
-        log.write("unreadable", task=task, **failure._asdict())
+    for failure, times in (failures.counts + left_out).items():
+        log.write("unreadable", task=task, **failure._asdict(), times=times)
     seconds = time.monotonic() - started
     log.write("result", task=task, accuracies=accuracies, seconds=round(seconds, 1))
     return TaskResult(
         task,
         chance=1 / len(class_names),
         accuracies=accuracies,
-        videos=(len(train_list), len(val_list)),
+        videos=(len(train), len(val)),
         seconds=seconds,
         history=history,
         kernels=learned_kernels(learners["TANet"].network, val_batches),
-        substituted=substituted,
+        substituted=failures.counts,
         left_out=left_out,
     )
+
+
+def _recipes(config: DemoConfig, epochs: int) -> dict[str, Recipe]:
+    """The demo's recipe for the two networks, with the options that were given."""
+    demo = RECIPES["demo"]
+    optimisation = replace(demo.optimisation, batch_size=config.batch_size, lr=config.lr, epochs=epochs)
+    # The data are the demo's own, so whatever share of them is damaged is to be seen in its report.
+    data = replace(demo.data, max_bad_share=1.0)
+    recipe = replace(demo, optimisation=optimisation, data=data, seed=config.seed)
+    return {"C2D": replace(recipe, model=replace(demo.model, kind="C2D")), "TANet": recipe}
 
 
 def _report(results: Sequence[TaskResult], out: Path) -> str:
@@ -183,12 +188,11 @@ def _report(results: Sequence[TaskResult], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _failure_lines(title: str, failures: Sequence[Failure]) -> list[str]:
+def _failure_lines(title: str, failures: Mapping[Failure, int]) -> list[str]:
     if not failures:
         return []
-    times = Counter(failures)
-    details = [f"  {failure.path}: {failure.reason} ({count} ×)" for failure, count in sorted(times.items())]
-    return [f"{title} because they cannot be read: {len(times)}", *details]
+    details = [f"  {failure.path}: {failure.reason} ({times} ×)" for failure, times in sorted(failures.items())]
+    return [f"{title} because they cannot be read: {len(failures)}", *details]
 
 
 def _check(config: DemoConfig) -> None:
@@ -201,34 +205,3 @@ def _check(config: DemoConfig) -> None:
             raise InputError(f"{name}: must be at least {minimum}, got {value}")
     if not 0 < config.lr < float("inf"):
         raise InputError(f"lr: must be a positive number, got {config.lr}")
-
-
-@contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Let torch take only algorithms that give the same bits each time, with a fixed number of threads."""
-    deterministic: Any = torch.utils.deterministic  # a module with a property, which type checkers do not see
-    before = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        deterministic.fill_uninitialized_memory,
-    )
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # Nothing here reads uninitialised memory, and filling it all the same takes a sixth of the time.
-    deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        deterministic.fill_uninitialized_memory = before[2]
-
-
-class _Log:
-    """JSON lines, each complete on the disk before the run goes on."""
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-
-    def write(self, event: str, **values: Any) -> None:
-        print(json.dumps({"event": event, **values}), file=self.file, flush=True)

@@ -1,28 +1,40 @@
-"""From a description of a network, as checkpoints hold it, to the network."""
+"""From a recipe's description of a network to the network."""
 
-from dataclasses import dataclass
-from typing import Literal
-
-from tam_triton.nets import C2D, TANet
+from tam_triton.nets import C2D, TANet, c2d, tanet
+from train.recipes import Model
 from train.small_resnet import SmallResNet
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Everything needed to build a network anew, so that a checkpoint's weights fit it."""
+def build_network(model: Model, num_classes: int, num_segments: int, *, pretrained: bool = True) -> C2D:
+    """The network that `model` describes, for clips of T = `num_segments` frames.
 
-    kind: Literal["TANet", "C2D"]
-    """TANet, or the same backbone without temporal modelling."""
-    num_classes: int
-    num_segments: int = 8
-    """T, the frames of a clip."""
-    dropout: float = 0.0
+    The backbone's weights are drawn first, so equal seeds give C2D and TANet equal backbones.
 
+    Args:
+        pretrained: load the backbone's weights that `model` names, downloading them where torch's cache lacks them;
+            otherwise, and where it names none, they are random.
 
-def build_network(config: NetworkConfig) -> TANet | C2D:
-    """The network that `config` describes, with random weights.
-
-    The backbone's are drawn first, so equal seeds give C2D and TANet equal backbones.
+    Raises:
+        ValueError: weights that torchvision does not have.
+        OSError: they cannot be downloaded.
     """
-    network = {"TANet": TANet, "C2D": C2D}[config.kind]
-    return network(SmallResNet(config.num_classes), config.num_segments, dropout=config.dropout)
+    if model.backbone == "small":
+        backbone = SmallResNet(num_classes)
+        if model.kind == "C2D":
+            return C2D(backbone, num_segments, dropout=model.dropout)
+        taps, alpha, beta = model.kernel_size, model.alpha, model.beta
+        return TANet(backbone, num_segments, dropout=model.dropout, kernel_size=taps, alpha=alpha, beta=beta)
+    depth = int(model.backbone.removeprefix("resnet"))
+    weights = model.weights if pretrained else None
+    if model.kind == "C2D":
+        return c2d(depth, num_classes, num_segments, dropout=model.dropout, weights=weights)
+    return tanet(
+        depth,
+        num_classes,
+        num_segments,
+        dropout=model.dropout,
+        kernel_size=model.kernel_size,
+        alpha=model.alpha,
+        beta=model.beta,
+        weights=weights,
+    )

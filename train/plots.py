@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from tam_triton import TAM, squeeze
-from train.dataset import Batch
+from train.batches import Batch
 from train.loop import EpochResult, Score, evaluation_mode
 from train.transforms import normalise
 

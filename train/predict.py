@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import torch
 
+from train.batches import evaluation_batches
 from train.checkpoint import TrainedNetwork
-from train.dataset import EvaluationClips, evaluation_batches
-from train.lists import VideoEntry
+from train.dataset import EvaluationClips
+from train.entries import Entry, Split
 from train.reader import VideoError
 from train.transforms import normalise
+from train.workers import Loading
 
 
 class Prediction(NamedTuple):
@@ -21,12 +23,16 @@ class Prediction(NamedTuple):
 
 @torch.inference_mode()
 def predict(trained: TrainedNetwork, video: Path, top: int = 5) -> list[Prediction]:
-    """The `top` most probable classes of `video`, best first. Raises VideoError.
+    """The `top` most probable classes of `video`, best first, by the one view of a validation. Raises VideoError.
 
     The video is read in a process of its own, so that a decoder that hangs cannot hang this one.
     """
-    clips = EvaluationClips([VideoEntry(video, 0)], trained.clip_format)
-    (batch,) = evaluation_batches(clips, batch_size=1, workers=1)
+    recipe = trained.recipe
+    split = Split("video", (Entry(video, 0),), trained.class_names)
+    clips = EvaluationClips(split, recipe.sampling, recipe.validation, recipe.data.decoder)
+    loader = evaluation_batches(clips, 1, Loading(workers=1))
+    (batch,) = loader
+    loader.close()
     if batch.missing:
         raise VideoError(*batch.failures[0])
     probabilities = trained.network(normalise(batch.clips)).softmax(1)[0]

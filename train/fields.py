@@ -1,0 +1,95 @@
+"""Checking and storing the frozen dataclasses that recipes are made of, by the annotations of their fields."""
+
+import dataclasses
+import math
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from train.errors import InputError
+
+T = TypeVar("T")
+
+_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", Path: "a path"}
+
+
+def check_types(instance: Any) -> None:
+    """Raise InputError unless every field of a dataclass `instance` holds what its annotation says.
+
+    A bool is not taken for a number, nor infinity or NaN for a float; a whole number is a float.
+    """
+    hints = get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        if not _matches(getattr(instance, field.name), hints[field.name]):
+            raise _error(instance, field.name, _describe(hints[field.name]))
+
+
+def require(instance: Any, field: str, holds: bool, expected: str) -> None:
+    """Raise InputError that names `field` of `instance`, what it holds and what was expected, unless `holds`."""
+    if not holds:
+        raise _error(instance, field, expected)
+
+
+def to_plain(value: Any) -> Any:
+    """`value`, a dataclass or something in one, in the types that JSON has: objects, lists, texts, numbers, null."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: type[T], plain: Any, place: str) -> T:
+    """The instance of dataclass `kind` that `to_plain` made `plain` of. `place` names it in messages.
+
+    Raises InputError for a field too few, one too many, or one that holds something else than its annotation says.
+    """
+    if not isinstance(plain, dict):
+        raise InputError(f"{place}: got {plain!r}, expected an object")
+    hints = get_type_hints(kind)
+    if unknown := sorted(plain.keys() - hints.keys()):
+        raise InputError(f"{place}: got unknown fields {unknown}, expected {sorted(hints)}")
+    if absent := sorted(hints.keys() - plain.keys()):
+        raise InputError(f"{place}: fields {absent} are missing")
+    return kind(**{name: _restore(hints[name], plain[name], f"{place}.{name}") for name in hints})
+
+
+def _restore(kind: Any, plain: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return from_plain(cast(type[Any], kind), plain, place)
+    if isinstance(plain, list):
+        return tuple(plain)
+    if isinstance(plain, str) and Path in (kind, *get_args(kind)):
+        return Path(plain)
+    return plain
+
+
+def _matches(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, option) for option in get_args(kind))
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in get_args(kind))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _describe(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(kind))
+    if origin is Literal:
+        return f"one of {', '.join(repr(option) for option in get_args(kind))}"
+    if origin is tuple:
+        return f"a tuple, each of it {_describe(get_args(kind)[0])}"
+    return "None" if kind is type(None) else _NAMES.get(kind) or f"a {kind.__name__}"
+
+
+def _error(instance: Any, field: str, expected: str) -> InputError:
+    group = type(instance).__name__.lower()
+    return InputError(f"{group}.{field}: got {getattr(instance, field)!r}, expected {expected}")

@@ -1,0 +1,151 @@
+"""What a run says of itself: JSON lines, lines and a bar on the console, and TensorBoard where it is asked for."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from tqdm import tqdm
+
+from train.errors import InputError
+
+
+class ScalarWriter(Protocol):
+    """What is used of TensorBoard's SummaryWriter."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Add a point to the curve `tag`."""
+
+    def close(self) -> None:
+        """Write what is still held back."""
+
+
+class JsonLines:
+    """A file of JSON objects, a line each, every line handed to the system before the program goes on.
+
+    Args:
+        path: the file.
+        append: go on with the lines that are there. A last line without an end, as a killed writer leaves it, goes.
+    """
+
+    def __init__(self, path: Path, append: bool = False) -> None:
+        if append and path.exists():
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                with path.open("r+b") as file:
+                    file.truncate(whole)
+        self._file = path.open("a" if append else "w", encoding="utf-8")
+
+    def write(self, event: str, **values: Any) -> None:
+        """Write one line: the event's name and its values. Numbers that JSON has no word for (nan, inf) go as text."""
+        line = json.dumps({"event": event, **_plain(values)}, ensure_ascii=False, allow_nan=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class RunLog:
+    """The log of a training run: `log.jsonl` in its folder, the console, and TensorBoard's files in `tensorboard/`.
+
+    In the processes that do not lead, give `folder=None`: they write and print nothing.
+    """
+
+    def __init__(self, folder: Path | None, *, append: bool = False, writer: ScalarWriter | None = None) -> None:
+        self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append)
+        self._writer = writer
+        self._bar: Any = None
+
+    def begin(self, step: int, total: int) -> None:
+        """Show the bar: `step` of `total` steps are done."""
+        # None: on a terminal only, so that the log of a batch job holds lines alone.
+        disable = None if self._lines else True
+        self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=disable)
+
+    def event(self, event: str, **values: Any) -> None:
+        """A JSON line."""
+        if self._lines:
+            self._lines.write(event, **values)
+
+    def say(self, message: str) -> None:
+        """A line on the console."""
+        if self._lines:
+            tqdm.write(message)
+
+    def warn(self, message: str, **values: Any) -> None:
+        """A line on the console and in the file about something that should not have happened."""
+        self.event("warning", message=message, **values)
+        self.say(f"warning: {message}")
+
+    def steps(self, step: int, epoch: float, metrics: Mapping[str, float], text: str) -> None:
+        """What the last steps were like, to all three; `epoch` is how many are done, `text` the console's line."""
+        self.event("step", step=step, epoch=epoch, **metrics)
+        self.say(text)
+        self._curve("train", step, metrics)
+
+    def epoch(self, step: int, epoch: int, scores: Mapping[str, Mapping[str, float]], text: str) -> None:
+        """How an epoch ended, to all three: {"train" or "val": {name: value}}."""
+        self.event("epoch", step=step, epoch=epoch, **scores)
+        self.say(text)
+        for part, values in scores.items():
+            self._curve(f"epoch/{part}", epoch, values)
+
+    def progress(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self._bar is not None and not self._bar.disable:
+            self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Close file, bar and writer."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._lines:
+            self._lines.close()
+        if self._writer:
+            self._writer.close()
+
+    def _curve(self, group: str, position: int, values: Mapping[str, float]) -> None:
+        if self._writer and self._lines:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, position)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def tensorboard_writer(folder: Path) -> ScalarWriter:
+    """TensorBoard's writer into `folder`. Raises InputError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "tensorboard: is not installed (pip install tensorboard); the run can do without it"
+        ) from error
+    return SummaryWriter(str(folder))
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,102 @@
+"""Whether a reader may seek in a file: what its container and its packets say, found without a decoder.
+
+A reader that seeks takes a file's packets for its frames, and the frames before a key frame in the file for those that
+are shown before it. Where that is wrong decord counts too many frames, returns others than were asked for, or waits for
+ever for one that never comes, in C++ with the interpreter lock held. It is wrong
+- where an mp4's edit list shows less than was stored: clips cut without encoding them again, as Kinetics clips are,
+  begin with frames that are decoded and never shown, and may end with some;
+- in "open" groups of pictures, the ordinary ones of x265: frames stored behind a key frame are shown before it;
+- where an mp4's key frame is decoded before the one before it is shown: a seek to the earlier ends at the later;
+- where a key frame of H.264 is no full restart, so that a decoder gives out frames late or not at all after a seek.
+
+So such a file must be known for what it is before decord sees it. An mp4's index tells that in a fraction of a
+millisecond; in other files the packets do.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.reader import mp4
+from train.reader.errors import VideoError
+from train.reader.packets import Packets, is_restart, may_seek, read_packets
+
+_MP4_KINDS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
+_MATROSKA = b"\x1aE\xdf\xa3"  # webm too
+_SAMPLE_HEAD = 4096  # bytes of a frame in which the first part of the picture itself begins
+
+_NOT_IN_ORDER = "decoding cannot start afresh at each of its key frames"
+
+
+def why_not_seek(path: Path) -> str | None:
+    """Why the file at `path` may only be read from its start to its end; None where a reader may seek in it.
+
+    Raises VideoError where nothing of it can be decoded, OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[4:8] in _MP4_KINDS:
+            moov = mp4.read_moov(file)
+            if moov is None:
+                raise VideoError(path, "is truncated: its index (the mp4 moov box) is missing or incomplete")
+            try:
+                return _why_not_seek_mp4(file, memoryview(moov))
+            except EOFError:
+                raise VideoError(path, "is truncated: it ends before the last of its frames") from None
+            except (ValueError, IndexError, StopIteration) as error:
+                return f"its index is not understood ({error})"
+        elif head.startswith(_MATROSKA):
+            if b"webm" in head:  # none of its codecs shows frames in another order than that of the file
+                return None
+        elif head[:4] != b"RIFF" or head[8:12] != b"AVI ":
+            return "its container is none in which seeking is exact"
+    return None if may_seek(read_packets(path)) else _NOT_IN_ORDER
+
+
+def _why_not_seek_mp4(file: BinaryIO, moov: memoryview) -> str | None:
+    """As `why_not_seek`. Raises EOFError where the file ends too early, ValueError or IndexError for a broken index."""
+    if mp4.is_fragmented(moov):
+        return "its frames are indexed in fragments, which are not looked into"
+    size = file.seek(0, 2)
+    for track in mp4.video_tracks(moov):
+        starts, ends = track.sample_places()
+        if ends.max(initial=0) > size:
+            raise EOFError
+        if track.display_matrix != mp4.IDENTITY:
+            return "its frames are to be shown rotated"
+        times = track.composition_times()
+        if _is_trimmed(track, times, mp4.movie_ticks_per_second(moov)):
+            return "its edit list leaves out frames"
+        keys = np.zeros(times.size, np.bool_)
+        keys[track.key_samples()] = True
+        packets = Packets(times, keys, shown=np.ones(times.size, np.bool_))
+        # FFmpeg seeks to the last key frame that is decoded by the time at which the wanted one is shown.
+        if (track.decoding_times()[keys][1:] <= times[keys][:-1]).any():
+            return "its key frames follow too closely on one another"
+        if not (may_seek(packets) and _all_restart(file, starts[keys], track.nal_length_bytes())):
+            return _NOT_IN_ORDER
+    return None
+
+
+def _is_trimmed(track: mp4.Track, times: NDArray[np.int64], movie_ticks_per_second: int) -> bool:
+    """Whether the edit list of a track does anything but show every frame once. An edit is [start, start + length)."""
+    edits = [edit for edit in track.edits() if edit.start != -1]
+    if not edits:
+        return False
+    if len(edits) > 1 or edits[0].rate != 1 << 16 or times.size == 0:
+        return True
+    end = edits[0].start + edits[0].length * track.ticks_per_second / movie_ticks_per_second
+    return bool(times.min() < edits[0].start or times.max() >= end)
+
+
+def _all_restart(file: BinaryIO, starts: NDArray[np.int64], length_bytes: int | None) -> bool:
+    """Whether the frames whose data starts there are all full restarts; codecs other than H.264 have no other keys."""
+    if length_bytes is None:
+        return True
+    for start in starts.tolist():
+        file.seek(start)
+        if not is_restart(file.read(_SAMPLE_HEAD), length_bytes):
+            return False
+    return True

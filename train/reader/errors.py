@@ -1,0 +1,16 @@
+"""The one error of reading."""
+
+import os
+
+from train.errors import InputError
+
+
+class VideoError(InputError):
+    """A video or frame that cannot be read. The message names the file and says why; `path` and `reason` hold both."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(str(path), reason)  # both, so that it survives pickling on its way out of a worker
+        self.path, self.reason = str(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
