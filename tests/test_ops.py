@@ -1,6 +1,4 @@
-"""The operators' contract with torch: opcheck, gradcheck, torch.compile, torch.export, double backward."""
-
-from collections.abc import Callable
+"""Autograd over the operators: gradcheck, one gradient of X, what is saved, double backward."""
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from tests.tolerance import assert_close
 
 each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])
 each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last", "sliced"])
-FOLDED = ("branches", "activated_squeeze", "activated_aggregate")
 SMALL = Problem(N=2, T=3, C=4, H=3, W=2, K=3, dtype=torch.float64)
 
 
@@ -24,29 +21,6 @@ def inputs(problem: Problem = SMALL, requires_grad: bool = True) -> tuple[Tensor
 def branches(squeezed: Tensor) -> tuple[Tensor, Tensor]:
     """A cheap stand-in for G and L, so that X also reaches the output through X̂."""
     return squeezed.sigmoid(), torch.softmax(squeezed[..., :3] * 2, -1)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own look at .grad
-@each_layout
-@pytest.mark.parametrize("name", ["squeeze", "aggregate", "weight_gradients", "input_gradient", *FOLDED])
-def test_opcheck(name: str, memory: str) -> None:
-    problem = Problem(**{**vars(SMALL), "layout": memory, "dtype": torch.float32})
-    x, importance, kernel = inputs(problem)
-    dy = problem.features(salt=3)
-    arguments: dict[str, tuple[object, ...]] = {
-        "squeeze": (x, problem.T),
-        "aggregate": (x, importance, kernel),
-        "weight_gradients": (dy, x.detach(), importance.detach(), kernel.detach()),
-        "input_gradient": (dy, importance.detach(), kernel.detach(), importance.detach(), memory == "channels_last"),
-    }
-    module, squeezed = TAM(problem.C, problem.T).eval(), problem.importance()
-    state = {key: tensor.detach() for key, tensor in module.state_dict().items() if tensor.is_floating_point()}
-    branch = {name: [state[key] for key in state if key.startswith(name)] for name in "GL"}
-    norm = [torch.rand(problem.C) for _ in range(4)]
-    arguments["activated_squeeze"] = (x.detach(), norm, 1e-5, problem.T)
-    arguments["activated_aggregate"] = (x.detach(), norm, 1e-5, importance.detach(), kernel.detach())
-    arguments["branches"] = (squeezed, branch["G"], branch["L"], 1e-5, memory == "channels_last")
-    torch.library.opcheck(getattr(torch.ops.tam_triton, name).default, arguments[name])
 
 
 @each_impl
@@ -111,35 +85,6 @@ def test_frozen_input_still_trains_the_branches(impl: str) -> None:
     x = Problem(N=2, T=4, C=8, H=3, W=3, K=3).features()
     expected = torch.autograd.grad(module(x.clone().requires_grad_()).square().sum(), list(module.parameters()))
     torch.testing.assert_close(torch.autograd.grad(module(x).square().sum(), list(module.parameters())), expected)
-
-
-@each_impl
-@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
-def test_compile(impl: str, memory: str) -> None:
-    """One graph, same values and gradients, strides kept."""
-    torch.manual_seed(0)
-    module = TAM(8, 4, impl=impl).double()
-    x = Problem(N=2, T=4, C=8, H=5, W=5, K=3, layout=memory, dtype=torch.float64).features().requires_grad_()
-    dy = torch.randn_like(x)
-
-    def gradients(forward: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-        y = forward(x)
-        return y, *torch.autograd.grad(y, (x, *module.parameters()), dy)
-
-    expected = gradients(module)
-    result = gradients(torch.compile(module, fullgraph=True))
-    torch.testing.assert_close(result, expected)
-    assert result[0].stride() == expected[0].stride() == x.stride()
-
-
-@each_impl
-def test_export(impl: str) -> None:
-    module = TAM(8, 4, impl=impl).eval()
-    x = Problem(N=2, T=4, C=8, H=5, W=5, K=3).features()
-    program = torch.export.export(module, (x,))
-    torch.testing.assert_close(program.module()(x), module(x))
-    called = {str(node.target) for node in program.graph.nodes if "tam_triton" in str(node.target)}
-    assert called == ({"tam_triton.squeeze.default", "tam_triton.aggregate.default"} if impl == "triton" else set())
 
 
 def test_double_backward_is_right_in_plain_torch() -> None:

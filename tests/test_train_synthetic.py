@@ -8,10 +8,11 @@ import train.synthetic
 from tests.video_files import decode
 from train.errors import InputError
 from train.render import CLASS_NAMES, render
-from train.sampling import middle_segments, random_segments
+from train.sampling import Sampling
 from train.sources import read_class_names, read_list
 from train.synthetic import DatasetSpec, prepare_dataset, video_generator
 
+SEGMENTS = Sampling("segments", 8)
 SPEC = DatasetSpec("order", train=24, val=12, seed=5)
 
 
@@ -30,7 +31,7 @@ def test_order_classes_hold_the_same_frames(seed):
     assert len({frames.tobytes() for frames in clips}) == 6
     for frames in clips[1:]:
         assert as_multiset(frames) == as_multiset(clips[0])
-        middle = middle_segments(32, 8)
+        middle = SEGMENTS.validate(32)
         assert as_multiset(frames[middle]) == as_multiset(clips[0][middle])
 
 
@@ -38,7 +39,7 @@ def test_order_classes_hold_the_same_frames(seed):
 def test_order_name_is_what_is_seen(label):
     """Random segments hold two frames of each event, in the order of the class's name."""
     frames = clip("order", label, 7).astype(int)
-    chosen = frames[random_segments(32, 8, np.random.default_rng(1))]
+    chosen = frames[SEGMENTS.train(32, np.random.default_rng(1))]
     still = np.median(frames, axis=0)
     seen = []
     for frame in chosen:

@@ -67,7 +67,8 @@ def choose(T: int, *operands: Tensor) -> ModuleType:
     if any(t.device.type != "cpu" for t in operands):
         return by_tap
     if torch.compiler.is_compiling():
-        return by_frame if T <= by_frame.MAX_FRAMES else by_tap
+        unrolled = T <= by_frame.MAX_FRAMES and not torch.onnx.is_in_onnx_export()  # ONNX has no loops to fuse
+        return by_frame if unrolled else by_tap
     plain = all(type(t) in (Tensor, nn.Parameter) and t.dtype != torch.float64 for t in operands)
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
     return in_cache if plain and not recorded else by_tap
