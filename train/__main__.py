@@ -1,4 +1,4 @@
-"""The command line: `python -m train` with the commands `demo`, `fit`, `predict` and `prepare`."""
+"""The command line: `python -m train` with the commands `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,10 +9,12 @@ import tyro
 
 from train.checkpoint import load_checkpoint
 from train.demo import DemoConfig, run_demo
+from train.ensemble import EnsembleConfig, run_ensemble
 from train.errors import InputError
 from train.fit import FitConfig, fit_subcommands, run_fit
 from train.predict import predict
 from train.prepare import PrepareConfig, prepare
+from train.testing import EvaluationConfig, run_test
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,14 @@ class PredictConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making end in one line, not in a traceback."""
-    commands = {"demo": DemoConfig, "fit": fit_subcommands(), "predict": PredictConfig, "prepare": PrepareConfig}
+    commands = {
+        "demo": DemoConfig,
+        "ensemble": EnsembleConfig,
+        "fit": fit_subcommands(),
+        "predict": PredictConfig,
+        "prepare": PrepareConfig,
+        "test": EvaluationConfig,
+    }
     try:
         config = tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m train", description=__doc__, args=arguments
@@ -40,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fit(config)
         elif isinstance(config, PrepareConfig):
             prepare(config)
+        elif isinstance(config, EvaluationConfig):
+            run_test(config)
+        elif isinstance(config, EnsembleConfig):
+            run_ensemble(config)
         else:
             _print_prediction(config)
     except (InputError, OSError) as error:

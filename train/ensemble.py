@@ -1,0 +1,143 @@
+"""`python -m train ensemble`: the mean of several networks' scores, such as those of 8 and of 16 frames."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from train.errors import InputError
+from train.score_report import check_folder, describe, write_report
+from train.scores import Accuracy, Kind, Missing, VideoScores, softmax
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Average the scores that several tests have saved, and report as a test does."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """The `scores.npz` of two tests or more, of the same videos and classes."""
+    weights: tuple[float, ...] = ()
+    """How much each file counts, in their order; by default all the same."""
+    average: Kind | None = None
+    """What is averaged. By default what the files hold; probabilities can be had of logits too, not the other way."""
+    common: bool = False
+    """Score the videos that all files have scores for, and count the others as missing; without, all files must have
+    the same videos."""
+    out: Path = Path("runs/ensemble")
+    """Folder for the scores and tables."""
+    overwrite: bool = False
+    """Write over the scores that are in `out`."""
+
+
+def run_ensemble(config: EnsembleConfig) -> Accuracy:
+    """Do what the command line asks for: print the accuracy and write scores, tables and picture.
+
+    Raises:
+        InputError: a file that cannot be read, files that do not belong together, or `out` holds scores.
+    """
+    check_folder(config.out, config.overwrite)
+    if len(set(config.files)) < len(config.files):
+        raise InputError(f"files: got {', '.join(map(str, config.files))}, expected each once")
+    members = {str(path): VideoScores.load(path) for path in config.files}
+    joined = average_scores(members, config.weights, config.average, config.common)
+    accuracy = joined.accuracy()
+    print(f"ensemble of {len(members)}, {joined.kind} averaged")
+    print(describe(joined))
+    print(write_report(config.out, joined))
+    return accuracy
+
+
+def average_scores(
+    members: Mapping[str, VideoScores],
+    weights: tuple[float, ...] = (),
+    average: Kind | None = None,
+    common: bool = False,
+) -> VideoScores:
+    """The weighted mean of several scores, which are known by the keys of `members`.
+
+    Args:
+        members: at least two.
+        weights: one for each, in their order, divided here by their sum; none for equal ones.
+        average: what is averaged; None for what all members hold.
+        common: as `EnsembleConfig.common`.
+
+    Raises:
+        InputError: the members' classes, labels or videos differ, some hold logits where others hold probabilities,
+            or a weight is missing or is not above 0.
+    """
+    if len(members) < 2:
+        raise InputError(f"files: got {len(members)}, expected at least 2")
+    weights = weights or (1.0,) * len(members)
+    if len(weights) != len(members) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise InputError(f"weights: got {weights}, expected {len(members)} numbers above 0, one for each file")
+    kind = _common_kind(members, average)
+    labels = _common_labels(members)
+    rows = {name: {video: row for row, video in enumerate(member.videos)} for name, member in members.items()}
+    absent = {video: name for video in labels for name in members if video not in rows[name]}
+    read = [video for video in labels if video not in absent]
+    if absent and not common:
+        _check_same_videos(members)
+    first = next(iter(members.values()))
+    mean = np.zeros((len(read), len(first.class_names)))
+    for (name, member), weight in zip(members.items(), weights, strict=True):
+        scores = member.scores[[rows[name][video] for video in read]].astype(np.float64)
+        mean += weight / sum(weights) * (scores if member.kind == kind else softmax(scores))
+    return VideoScores(
+        videos=tuple(read),
+        labels=np.array([labels[video] for video in read], dtype=np.int64),
+        scores=mean.astype(np.float32),
+        class_names=first.class_names,
+        kind=kind,
+        missing=tuple(
+            Missing(video, labels[video], _reason(video, name, members[name])) for video, name in absent.items()
+        ),
+        protocol={
+            "ensemble": {name: member.protocol for name, member in members.items()},
+            "weights": list(weights),
+            "average": kind,
+        },
+    )
+
+
+def _common_kind(members: Mapping[str, VideoScores], average: Kind | None) -> Kind:
+    kinds = {member.kind for member in members.values()}
+    if average == "probabilities":
+        return average
+    if len(kinds) > 1 or average not in (None, *kinds):
+        held = ", ".join(f"{name} holds {member.kind}" for name, member in members.items())
+        raise InputError(f"average: got {average}, but {held}; probabilities can be had of both")
+    return kinds.pop()
+
+
+def _common_labels(members: Mapping[str, VideoScores]) -> dict[str, int]:
+    """The label of every video that any member knows, in the order of the first. InputError where two disagree."""
+    (first_name, first), *_ = members.items()
+    labels: dict[str, int] = {}
+    for name, member in members.items():
+        if member.class_names != first.class_names:
+            raise InputError(f"{name}: the classes are others, or in another order, than those of {first_name}")
+        known = dict(zip(member.videos, member.labels.tolist(), strict=True))
+        known |= {missing.video: missing.label for missing in member.missing}
+        for video, label in known.items():
+            if labels.setdefault(video, label) != label:
+                raise InputError(f"{name}: {video} has label {label}, in a file before it {labels[video]}")
+    return labels
+
+
+def _check_same_videos(members: Mapping[str, VideoScores]) -> None:
+    first_name, *others = members
+    for name in others:
+        for lacking, having in ((name, first_name), (first_name, name)):
+            gone = sorted(set(members[having].videos) - set(members[lacking].videos))
+            if gone:
+                raise InputError(
+                    f"{lacking}: has no scores for {len(gone)} of the {len(members[having])} videos of {having}, the "
+                    f"first is {gone[0]}; --common scores the videos that all have and counts the others as missing"
+                )
+
+
+def _reason(video: str, name: str, member: VideoScores) -> str:
+    return next((missing.reason for missing in member.missing if missing.video == video), f"is not in {name}")
