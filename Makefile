@@ -1,5 +1,6 @@
-# Each target does its own set-up in .venv. PYTHON chooses the interpreter that makes it.
+# Each target does its own set-up in .venv. PYTHON chooses the interpreter that makes it, JOBS how many processes test.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -13,7 +14,7 @@ demo: $(READY)
 	$(RUN) -m train demo
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 # For a night: forty times the examples of `test`, others each time, and how many there were.
 test-thorough: $(READY)

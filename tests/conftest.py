@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # the other core has a process of its own
 
     from bench.interpreted import checking
 

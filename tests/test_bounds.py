@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -110,7 +111,7 @@ def test_right_beyond_int32(clips: int, segments: int, channels: int, size: int,
     kernel = torch.randint(-3, 4, (clips, channels, 3)).to(x.dtype)
     last_v, last_theta = importance[-1:, end], kernel[-1:, end]
 
-    with last_programs(16):
+    with last_programs(16), np.errstate(all="ignore"):  # what the other programs would have written is anything
         squeezed = kernels.squeeze(x, segments)
         y = kernels.aggregate(x, importance, kernel)
         dv, dtheta = kernels.weight_gradients(dy, x, importance, kernel)
