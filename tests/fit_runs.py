@@ -135,6 +135,12 @@ def finish(children: list[int], timeout: float = 60) -> list[int]:
     return [statuses[child] for child in children]
 
 
+def log_of(config: FitConfig, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's log, or those of one kind of event."""
+    lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if event in (None, line["event"])]
+
+
 def final_bits(out: Path) -> dict[str, torch.Tensor]:
     """All tensors of the last checkpoint by name: weights, momentum, generators."""
     *_, newest = sorted((out / "checkpoints").glob("step-*.pt"))

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import signal
 from dataclasses import replace
@@ -7,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.fit_runs import Videos, equal_bits, final_bits, run_one, tiny_config
+from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from train import batch_finder, dataset
 from train.__main__ import main
 from train.batch_finder import find_batch, find_largest, report
@@ -32,11 +31,6 @@ def whole(videos, tmp_path_factory):
     config = tiny_config(tmp_path_factory.mktemp("whole") / "run")
     assert run_one(config, videos) == 0
     return config
-
-
-def log_of(config, event=None):
-    lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if event in (None, line["event"])]
 
 
 def test_what_a_run_leaves(videos, whole):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fit_runs import Videos, equal_bits, final_bits, run_one, tiny_config
+from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from train.checkpoint import RunCheckpoints
 from train.learner import Learner
 from train.run import Run
@@ -21,11 +21,6 @@ def scenario(*arguments):
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
-
-
-def log_of(config, event=None):
-    lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if event in (None, line["event"])]
 
 
 @pytest.fixture(scope="module")

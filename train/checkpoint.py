@@ -8,8 +8,7 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from train.atomic import replacing
 from train.errors import InputError
 from train.fields import from_plain, to_plain
 from train.networks import build_network
@@ -46,7 +46,7 @@ def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | N
         "state_dict": trained.network.state_dict(),
         "run": run,
     }
-    with _replacing(path) as unfinished, unfinished.open("wb") as file:
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
@@ -118,7 +118,7 @@ class RunCheckpoints:
 
     def mark_best(self, path: Path) -> None:
         """Let `best.pt` hold what `path` holds."""
-        with _replacing(self.best) as unfinished:
+        with replacing(self.best) as unfinished:
             try:
                 os.link(path, unfinished)  # one file under two names takes no space twice
             except OSError:  # not every file system can
@@ -164,27 +164,6 @@ class RunCheckpoints:
         except InputError as error:
             warn(f"{error}; the next validation makes another best checkpoint")
             run["best"] = None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to instead of `path`; moved there when all went well, removed otherwise."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let a file's new name reach the disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_whole(path: Path) -> dict[str, Any]:

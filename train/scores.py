@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from train.atomic import replacing
 from train.errors import InputError
 
 FORMAT = "tam_triton/scores/1"
@@ -110,25 +111,20 @@ class VideoScores:
 
         Raises OSError.
         """
-        unfinished = path.with_name(f"{path.name}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    format=np.array(FORMAT),
-                    videos=_texts(self.videos),
-                    labels=self.labels,
-                    scores=self.scores,
-                    class_names=_texts(self.class_names),
-                    kind=np.array(self.kind),
-                    missing_videos=_texts([missing.video for missing in self.missing]),
-                    missing_labels=np.array([missing.label for missing in self.missing], dtype=np.int64),
-                    missing_reasons=_texts([missing.reason for missing in self.missing]),
-                    protocol=np.array(json.dumps(self.protocol)),
-                )
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(
+                file,
+                format=np.array(FORMAT),
+                videos=_texts(self.videos),
+                labels=self.labels,
+                scores=self.scores,
+                class_names=_texts(self.class_names),
+                kind=np.array(self.kind),
+                missing_videos=_texts([missing.video for missing in self.missing]),
+                missing_labels=np.array([missing.label for missing in self.missing], dtype=np.int64),
+                missing_reasons=_texts([missing.reason for missing in self.missing]),
+                protocol=np.array(json.dumps(self.protocol)),
+            )
 
     @staticmethod
     def load(path: Path) -> "VideoScores":

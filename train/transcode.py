@@ -1,6 +1,5 @@
 """Encodes videos again so that they are small and quick to read: H.264 with a key frame in every eight."""
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +8,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from train.atomic import replacing
 from train.check import chunks
 from train.entries import Entry
 from train.reader import VideoError, open_frames
@@ -29,9 +29,8 @@ def transcode(entry: Entry, target: Path, short_side: int, crf: int = 23) -> Non
     """
     frames = open_frames(entry, "pyav")
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
     try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
+        with replacing(target) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
             stream: Any = None
             for chunk in chunks(frames):
                 if stream is None:
@@ -40,11 +39,8 @@ def transcode(entry: Entry, target: Path, short_side: int, crf: int = 23) -> Non
                 for pixels in chunk:
                     container.mux(stream.encode(_resized(pixels, stream.width, stream.height)))
             container.mux(stream.encode())
-        unfinished.replace(target)
     except av.FFmpegError as error:
         raise OSError(f"{target}: cannot be encoded ({error})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
