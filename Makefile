@@ -18,8 +18,8 @@ test: lint
 
 # For a night: forty times the examples of `test`, others each time, and how many there were.
 test-thorough: $(READY)
-	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest --timeout=0 -p tests.count_examples tests/test_properties_*.py \
-		tests/test_kernels.py tests/test_module.py tests/test_cpu.py $(PYTEST)
+	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -n $(JOBS) --dist worksteal --timeout=0 -p tests.count_examples \
+		tests/test_properties_*.py tests/test_kernels.py tests/test_module.py tests/test_cpu.py $(PYTEST)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -20,7 +20,7 @@ from torch.nn import functional
 import reference
 from bench import peers as eager
 from tam_triton import cpu, kernels, layout, ops
-from tests.strategies import DTYPES, Problem
+from tests.strategies import DTYPES, Problem, others
 from tests.tolerance import assert_close
 
 Arguments = dict[str, Any]
@@ -71,6 +71,11 @@ class Operator:
         results = together(self.truth(**{name: as_reference(value, problem.T) for name, value in arguments.items()}))
         return tuple(result.reshape(-1, *result.shape[2:]) if result.ndim == 5 else result for result in results)
 
+    def to_compare(self, problem: Problem) -> list[tuple[np.ndarray, Tensor]]:
+        """(truth, plain) of each result: what the rule for rounding compares with."""
+        arguments = self.arguments(problem)
+        return list(zip(self.truths(problem, arguments), together(self.plain(**arguments)), strict=True))
+
     def cotangents(self, problem: Problem, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """A gradient for each result."""
         return tuple(problem.tensor(*result.shape, salt=20 + i) for i, result in enumerate(results))
@@ -106,9 +111,8 @@ def check_against_reference(backend: ModuleType, operator: Operator, problem: Pr
         problem = replace(problem, dtype=torch.float32)
     arguments = operator.arguments(problem)
     results = operator.call(backend, arguments)
-    plain = together(operator.plain(**arguments))
-    for result, truth, simple in zip(results, operator.truths(problem, arguments), plain, strict=True):
-        assert_close(result, truth, simple)
+    for i, (result, pair) in enumerate(zip(results, operator.to_compare(problem), strict=True)):
+        assert_close(result, *pair, (operator.to_compare(other)[i] for other in others(problem)))
     fakes = together(getattr(ops, f"fake_{operator.name}")(*arguments.values()))
     assert [strides(result) for result in results] == [strides(fake) for fake in fakes]
 
@@ -334,8 +338,3 @@ each_channelwise = pytest.mark.parametrize("operator", [op for op in OPERATORS i
 each_linear = pytest.mark.parametrize(
     ("operator", "group"), LINEAR, ids=[f"{operator}-{','.join(group)}" for operator, group in LINEAR]
 )
-
-
-def another(problem: Problem) -> Problem:
-    """The same problem with other numbers."""
-    return replace(problem, seed=problem.seed + 1)

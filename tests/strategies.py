@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,11 @@ class Problem:
     def dy_magnitude(self) -> float:
         """The order of dY's values: X times dY stays finite."""
         return min(1 / self.magnitude, 2.0 ** EXPONENTS["huge"][self.dtype])
+
+
+def others(problem: Problem) -> Iterator[Problem]:
+    """The same problem with other numbers, again and again."""
+    return (replace(problem, seed=problem.seed + i) for i in itertools.count(1))
 
 
 def in_layout(x: Tensor, layout: str) -> Tensor:

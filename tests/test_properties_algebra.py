@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tam_triton import aggregate, squeeze, squeeze_and_aggregate
-from tests.operators import Operator, another, each_backend, each_channelwise, each_linear, each_tensor
-from tests.strategies import DENSE, Problem, examples, problems
+from tests.operators import Operator, each_backend, each_channelwise, each_linear, each_tensor
+from tests.strategies import DENSE, Problem, examples, others, problems
 
 FLOATS = (torch.float32, torch.float64)
 exact_problems = problems(dtypes=FLOATS, integers=True)
@@ -52,8 +52,8 @@ def test_linear(
 ) -> None:
     """f(a·u + b·w) = a·f(u) + b·f(w)."""
     (a, b), problem = factors, operator.on_exact(problem)
-    first = operator.arguments(problem)
-    second = {**first, **{name: operator.arguments(another(problem))[name] for name in group}}
+    first, other = operator.arguments(problem), operator.arguments(next(others(problem)))
+    second = {**first, **{name: other[name] for name in group}}
     combined = {**first, **{name: a * first[name] + b * second[name] for name in group}}
     of_first, of_second, of_combined = (operator.call(backend, given) for given in (first, second, combined))
     for u, w, result in zip(of_first, of_second, of_combined, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import peers as eager
 from tam_triton import TAM, layout
 from tests.guards import shuffled_programs
-from tests.strategies import DENSE, Problem, examples, problems
+from tests.strategies import DENSE, Problem, examples, others, problems
 from tests.test_module import each_impl, each_mode, random_tam, run
 from tests.tolerance import assert_close
 
@@ -47,14 +47,21 @@ def frames_reversed(x: Tensor, T: int) -> Tensor:
 def test_dy_and_x_in_any_layout(impl: str, training: bool, problem: Problem) -> None:
     """The layouts of X and dY change neither the result nor any gradient, and Y and dX have that of X."""
     module = tam(problem, impl, training)
-    twin, exact = copy.deepcopy(module), copy.deepcopy(module).double()
-    x, dy = problem.features().requires_grad_(), problem.gradient()
+
+    def to_compare(problem: Problem) -> list[tuple[np.ndarray, Tensor]]:
+        """(truth, plain) of y and of dx."""
+        x, dy = problem.features(), problem.gradient()
+        twin, exact = copy.deepcopy(module), copy.deepcopy(module).double()
+        plain_y, plain_dx, _ = run(lambda t: eager.tam(twin, t), twin, x, dy)
+        true_y, true_dx, _ = run(lambda t: eager.tam(exact, t), exact, x.double(), dy.double())
+        return [(true_y.numpy(), plain_y), (true_dx.numpy(), plain_dx)]
+
+    expected = to_compare(problem)
+    x = problem.features().requires_grad_()
     y = module(x)
-    (dx,) = torch.autograd.grad(y, x, dy)
-    plain_y, plain_dx, _ = run(lambda t: eager.tam(twin, t), twin, x, dy)
-    true_y, true_dx, _ = run(lambda t: eager.tam(exact, t), exact, x.double(), dy.double())
-    assert_close(y.detach(), true_y.numpy(), plain_y)
-    assert_close(dx, true_dx.numpy(), plain_dx)
+    (dx,) = torch.autograd.grad(y, x, problem.gradient())
+    for i, result in enumerate((y.detach(), dx)):
+        assert_close(result, *expected[i], (to_compare(other)[i] for other in others(problem)))
     assert layout.is_channels_last(y) == layout.is_channels_last(dx) == layout.is_channels_last(layout.empty_result(x))
 
 
@@ -71,7 +78,7 @@ def test_permuted_clips(impl: str, training: bool, problem: Problem) -> None:
         return x.unflatten(0, (-1, problem.T))[order].flatten(0, 1)
 
     with torch.no_grad():
-        check_rearranged(module, module, problem.features(), permuted)
+        check_rearranged(module, module, problem, permuted)
 
 
 @each_impl
@@ -89,7 +96,7 @@ def test_permuted_channels(impl: str, training: bool, problem: Problem) -> None:
         last.copy_(last[order])
 
     with torch.no_grad():
-        check_rearranged(module, rearranged(module, permute), problem.features(), lambda x: x[:, order])
+        check_rearranged(module, rearranged(module, permute), problem, lambda x: x[:, order])
 
 
 @each_impl
@@ -105,16 +112,19 @@ def test_reversed_time(impl: str, training: bool, problem: Problem) -> None:
             twin.get_parameter(name).copy_(twin.get_parameter(name).flip(dim))
 
     with torch.no_grad():
-        check_rearranged(
-            module, rearranged(module, reverse), problem.features(), lambda x: frames_reversed(x, problem.T)
-        )
+        check_rearranged(module, rearranged(module, reverse), problem, lambda x: frames_reversed(x, problem.T))
 
 
-def check_rearranged(module: TAM, twin: TAM, x: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+def check_rearranged(module: TAM, twin: TAM, problem: Problem, change: Callable[[Tensor], Tensor]) -> None:
     """`twin` of a rearranged X is `module` of X, rearranged."""
-    exact = copy.deepcopy(module).double()
-    plain = eager.tam(copy.deepcopy(module), x)
-    assert_close(twin(change(x)), change(eager.tam(exact, x.double())).numpy(), change(plain))
+
+    def to_compare(problem: Problem) -> tuple[np.ndarray, Tensor]:
+        x = problem.features()
+        truth = change(eager.tam(copy.deepcopy(module).double(), x.double()))
+        return truth.numpy(), change(eager.tam(copy.deepcopy(module), x))
+
+    expected = to_compare(problem)
+    assert_close(twin(change(problem.features())), *expected, map(to_compare, others(problem)))
 
 
 @each_impl
