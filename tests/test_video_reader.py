@@ -2,6 +2,7 @@ import importlib
 import os
 import pickle
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +26,8 @@ from tests.video_files import (
 from train.entries import Entry
 from train.errors import InputError
 from train.reader import VideoError, VideoFile, open_frames
-from train.reader.packets import Packets, is_restart, may_seek
+from train.reader.h264 import is_reference, is_restart
+from train.reader.packets import Packets, may_seek
 
 READ = """
 import sys, numpy as np
@@ -75,9 +77,12 @@ def luma(frames):
 @pytest.mark.parametrize(
     ("name", "codec", "count", "reader"),
     [
-        ("b_frames.mp4", ("libx264", {"crf": "18", "g": "12", "bf": "3"}), 50, "DecordFile"),
-        ("one_gop.mp4", ("libx264", {"crf": "18", "g": "250", "bf": "3"}), 50, "DecordFile"),
-        ("b_frames.mkv", ("libx264", {"crf": "18", "g": "12", "bf": "2"}), 50, "DecordFile"),
+        ("as_it_comes.mp4", ("libx264", {}), 60, "SelectiveFile"),
+        ("all_referred_to.mp4", ("libx264", {"g": "12", "bf": "0"}), 30, "SelectiveFile"),
+        ("many_b_frames.mp4", ("libx264", {"g": "16", "bf": "7", "b-pyramid": "none"}), 60, "SelectiveFile"),
+        ("b_frames.mp4", ("libx264", {"crf": "18", "g": "12", "bf": "3"}), 50, "SelectiveFile"),
+        ("one_gop.mp4", ("libx264", {"crf": "18", "g": "250", "bf": "3"}), 50, "SelectiveFile"),
+        ("b_frames.mkv", ("libx264", {"crf": "18", "g": "12", "bf": "2"}), 50, "SelectiveFile"),
         ("vp9.webm", VP9, 50, "DecordFile"),
         ("vp9.mkv", VP9, 50, "DecordFile"),
         ("mpeg4.avi", ("mpeg4", {"g": "12"}), 50, "DecordFile"),
@@ -87,15 +92,20 @@ def luma(frames):
         ("hevc.mp4", HEVC, 60, "StraightFile"),
         ("hevc.mkv", HEVC, 60, "StraightFile"),
         ("stream.ts", ("libx264", {"g": "12", "bf": "2"}), 40, "StraightFile"),
-        ("single.mp4", ("libx264", {"crf": "18"}), 1, "DecordFile"),
+        ("single.mp4", ("libx264", {"crf": "18"}), 1, "SelectiveFile"),
         ("two.webm", VP9, 2, "DecordFile"),
     ],
 )
 def test_frames_are_those_asked_for(folder, name, codec, count, reader):
     path = encode(folder / name, striped_frames(count), codec)
+    expected = decode(path)
     video = VideoFile(path)
-    assert_frames_are_those_asked_for(video, decode(path))
+    assert_frames_are_those_asked_for(video, expected)
     assert video.read_by == reader
+    if reader == "SelectiveFile":
+        other = VideoFile(path, "decord")
+        assert_frames_are_those_asked_for(other, expected)
+        assert other.read_by == "DecordFile"
 
 
 @pytest.mark.parametrize(
@@ -107,14 +117,16 @@ def test_frames_are_those_asked_for(folder, name, codec, count, reader):
         ("odd.avi", ("mpeg4", {"g": "12"}), (47, 65), "yuv420p", 1.0),
         ("narrow.mp4", ("libx264", {"g": "12"}), (64, 48), "yuv420p", 0.0),
         ("ten_bits.mp4", ("libx264", {"g": "12"}), (64, 64), "yuv420p10le", 1.0),
+        ("fields.mp4", ("libx264", {"flags": "+ildct+ilme", "x264-params": "tff=1"}), (64, 64), "yuv420p", 3.0),
         ("full_range.mp4", ("libx264", {"g": "12"}), (64, 64), "yuvj420p", 0.0),
     ],
 )
 def test_sizes_and_pixel_formats(folder, name, codec, size, pixels, tolerance):
     path = encode(folder / name, striped_frames(20, *size), codec, pixels=pixels)
-    video = VideoFile(path)
-    assert_frames_are_those_asked_for(video, decode(path), tolerance)
-    assert video.read([0]).shape == (1, *size, 3)
+    for decoder in ("auto", "decord"):
+        video = VideoFile(path, decoder)
+        assert_frames_are_those_asked_for(video, decode(path), tolerance)
+        assert video.read([0]).shape == (1, *size, 3)
 
 
 @pytest.mark.parametrize("name", ["varying.mp4", "varying.mkv", "varying.webm"])
@@ -122,9 +134,10 @@ def test_variable_frame_rate(folder, name):
     times = np.cumsum(np.random.default_rng(3).integers(1, 120, size=40)).tolist()
     codec = VP9 if name.endswith("webm") else ("libx264", {"g": "12", "bf": "2"})
     path = encode(folder / name, striped_frames(40), codec, times=times)
-    video = VideoFile(path)
-    assert_frames_are_those_asked_for(video, decode(path))
-    assert video.read_by == "DecordFile"
+    for decoder in ("auto", "decord"):
+        video = VideoFile(path, decoder)
+        assert_frames_are_those_asked_for(video, decode(path))
+        assert video.read_by == ("SelectiveFile" if decoder == "auto" and codec != VP9 else "DecordFile")
 
 
 def test_key_frames_close_to_one_another(folder):
@@ -136,6 +149,17 @@ def test_key_frames_close_to_one_another(folder):
     np.testing.assert_array_equal(video.read([15, 31]), decode(path)[[15, 31]])
     assert_frames_are_those_asked_for(video, decode(path))
     assert video.read_by == "StraightFile"
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_no_threads_are_started(folder, decoder):
+    """As many as the machine has cores, in each of as many reading processes, would wait for one another."""
+    path = encode(folder / "threads.mp4", striped_frames(20, 256, 340))
+    video = VideoFile(path, decoder)
+    threads = Path("/proc/self/task")
+    before = list(threads.iterdir())
+    video.read(range(20))
+    assert list(threads.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -160,9 +184,9 @@ def test_edit_lists_show_what_players_show(folder, edits, shown):
     path = with_edits(folder / "edited.mp4", source, edits)
     expected = decode(path)
     np.testing.assert_array_equal(expected, decode(source)[list(shown)])
-    video = VideoFile(path)
-    assert_frames_are_those_asked_for(video, expected)
-    assert video.read_by == ("DecordFile" if len(expected) == 60 else "StraightFile")
+    for video, reader in ((VideoFile(path), "SelectiveFile"), (VideoFile(path, "decord"), "DecordFile")):
+        assert_frames_are_those_asked_for(video, expected)
+        assert video.read_by == (reader if len(expected) == 60 else "StraightFile")
 
 
 def test_nothing_shown(folder):
@@ -179,7 +203,7 @@ def test_fragmented_mp4(folder, options):
     assert video.read_by == "StraightFile"  # its index does not tell where seeking is safe
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
 @pytest.mark.parametrize(
     ("matrix", "turn"),
     [
@@ -260,6 +284,33 @@ def test_restart_of_h264():
     assert not is_restart(unit(5), 0)
 
 
+def test_references_of_h264():
+    def unit(kind, importance):
+        return b"\0\0\0\5" + bytes([importance << 5 | kind]) + bytes(4)
+
+    assert is_reference(unit(6, 0) + unit(1, 1), 4)
+    assert not is_reference(unit(7, 3) + unit(1, 0), 4)
+    assert is_reference(unit(1, 0) + unit(1, 2), 4)
+    assert is_reference(unit(6, 0), 4)  # holds no picture that could be left out
+    assert is_reference(unit(1, 0), 0)  # cannot be told
+
+
+def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch):
+    options = {"g": "20", "bf": "3", "b_strategy": "0", "b-pyramid": "none", "sc_threshold": "0"}
+    path = encode(folder / "left_out.mp4", striped_frames(60), ("libx264", options))
+    looked_at: list[bool] = []
+
+    def recorded(sample, length_bytes):
+        looked_at.append(is_reference(sample, length_bytes))
+        return looked_at[-1]
+
+    monkeypatch.setattr("train.reader.selective.is_reference", recorded)
+    np.testing.assert_array_equal(VideoFile(path).read([2, 47, 45]), decode(path)[[2, 47, 45]])
+    on_the_way_to_2 = [True, True, False]  # I0, P4, b1
+    to_45_and_47 = [True, True, False, False, False, True, False]  # I40, P44, b41, b42, b43, P48, b46
+    assert looked_at == on_the_way_to_2 + to_45_and_47
+
+
 def test_decord_never_sees_what_it_must_not_seek_in(folder, monkeypatch):
     """It might hang with the interpreter lock held, and nothing could be done from inside."""
     source = encode(folder / "whole.mp4", striped_frames(30), ("libx264", {"g": "12", "bf": "3"}))
@@ -269,9 +320,9 @@ def test_decord_never_sees_what_it_must_not_seek_in(folder, monkeypatch):
         raise AssertionError("decord was asked")
 
     monkeypatch.setattr("train.reader.video.DecordFile", refuse)
-    np.testing.assert_array_equal(VideoFile(path).read([3, 0]), decode(source)[[8, 5]])
+    np.testing.assert_array_equal(VideoFile(path, "decord").read([3, 0]), decode(source)[[8, 5]])
     with pytest.raises(AssertionError, match="decord was asked"):
-        VideoFile(source)
+        VideoFile(source, "decord")
 
 
 def test_codec_that_decord_does_not_know(folder):
@@ -332,7 +383,7 @@ def test_vanished_while_it_is_opened(folder, monkeypatch):
         path.unlink()
         raise VideoError(path, "damaged")
 
-    monkeypatch.setattr("train.reader.video.why_not_seek", open_late)
+    monkeypatch.setattr("train.reader.video.look_into", open_late)
     with pytest.raises(VideoError, match="no such file"):
         VideoFile(path)
 

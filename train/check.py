@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from train.entries import Entry
@@ -20,7 +21,7 @@ _SAME = 8.0  # mean difference in luma, of 255 levels, up to which two decoders 
 _NEARER = 1.0  # … if the frames before and after it are not nearer by this
 
 
-def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "decord") -> Checked:
+def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "auto") -> Checked:
     """Look at an entry: decode all of it, count its frames, compare what training would read with a second decoder.
 
     A video file is decoded from its start to its end by PyAV; some of its frames are also read as training does, and
@@ -72,10 +73,11 @@ def _count_shown(video: VideoFile) -> int:
     distance: dict[tuple[int, int], float] = {}  # (probe, frame beside it or itself)
     shown = damaged = 0
     seconds = 0.0
+    converter = VideoReformatter()
     for frame in decoded_frames(Path(video.path)):
         near = [probe for probe in (shown - 1, shown, shown + 1) if probe in read]
         if near:
-            luma = _luma(picture(frame))
+            luma = _luma(picture(frame, converter))
             for probe in near:
                 same_size = luma.shape == read[probe].shape
                 distance[probe, shown] = float(np.abs(luma - read[probe]).mean()) if same_size else np.inf

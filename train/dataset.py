@@ -134,7 +134,7 @@ class TrainingClips(_Clips, Dataset[Sample]):
         sampling: Sampling,
         augmentation: Augmentation,
         seed: int,
-        decoder: Decoder = "decord",
+        decoder: Decoder = "auto",
     ) -> None:
         super().__init__(split, decoder)
         self.sampling, self.augmentation, self.seed = sampling, augmentation, seed
@@ -163,7 +163,7 @@ class TrainingClips(_Clips, Dataset[Sample]):
 class EvaluationClips(_Clips, Dataset[Sample]):
     """All crops of one clip of a video for each `ViewKey`, without randomness."""
 
-    def __init__(self, split: Split, sampling: Sampling, views: Views, decoder: Decoder = "decord") -> None:
+    def __init__(self, split: Split, sampling: Sampling, views: Views, decoder: Decoder = "auto") -> None:
         super().__init__(split, decoder)
         self.sampling, self.views = sampling, views
 

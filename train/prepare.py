@@ -49,7 +49,7 @@ class PrepareConfig:
     """Seconds after which a video is taken for hung."""
     min_frames: int = 1
     """Videos with fewer frames are reported as short."""
-    decoder: Decoder = "decord"
+    decoder: Decoder = "auto"
     """What training will decode with."""
     retry: bool = False
     """Look again at what an earlier run found missing, short, corrupt or hung."""

@@ -38,8 +38,9 @@ class Data:
     max_bad_share: float = 0.05
     """The largest share of the training videos, from 0 to 1, that may turn out to be unreadable during a run; beyond it
     the run ends. This project's choice: what `prepare` found to be bad is not in the index and does not count."""
-    decoder: Decoder = "decord"
-    """What decodes video files."""
+    decoder: Decoder = "auto"
+    """What decodes video files. auto: PyAV for H.264, of which it decodes no more than the clip needs, and decord for
+    everything else; files that no decoder may seek in are read straight through by PyAV whatever this says."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -60,7 +60,7 @@ def _add_stream(container: Any, size: tuple[int, int], rate: Fraction, crf: int)
 
 def _resized(pixels: NDArray[np.uint8], width: int, height: int) -> Any:
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
+    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
 
 
 def _frame_rate(entry: Entry) -> Fraction:

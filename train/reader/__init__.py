@@ -33,7 +33,7 @@ class Frames(Protocol):
         """
 
 
-def open_frames(entry: Entry, decoder: Decoder = "decord") -> Frames:
+def open_frames(entry: Entry, decoder: Decoder = "auto") -> Frames:
     """Open the video of `entry`. `decoder` reads video files; frame folders need none.
 
     Raises VideoError where there is no such video, what is there cannot be read, or a video file has another number of

@@ -1,4 +1,4 @@
-"""Whether a reader may seek in a file: what its container and its packets say, found without a decoder.
+"""What a file's container and its packets say, found without a decoder: above all, whether a reader may seek in it.
 
 A reader that seeks takes a file's packets for its frames, and the frames before a key frame in the file for those that
 are shown before it. Where that is wrong decord counts too many frames, returns others than were asked for, or waits for
@@ -14,14 +14,15 @@ millisecond; in other files the packets do.
 """
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from train.reader import mp4
 from train.reader.errors import VideoError
-from train.reader.packets import Packets, is_restart, may_seek, read_packets
+from train.reader.h264 import is_restart
+from train.reader.packets import Packets, may_seek, read_packets
 
 _MP4_KINDS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _MATROSKA = b"\x1aE\xdf\xa3"  # webm too
@@ -30,11 +31,17 @@ _SAMPLE_HEAD = 4096  # bytes of a frame in which the first part of the picture i
 _NOT_IN_ORDER = "decoding cannot start afresh at each of its key frames"
 
 
-def why_not_seek(path: Path) -> str | None:
-    """Why the file at `path` may only be read from its start to its end; None where a reader may seek in it.
+class Contents(NamedTuple):
+    """What is known of a video file before any of it is decoded."""
 
-    Raises VideoError where nothing of it can be decoded, OSError where it cannot be read.
-    """
+    why_not_seek: str | None
+    """Why it may only be read from its start to its end; None where a reader may seek in it."""
+    packets: Packets | None = None
+    """Those of H.264 in which a reader may seek."""
+
+
+def look_into(path: Path) -> Contents:
+    """Raises VideoError where nothing of the file at `path` can be decoded, OSError where it cannot be read."""
     with path.open("rb") as file:
         head = file.read(64)
         if head[4:8] in _MP4_KINDS:
@@ -42,42 +49,54 @@ def why_not_seek(path: Path) -> str | None:
             if moov is None:
                 raise VideoError(path, "is truncated: its index (the mp4 moov box) is missing or incomplete")
             try:
-                return _why_not_seek_mp4(file, memoryview(moov))
+                return _look_into_mp4(file, memoryview(moov))
             except EOFError:
                 raise VideoError(path, "is truncated: it ends before the last of its frames") from None
             except (ValueError, IndexError, StopIteration) as error:
-                return f"its index is not understood ({error})"
+                return Contents(f"its index is not understood ({error})")
         elif head.startswith(_MATROSKA):
             if b"webm" in head:  # none of its codecs shows frames in another order than that of the file
-                return None
+                return Contents(None)
         elif head[:4] != b"RIFF" or head[8:12] != b"AVI ":
-            return "its container is none in which seeking is exact"
-    return None if may_seek(read_packets(path)) else _NOT_IN_ORDER
+            return Contents("its container is none in which seeking is exact")
+    return _of_packets(read_packets(path))
 
 
-def _why_not_seek_mp4(file: BinaryIO, moov: memoryview) -> str | None:
-    """As `why_not_seek`. Raises EOFError where the file ends too early, ValueError or IndexError for a broken index."""
+def _of_packets(packets: Packets) -> Contents:
+    if not may_seek(packets):
+        return Contents(_NOT_IN_ORDER)
+    return Contents(None, packets if packets.length_bytes else None)
+
+
+def _look_into_mp4(file: BinaryIO, moov: memoryview) -> Contents:
+    """As `look_into`. Raises EOFError where the file ends too early, ValueError or IndexError for a broken index."""
     if mp4.is_fragmented(moov):
-        return "its frames are indexed in fragments, which are not looked into"
+        return Contents("its frames are indexed in fragments, which are not looked into")
     size = file.seek(0, 2)
-    for track in mp4.video_tracks(moov):
-        starts, ends = track.sample_places()
-        if ends.max(initial=0) > size:
-            raise EOFError
-        if track.display_matrix != mp4.IDENTITY:
-            return "its frames are to be shown rotated"
-        times = track.composition_times()
-        if _is_trimmed(track, times, mp4.movie_ticks_per_second(moov)):
-            return "its edit list leaves out frames"
-        keys = np.zeros(times.size, np.bool_)
-        keys[track.key_samples()] = True
-        packets = Packets(times, keys, shown=np.ones(times.size, np.bool_))
-        # FFmpeg seeks to the last key frame that is decoded by the time at which the wanted one is shown.
-        if (track.decoding_times()[keys][1:] <= times[keys][:-1]).any():
-            return "its key frames follow too closely on one another"
-        if not (may_seek(packets) and _all_restart(file, starts[keys], track.nal_length_bytes())):
-            return _NOT_IN_ORDER
-    return None
+    contents = [_of_track(file, size, track, mp4.movie_ticks_per_second(moov)) for track in mp4.video_tracks(moov)]
+    if len(contents) == 1:
+        return contents[0]
+    return next((found for found in contents if found.why_not_seek), Contents(None))  # which one is shown, players say
+
+
+def _of_track(file: BinaryIO, size: int, track: mp4.Track, movie_ticks_per_second: int) -> Contents:
+    """As `look_into`, of a track in a file of `size` bytes."""
+    starts, ends = track.sample_places()
+    if ends.max(initial=0) > size:
+        raise EOFError
+    if track.display_matrix != mp4.IDENTITY:
+        return Contents("its frames are to be shown rotated")
+    times = track.composition_times()
+    if _is_trimmed(track, times, movie_ticks_per_second):
+        return Contents("its edit list leaves out frames")
+    keys = np.zeros(times.size, np.bool_)
+    keys[track.key_samples()] = True
+    # FFmpeg seeks to the last key frame that is decoded by the time at which the wanted one is shown.
+    if (track.decoding_times()[keys][1:] <= times[keys][:-1]).any():
+        return Contents("its key frames follow too closely on one another")
+    length_bytes = track.nal_length_bytes()
+    restart = _all_restart(file, starts[keys], length_bytes)
+    return _of_packets(Packets(times, keys, np.ones(times.size, np.bool_), restart, length_bytes))
 
 
 def _is_trimmed(track: mp4.Track, times: NDArray[np.int64], movie_ticks_per_second: int) -> bool:

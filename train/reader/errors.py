@@ -1,4 +1,4 @@
-"""The one error of reading."""
+"""The error of reading, and the one that readers keep among themselves."""
 
 import os
 
@@ -14,3 +14,7 @@ class VideoError(InputError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class UnsuitedError(Exception):
+    """What keeps the file from being read is its reader's, not the file's: another may do better."""

@@ -9,6 +9,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from train.reader.h264 import length_bytes_of
+
 IDENTITY = (1 << 16, 0, 0, 1 << 16)
 """The display matrix of a video that is shown as it is stored: how x and y turn into x and y, 16.16 fixed-point."""
 
@@ -102,7 +104,7 @@ class Track:
         """How many bytes say the length of each unit of H.264 data; None for another codec."""
         description = _child(self._table, b"stsd")[8:]
         kind, entry = next(_boxes(description))
-        return (_child(entry[78:], b"avcC")[4] & 3) + 1 if kind in (b"avc1", b"avc3") else None
+        return length_bytes_of(_child(entry[78:], b"avcC")) if kind in (b"avc1", b"avc3") else None
 
 
 def read_moov(file: BinaryIO) -> bytes | None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.reader.errors import VideoError
+from train.reader.h264 import is_restart, length_bytes_of
 
 _NO_TIME = np.iinfo(np.int64).min
 
@@ -23,6 +24,8 @@ class Packets(NamedTuple):
     """Whether it is shown at all: an edit list may leave it out."""
     keys_restart: bool = True
     """Whether decoding starts afresh at every key packet."""
+    length_bytes: int | None = None
+    """H.264 alone: how many bytes say the length of each of its units; 0 where none do."""
 
 
 def read_packets(path: Path) -> Packets:
@@ -30,7 +33,8 @@ def read_packets(path: Path) -> Packets:
     try:
         with av.open(str(path)) as container:
             stream = video_stream(path, container)
-            length_bytes = _nal_length_bytes(stream.codec_context)
+            codec = stream.codec_context
+            length_bytes = length_bytes_of(codec.extradata) if codec.name == "h264" else None
             packets, keys_restart = [], True
             for packet in container.demux(stream):
                 if not packet.size:  # the last one, which tells a decoder to give out what it holds back
@@ -39,11 +43,12 @@ def read_packets(path: Path) -> Packets:
                     (_NO_TIME if packet.pts is None else packet.pts, packet.is_keyframe, not packet.is_discard)
                 )
                 if packet.is_keyframe and length_bytes is not None:
-                    keys_restart = keys_restart and is_restart(bytes(packet), length_bytes)
+                    keys_restart = keys_restart and is_restart(memoryview(packet), length_bytes)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, reason(error)) from error
     times, keys, shown = zip(*packets, strict=True) if packets else ((), (), ())
-    return Packets(np.array(times, np.int64), np.array(keys, np.bool_), np.array(shown, np.bool_), keys_restart)
+    arrays = np.array(times, np.int64), np.array(keys, np.bool_), np.array(shown, np.bool_)
+    return Packets(*arrays, keys_restart, length_bytes)
 
 
 def may_seek(packets: Packets) -> bool:
@@ -51,35 +56,13 @@ def may_seek(packets: Packets) -> bool:
 
     Readers that seek take that for granted, and return other frames than were asked for where it does not hold.
     """
-    times, keys, shown, keys_restart = packets
+    times, keys, shown, keys_restart, _ = packets
     if not (times.size and shown.all() and keys[0] and keys_restart) or times.min() == _NO_TIME:
         return False
     shown_before = np.maximum.accumulate(times)[:-1]
     shown_after = np.minimum.accumulate(times[::-1])[::-1]
     starts = np.flatnonzero(keys)[1:]
     return bool((shown_before[starts - 1] < times[starts]).all() and (times[starts] == shown_after[starts]).all())
-
-
-def is_restart(sample: bytes, length_bytes: int) -> bool:
-    """Whether a frame of H.264 (units that each begin with their length) is an IDR picture, from which on no frame
-    refers to an earlier one. Its first few kilobytes suffice: only units without picture data come before the first
-    slice (H.264, table 7-1: types 1 to 5 are slices, 5 those of IDR pictures).
-    """
-    position = 0
-    while length_bytes and position + length_bytes < len(sample):
-        kind = sample[position + length_bytes] & 31
-        if 1 <= kind <= 5:
-            return kind == 5
-        position += length_bytes + int.from_bytes(sample[position : position + length_bytes])
-    return False
-
-
-def _nal_length_bytes(codec_context: Any) -> int | None:
-    """None for codecs other than H.264. 0, with which no frame is found to be a restart, for H.264 without lengths."""
-    if codec_context.name != "h264":
-        return None
-    configuration = codec_context.extradata or b""
-    return (configuration[4] & 3) + 1 if len(configuration) > 4 and configuration[0] == 1 else 0
 
 
 def video_stream(path: Path, container: Any) -> Any:

@@ -1,21 +1,25 @@
-"""Frames of video files: a decoder that seeks where that is safe, one that reads straight through elsewhere."""
+"""Frames of video files: decoders that seek where that is safe, one that reads straight through elsewhere."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.container import why_not_seek
-from train.reader.errors import VideoError
+from train.reader.container import look_into
+from train.reader.errors import UnsuitedError, VideoError
 from train.reader.files import check_indices, check_regular, system_reason
-from train.reader.with_decord import DecordFile, NotForDecordError
+from train.reader.selective import SelectiveFile
+from train.reader.with_decord import DecordFile
 from train.reader.with_pyav import StraightFile
 from train.reader.with_torchcodec import TorchcodecFile
 
-Decoder = Literal["decord", "torchcodec", "pyav"]
+Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
+"""auto: H.264 by PyAV, which decodes no more of it than is needed, everything else by decord. decord, torchcodec: all
+files by these. Whichever it is, files in which seeking is not safe are read straight through by PyAV; pyav: so are all.
+"""
 
 
 class _Backend(Protocol):
@@ -29,12 +33,12 @@ class VideoFile:
 
     Its frames are those that a player shows, the way up that a player shows them, whatever `decoder` is: files in which
     that differs from what is stored (edit lists, rotation), files without exact seeking, and what decord has no decoder
-    for are read straight through by PyAV.
+    for are read straight through.
 
     Raises VideoError if the file is absent, unreadable, empty, truncated, not a video, or without video frames.
     """
 
-    def __init__(self, path: str | os.PathLike[str], decoder: Decoder = "decord") -> None:
+    def __init__(self, path: str | os.PathLike[str], decoder: Decoder = "auto") -> None:
         self.path = str(path)
         file = Path(path)
         check_regular(file)
@@ -65,19 +69,22 @@ class VideoFile:
         wanted = check_indices(self.path, indices, self._num_frames)
         try:
             return self._backend.read(wanted)
-        except NotForDecordError:
+        except UnsuitedError:
             self._backend = StraightFile(Path(self.path))
             return self._backend.read(wanted)
 
 
 def _open(path: Path, decoder: Decoder) -> _Backend:
-    if decoder not in ("decord", "torchcodec", "pyav"):
-        raise ValueError(f"decoder must be 'decord', 'torchcodec' or 'pyav', got {decoder!r}")
-    if why_not_seek(path) or decoder == "pyav":
+    if decoder not in get_args(Decoder):
+        raise ValueError(f"decoder must be one of {', '.join(map(repr, get_args(Decoder)))}, got {decoder!r}")
+    why_not_seek, packets = look_into(path)
+    if why_not_seek or decoder == "pyav":
         return StraightFile(path)
     if decoder == "torchcodec":
         return TorchcodecFile(path)
+    if decoder == "auto" and packets is not None:
+        return SelectiveFile(path, packets)
     try:
         return DecordFile(path)
-    except NotForDecordError:
+    except UnsuitedError:
         return StraightFile(path)

@@ -7,15 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.errors import VideoError
-
-
-class NotForDecordError(Exception):
-    """What keeps the file from being read is decord's, not the file's: it has no decoder, or a fault of its own."""
+from train.reader.errors import UnsuitedError, VideoError
 
 
 class DecordFile:
-    """A video file opened by decord. Raises VideoError, or NotForDecordError where another may do better."""
+    """A video file opened by decord. Raises VideoError, or UnsuitedError where decord has no decoder for it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,19 +22,19 @@ class DecordFile:
             self._num_frames = len(self._reader)
         except Exception as error:  # decord's own errors derive from Exception directly
             if "cannot find video stream" in str(error):
-                raise NotForDecordError("has no decoder") from error
+                raise UnsuitedError("has no decoder") from error
             raise VideoError(path, _reason(error)) from error
 
     def __len__(self) -> int:
         return self._num_frames
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError or NotForDecordError."""
+        """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError or UnsuitedError."""
         try:
             return self._reader.get_batch(indices).asnumpy()
         except Exception as error:
             if "The size must exactly match" in str(error):  # it forgets the padding of rows 16, 24, 48 or 72 wide
-                raise NotForDecordError("cannot copy frames of this width") from error
+                raise UnsuitedError("cannot copy frames of this width") from error
             raise VideoError(self.path, _reason(error)) from error
 
 
