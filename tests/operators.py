@@ -20,8 +20,8 @@ from torch.nn import functional
 import reference
 from bench import peers as eager
 from tam_triton import cpu, kernels, layout, ops
-from tests.strategies import DTYPES, Problem, others
-from tests.tolerance import assert_close
+from tests.strategies import DTYPES, Problem
+from tests.tolerance import assert_close, nudged
 
 Arguments = dict[str, Any]
 # (backend, gradients of the results, arguments) → gradients of a group of arguments
@@ -71,10 +71,9 @@ class Operator:
         results = together(self.truth(**{name: as_reference(value, problem.T) for name, value in arguments.items()}))
         return tuple(result.reshape(-1, *result.shape[2:]) if result.ndim == 5 else result for result in results)
 
-    def to_compare(self, problem: Problem) -> list[tuple[np.ndarray, Tensor]]:
-        """(truth, plain) of each result: what the rule for rounding compares with."""
-        arguments = self.arguments(problem)
-        return list(zip(self.truths(problem, arguments), together(self.plain(**arguments)), strict=True))
+    def in_plain_torch(self, arguments: Arguments) -> tuple[Tensor, ...]:
+        """The results by torch's own operations."""
+        return together(self.plain(**arguments))
 
     def cotangents(self, problem: Problem, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """A gradient for each result."""
@@ -111,8 +110,13 @@ def check_against_reference(backend: ModuleType, operator: Operator, problem: Pr
         problem = replace(problem, dtype=torch.float32)
     arguments = operator.arguments(problem)
     results = operator.call(backend, arguments)
-    for i, (result, pair) in enumerate(zip(results, operator.to_compare(problem), strict=True)):
-        assert_close(result, *pair, (operator.to_compare(other)[i] for other in others(problem)))
+    plain = operator.in_plain_torch(arguments)
+    for i, (result, truth) in enumerate(zip(results, operator.truths(problem, arguments), strict=True)):
+
+        def again(number: int, i: int = i) -> Tensor:
+            return operator.in_plain_torch(each_tensor(lambda tensor: nudged(tensor, number), arguments))[i]
+
+        assert_close(result, truth, plain[i], again)
     fakes = together(getattr(ops, f"fake_{operator.name}")(*arguments.values()))
     assert [strides(result) for result in results] == [strides(fake) for fake in fakes]
 

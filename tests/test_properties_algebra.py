@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tam_triton import aggregate, squeeze, squeeze_and_aggregate
 from tests.operators import Operator, each_backend, each_channelwise, each_linear, each_tensor
-from tests.strategies import DENSE, Problem, examples, others, problems
+from tests.strategies import DENSE, Problem, another, examples, problems
 
 FLOATS = (torch.float32, torch.float64)
 exact_problems = problems(dtypes=FLOATS, integers=True)
@@ -52,7 +52,7 @@ def test_linear(
 ) -> None:
     """f(a·u + b·w) = a·f(u) + b·f(w)."""
     (a, b), problem = factors, operator.on_exact(problem)
-    first, other = operator.arguments(problem), operator.arguments(next(others(problem)))
+    first, other = operator.arguments(problem), operator.arguments(another(problem))
     second = {**first, **{name: other[name] for name in group}}
     combined = {**first, **{name: a * first[name] + b * second[name] for name in group}}
     of_first, of_second, of_combined = (operator.call(backend, given) for given in (first, second, combined))

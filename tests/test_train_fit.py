@@ -3,8 +3,10 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from train import batch_finder, dataset
@@ -230,21 +232,16 @@ def test_bad_videos(tmp_path, videos, capsys):
     assert {line["val"]["total"] for line in log_of(config, "epoch")} == {5}
 
 
-def test_tensorboard_gets_the_curves(tmp_path, videos, monkeypatch):
-    points: list = []
-
-    class Writer:
-        def add_scalar(self, tag, value, step):
-            points.append((tag, step))
-
-        def close(self):
-            points.append("closed")
-
-    monkeypatch.setattr("train.fit.tensorboard_writer", lambda folder: Writer())
-    assert run_one(tiny_config(tmp_path / "run", tensorboard=True), videos) == 0
-    assert ("train/loss", 15) in points
-    assert ("epoch/val/top1", 3) in points
-    assert points[-1] == "closed"
+def test_tensorboard_gets_the_curves(tmp_path, videos):
+    config = tiny_config(tmp_path / "run", tensorboard=True)
+    assert run_one(config, videos) == 0
+    curves = EventAccumulator(str(config.out / "tensorboard")).Reload()
+    steps, epochs = log_of(config, "step"), log_of(config, "epoch")
+    assert [event.step for event in curves.Scalars("train/loss")] == [line["step"] for line in steps]
+    np.testing.assert_allclose([e.value for e in curves.Scalars("train/loss")], [s["loss"] for s in steps], rtol=1e-6)
+    assert [event.value for event in curves.Scalars("epoch/val/top1")] == pytest.approx(
+        [e["val"]["top1"] for e in epochs]
+    )
 
 
 def test_data_that_do_not_suit(tmp_path, videos, capsys):

@@ -2,23 +2,29 @@
 
 `truth` is the reference in float64 on the very inputs; `plain` is the same quantity from torch's own operations in the
 precision under test. Errors are compared as the largest over the tensor, the step is one of the tensor's largest value.
-The largest error of a few elements says little: plain torch may have hit each of them exactly, by luck. So where the
-tensor is small, plain torch's error is the largest over more problems of its kind, which differ in their numbers alone.
+
+The largest error of a few elements says little: plain torch may have hit each of them exactly, by luck, also where a
+sum cancels or BatchNorm divides by almost nothing. There the error of plain torch is the largest over several inputs
+that differ from the given ones by one rounding: as much as no computation in that precision can be blamed for.
 """
 
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 ENOUGH = 64  # elements, of which one by one chance makes errors as small as it makes them large
+SHARED = 8  # inputs, where BatchNorm or a branch lets all elements of a result share their errors, and so their luck
 
 
 def assert_close(
-    result: Tensor, truth: np.ndarray, plain: Tensor, alike: Iterable[tuple[np.ndarray, Tensor]] = ()
+    result: Tensor,
+    truth: np.ndarray,
+    plain: Tensor,
+    again: Callable[[int], Tensor] | None = None,
+    at_least: int = 1,
 ) -> None:
     """Raises AssertionError unless `result` is as near to `truth` as the rule asks, and of `plain`'s shape and dtype.
 
@@ -26,23 +32,34 @@ def assert_close(
         result: what is tested.
         truth: in float64.
         plain: by torch's own operations, of the result's dtype.
-        alike: (truth, plain) of problems that differ in their numbers alone; taken until `ENOUGH` elements were seen.
+        again: the same as `plain` of inputs that `nudged` moved, by number; asked until `ENOUGH` elements were seen.
+        at_least: how many inputs are looked at, however many elements a result has.
     """
     assert result.dtype == plain.dtype, (result.dtype, plain.dtype)
     assert tuple(result.shape) == truth.shape == tuple(plain.shape), (result.shape, truth.shape, plain.shape)
-    scale = float(np.abs(truth).max())
+    exact = torch.from_numpy(np.ascontiguousarray(truth))
+    scale = exact.abs().max().item()
     # Interpreted stores to bfloat16 truncate: up to a whole step where rounding to nearest is half of one. Below the
     # smallest normal number steps grow no smaller.
     precision = torch.finfo(result.dtype)
     step = precision.eps * max(scale, precision.smallest_normal)
-    pairs = itertools.islice(itertools.chain([(truth, plain)], alike), math.ceil(ENOUGH / plain.numel()))
-    allowed = 2 * (max(largest_error(computed, exact) for exact, computed in pairs) + step)
+    computed = [plain]
+    if again is not None:
+        computed += map(again, range(1, max(at_least, math.ceil(ENOUGH / plain.numel()))))
+    allowed = 2 * (max(largest_error(values, exact) for values in computed) + step)
     assert math.isfinite(allowed), (
         f"plain torch is not finite here: nothing to compare with (largest value {scale:.3g})"
     )
-    error = largest_error(result, truth)
+    error = largest_error(result, exact)
     assert error <= allowed, f"off by {error:.3g} where {allowed:.3g} is allowed (largest value {scale:.3g})"
 
 
-def largest_error(values: Tensor, truth: np.ndarray) -> float:
-    return (values.detach().double() - torch.from_numpy(np.ascontiguousarray(truth))).abs().max().item()
+def largest_error(values: Tensor, exact: Tensor) -> float:
+    return (values.detach().double() - exact).abs().max().item()
+
+
+def nudged(x: Tensor, number: int) -> Tensor:
+    """`x` with every element moved up or down by about one rounding, in another way for each number."""
+    generator = torch.Generator().manual_seed(number)
+    up_or_down = torch.randint(0, 2, x.shape, generator=generator).mul_(2).sub_(1)
+    return (x.double() * (1 + torch.finfo(x.dtype).eps * up_or_down)).to(x.dtype)
