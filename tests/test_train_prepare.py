@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -29,6 +30,7 @@ from train.index import Checked, IndexWriter, read_index
 from train.killable import DiedError, HungError, call_each
 from train.prepare import PrepareConfig, prepare
 from train.reader import VideoFile, open_frames
+from train.reader.h264 import is_reference
 from train.reader.packets import read_packets
 from train.transcode import scaled_size
 
@@ -274,6 +276,11 @@ def test_frame_folders_with_wrong_counts(tmp_path):
     )
 
 
+def referred_to(path):
+    with av.open(str(path)) as container:
+        return [is_reference(memoryview(packet), 4) for packet in container.demux(video=0) if packet.size]
+
+
 def test_transcode(tmp_path):
     source = tmp_path / "tree" / "class"
     source.mkdir(parents=True)
@@ -297,8 +304,10 @@ def test_transcode(tmp_path):
         height, width = frames.read([0]).shape[1:3]
         sizes[entry.path.relative_to(tmp_path / "small" / "class").as_posix()] = (entry.num_frames, width, height)
         packets = read_packets(entry.path)
-        assert np.diff(np.flatnonzero(packets.keys), append=len(packets.keys)).max() <= 8
-        assert (np.diff(packets.times) > 0).all()  # no B-frames
+        assert np.diff(np.flatnonzero(packets.keys), append=len(packets.keys)).max() <= 16
+        shown_earlier = packets.times < np.maximum.accumulate(packets.times)
+        assert shown_earlier.mean() > 0.5  # B-frames, to which nothing refers
+        assert referred_to(entry.path) == (~shown_earlier).tolist()
     assert sizes == {
         "cut.mp4": (21, 64, 64),
         "frames.mp4": (12, 64, 48),  # smaller already

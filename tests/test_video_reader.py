@@ -367,13 +367,26 @@ def test_torchcodec_is_asked_in_its_exact_mode(folder, monkeypatch):
         VideoFile(path, "torchcodec")
 
 
-def test_real_torchcodec(folder):
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("b_frames.mp4", ("libx264", {"crf": "18", "g": "12", "bf": "3"}), {}),
+        ("vp9.webm", VP9, {}),
+        ("mpeg4.avi", ("mpeg4", {"g": "12"}), {}),
+        ("av1.mkv", ("libsvtav1", {"preset": "12", "svtav1-params": "lp=1"}), {}),
+        ("varying.mkv", VP9, {"times": np.cumsum(np.random.default_rng(3).integers(1, 120, size=50)).tolist()}),
+        ("ten_bits.mp4", ("libx264", {"g": "12"}), {"pixels": "yuv420p10le"}),
+    ],
+)
+def test_real_torchcodec(folder, name, codec, options):
     try:
         importlib.import_module("torchcodec.decoders")
-    except (ImportError, RuntimeError, OSError):
-        pytest.skip("torchcodec is an option, and not here")
-    path = encode(folder / "b_frames.mp4", striped_frames(50), ("libx264", {"crf": "18", "g": "12", "bf": "3"}))
-    assert_frames_are_those_asked_for(VideoFile(path, "torchcodec"), decode(path), tolerance=2.0)
+    except (ImportError, RuntimeError, OSError) as error:  # FFmpeg's shared libraries are the system's to give
+        pytest.skip(f"torchcodec, an option, cannot be used: {type(error).__name__}")
+    path = encode(folder / name, striped_frames(50), codec, **options)
+    video = VideoFile(path, "torchcodec")
+    assert_frames_are_those_asked_for(video, decode(path), tolerance=2.0)
+    assert video.read_by == "TorchcodecFile"
 
 
 def test_vanished_while_it_is_opened(folder, monkeypatch):
