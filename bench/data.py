@@ -1,8 +1,9 @@
 """Clips a second from video files to batches: this project's reading beside the usual pipeline.
 
-The usual pipeline has the same decoder (decord, one thread), the same frames and the same crops; it resizes and crops
-each frame with Pillow, makes it float32, normalises it and collates that. This project crops out of what was decoded,
-resizes all frames of a clip at once, and hands over bytes, which are normalised on the network's device.
+The usual pipeline has the same frames and the same crops: it asks decord, with one thread, for the frames, resizes and
+crops each with Pillow, makes it float32, normalises it and collates that. This project leaves out frames that no wanted
+one needs, crops out of what was decoded, resizes all frames of a clip at once, and hands over bytes, which are
+normalised on the network's device.
 """
 
 import multiprocessing
