@@ -61,5 +61,5 @@ def largest_error(values: Tensor, exact: Tensor) -> float:
 def nudged(x: Tensor, number: int) -> Tensor:
     """`x` with every element moved up or down by about one rounding, in another way for each number."""
     generator = torch.Generator().manual_seed(number)
-    up_or_down = torch.randint(0, 2, x.shape, generator=generator).mul_(2).sub_(1)
+    up_or_down = torch.randint(0, 2, x.shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
     return (x.double() * (1 + torch.finfo(x.dtype).eps * up_or_down)).to(x.dtype)
