@@ -271,6 +271,7 @@ def test_where_seeking_is_safe():
     assert not may_seek(packets([0, 1, 2, 3], [0], shown=[True, True, True, False]))
     assert not may_seek(packets([0, 1, np.iinfo(np.int64).min, 3], [0]))
     assert not may_seek(packets([0, 1, 2, 3], [0, 2])._replace(keys_restart=False))
+    assert not may_seek(packets([0, 2, 2, 3], [0]))  # two at the same time
     assert not may_seek(packets([], []))
 
 

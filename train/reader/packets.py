@@ -52,12 +52,14 @@ def read_packets(path: Path) -> Packets:
 
 
 def may_seek(packets: Packets) -> bool:
-    """Whether every packet is shown, and the packets before a key packet are those whose frames are shown before its.
+    """Whether every packet is shown, each at a time of its own, and those before a key packet before that.
 
     Readers that seek take that for granted, and return other frames than were asked for where it does not hold.
     """
     times, keys, shown, keys_restart, _ = packets
     if not (times.size and shown.all() and keys[0] and keys_restart) or times.min() == _NO_TIME:
+        return False
+    if np.unique(times).size < times.size:
         return False
     shown_before = np.maximum.accumulate(times)[:-1]
     shown_after = np.minimum.accumulate(times[::-1])[::-1]
