@@ -18,7 +18,7 @@ from tam_triton import TAM, layout
 from tests.guards import shuffled_programs
 from tests.strategies import DENSE, Problem, examples, problems
 from tests.test_module import each_impl, each_mode, random_tam, run
-from tests.tolerance import SHARED, assert_close, nudged
+from tests.tolerance import assert_close, nudged
 
 FLOATS = (torch.float32, torch.bfloat16)
 # BatchNorm needs two rows, and the local branch a hidden channel.
@@ -63,7 +63,7 @@ def test_dy_and_x_in_any_layout(impl: str, training: bool, problem: Problem) -> 
         def again(number: int, i: int = i) -> Tensor:
             return plainly(module, nudged(x, number), nudged(dy, number))[i]
 
-        assert_close(result, truth[i].numpy(), plain[i], again, SHARED)
+        assert_close(result, truth[i].numpy(), plain[i], again)
     assert layout.is_channels_last(y) == layout.is_channels_last(dx) == layout.is_channels_last(layout.empty_result(x))
 
 
@@ -127,7 +127,7 @@ def check_rearranged(module: TAM, twin: TAM, x: Tensor, change: Callable[[Tensor
         return change(eager.tam(copy.deepcopy(module).to(x.dtype), x))
 
     expected, plain = plainly(x.double()).numpy(), plainly(x)
-    assert_close(twin(change(x)), expected, plain, lambda number: plainly(nudged(x, number)), SHARED)
+    assert_close(twin(change(x)), expected, plain, lambda number: plainly(nudged(x, number)))
 
 
 @each_impl

@@ -27,6 +27,7 @@ from tests.strategies import DENSE, Problem, block_edges, examples, problems
 @example(Problem(N=2, T=3, C=16, H=7, W=7, K=3, layout="offset", dtype=torch.float16, seed=1))
 @example(Problem(N=1, T=1, C=1, H=2, W=3, K=1, seed=5))  # one sum that cancels, which plain torch hits by luck
 @example(Problem(N=1, T=3, C=3, H=1, W=3, K=1, dtype=torch.float64, seed=6889, dy_layout="channels_last"))
+@example(Problem(N=1, T=4, C=1, H=1, W=63, K=1, layout="sliced", dtype=torch.float64, seed=6))  # ReLU leaves few
 def test_equals_the_reference(backend: ModuleType, operator: Operator, problem: Problem) -> None:
     check_against_reference(backend, operator, problem)
 

@@ -3,9 +3,10 @@
 `truth` is the reference in float64 on the very inputs; `plain` is the same quantity from torch's own operations in the
 precision under test. Errors are compared as the largest over the tensor, the step is one of the tensor's largest value.
 
-The largest error of a few elements says little: plain torch may have hit each of them exactly, by luck, also where a
-sum cancels or BatchNorm divides by almost nothing. There the error of plain torch is the largest over several inputs
-that differ from the given ones by one rounding: as much as no computation in that precision can be blamed for.
+The largest error on one input says little: plain torch may have hit a few elements exactly, or all that share a sum, a
+BatchNorm or a branch, by luck, also where the sum cancels or the BatchNorm divides by almost nothing. So properties
+take the largest over several inputs that differ from the given one by a rounding: no computation in that precision can
+be blamed for less.
 """
 
 import math
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ENOUGH = 64  # elements, of which one by one chance makes errors as small as it makes them large
-SHARED = 8  # inputs, where BatchNorm or a branch lets all elements of a result share their errors, and so their luck
+ELEMENTS = 64  # at least, over all inputs
+INPUTS = 8  # at least
 
 
 def assert_close(
@@ -24,7 +25,6 @@ def assert_close(
     truth: np.ndarray,
     plain: Tensor,
     again: Callable[[int], Tensor] | None = None,
-    at_least: int = 1,
 ) -> None:
     """Raises AssertionError unless `result` is as near to `truth` as the rule asks, and of `plain`'s shape and dtype.
 
@@ -32,8 +32,8 @@ def assert_close(
         result: what is tested.
         truth: in float64.
         plain: by torch's own operations, of the result's dtype.
-        again: the same as `plain` of inputs that `nudged` moved, by number; asked until `ENOUGH` elements were seen.
-        at_least: how many inputs are looked at, however many elements a result has.
+        again: the same as `plain` of inputs that `nudged` moved, by number. Without it luck decides where the result is
+            small: for inputs that stay the same.
     """
     assert result.dtype == plain.dtype, (result.dtype, plain.dtype)
     assert tuple(result.shape) == truth.shape == tuple(plain.shape), (result.shape, truth.shape, plain.shape)
@@ -45,7 +45,7 @@ def assert_close(
     step = precision.eps * max(scale, precision.smallest_normal)
     computed = [plain]
     if again is not None:
-        computed += map(again, range(1, max(at_least, math.ceil(ENOUGH / plain.numel()))))
+        computed += map(again, range(1, max(INPUTS, math.ceil(ELEMENTS / plain.numel()))))
     allowed = 2 * (max(largest_error(values, exact) for values in computed) + step)
     assert math.isfinite(allowed), (
         f"plain torch is not finite here: nothing to compare with (largest value {scale:.3g})"

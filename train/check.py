@@ -7,13 +7,12 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from train.entries import Entry
 from train.index import Checked, Problem
 from train.reader import Decoder, Frames, VideoError, VideoFile, open_frames
-from train.reader.with_pyav import decoded_frames, picture
+from train.reader.with_pyav import Pictures, decoded_frames
 
 _PROBES = 8  # frames of a video file that are read as training reads them
 _CHUNK = 32  # frames of a folder that are held at once
@@ -73,11 +72,11 @@ def _count_shown(video: VideoFile) -> int:
     distance: dict[tuple[int, int], float] = {}  # (probe, frame beside it or itself)
     shown = damaged = 0
     seconds = 0.0
-    converter = VideoReformatter()
+    picture = Pictures()
     for frame in decoded_frames(Path(video.path)):
         near = [probe for probe in (shown - 1, shown, shown + 1) if probe in read]
         if near:
-            luma = _luma(picture(frame, converter))
+            luma = _luma(picture(frame))
             for probe in near:
                 same_size = luma.shape == read[probe].shape
                 distance[probe, shown] = float(np.abs(luma - read[probe]).mean()) if same_size else np.inf

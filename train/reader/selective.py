@@ -10,13 +10,12 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from train.reader.errors import UnsuitedError, VideoError
 from train.reader.h264 import is_reference
 from train.reader.packets import Packets, reason, video_stream
-from train.reader.with_pyav import picture
+from train.reader.with_pyav import Pictures
 
 
 class SelectiveFile:
@@ -27,7 +26,7 @@ class SelectiveFile:
         self._length_bytes = packets.length_bytes or 0
         self._positions = np.argsort(packets.times, kind="stable")  # in the file, of the frames as they are shown
         self._keys = np.flatnonzero(packets.keys)
-        self._converter = VideoReformatter()
+        self._picture = Pictures(upright=True)
 
     def __len__(self) -> int:
         return self._times.size
@@ -70,7 +69,7 @@ class SelectiveFile:
             for frame in frames:
                 position = position_at.get(frame.pts)
                 if position is not None and not frame.is_corrupt:
-                    pictures[position] = picture(frame, self._converter)
+                    pictures[position] = self._picture(frame)
 
         container.seek(int(self._times[key]) + offset, stream=stream)
         for position, packet in enumerate(container.demux(stream), start=key):

@@ -24,7 +24,7 @@ class StraightFile:
         self.path = path
         self._frames: Iterator[Any] = iter(())
         self._position = 0  # of the frame that comes next
-        self._converter = VideoReformatter()
+        self._picture = Pictures()
         self._num_frames = int(read_packets(path).shown.sum())
         if self._num_frames == 0:
             raise VideoError(path, "no frame of it is ever shown")
@@ -44,7 +44,7 @@ class StraightFile:
                 self._position = 0
                 raise VideoError(self.path, f"ends before frame {max(wanted)} of {self._num_frames}")
             if self._position in wanted:
-                pictures[self._position] = picture(frame, self._converter)
+                pictures[self._position] = self._picture(frame)
             self._position += 1
         size = pictures[int(indices[0])].shape
         if any(other.shape != size for other in pictures.values()):
@@ -63,15 +63,25 @@ def decoded_frames(path: Path) -> Iterator[Any]:
         raise VideoError(path, reason(error)) from error
 
 
-def picture(frame: Any, converter: VideoReformatter) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) of a decoded frame, the way up that it is to be shown.
+class Pictures:
+    """RGB (H, W, 3) of the decoded frames of one file, which `turned` brings the way up that they are to be shown.
 
-    `converter` keeps its tables for the next frame of the same file. Left to itself PyAV makes new ones for each frame,
-    and as many threads as the machine has cores: five times the work, and readers that wait for one another.
+    Its tables serve for all frames. Left to itself PyAV makes new ones for each, and as many threads as the machine has
+    cores: five times the work, and readers that wait for one another. A frame that was asked for its display matrix
+    stays in memory until Python looks for cycles, so only the first is asked, and none where all are `upright`.
     """
-    pixels = converter.reformat(frame, format="rgb24", threads=1).to_ndarray().view(np.uint8)
-    data = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), b"")
-    return turned(pixels, np.frombuffer(data, np.int32)) if data else pixels
+
+    def __init__(self, upright: bool = False) -> None:
+        self._converter = VideoReformatter()
+        self._matrix = np.zeros(0, np.int32) if upright else None
+
+    def __call__(self, frame: Any) -> NDArray[np.uint8]:
+        """The picture of one frame."""
+        if self._matrix is None:
+            data = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), b"")
+            self._matrix = np.frombuffer(data, np.int32)
+        pixels = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray().view(np.uint8)
+        return turned(pixels, self._matrix) if self._matrix.size else pixels
 
 
 def turned(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
