@@ -1,3 +1,4 @@
+import ctypes
 import importlib
 import os
 import pickle
@@ -149,6 +150,40 @@ def test_key_frames_close_to_one_another(folder):
     np.testing.assert_array_equal(video.read([15, 31]), decode(path)[[15, 31]])
     assert_frames_are_those_asked_for(video, decode(path))
     assert video.read_by == "StraightFile"
+
+
+LEAK = """
+import ctypes, gc, sys
+from train.reader import VideoFile
+
+fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+Usage = type("Usage", (ctypes.Structure,), {"_fields_": [(field, ctypes.c_size_t) for field in fields]})
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Usage
+
+def used():
+    gc.collect()
+    usage = mallinfo()
+    return usage.uordblks + usage.hblkhd
+
+def read(times):
+    for _ in range(times):
+        VideoFile(sys.argv[1], sys.argv[2]).read([3, 17, 31])
+
+read(100)
+before = used()
+read(400)
+print((used() - before) / 400)
+"""
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_no_memory_is_lost(folder, decoder):
+    """Bytes in use, which the allocator counts: there is nothing that grows by a little for each file."""
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("the C library does not count its memory")
+    path = encode(folder / "leak.mp4", striped_frames(40))
+    assert float(run_python(LEAK, path, decoder)) < 64
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])

@@ -1,5 +1,6 @@
 """The packets of a video stream: what stands in the file, before anything is decoded."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,14 @@ def may_seek(packets: Packets) -> bool:
     shown_after = np.minimum.accumulate(times[::-1])[::-1]
     starts = np.flatnonzero(keys)[1:]
     return bool((shown_before[starts - 1] < times[starts]).all() and (times[starts] == shown_after[starts]).all())
+
+
+def demuxed(container: Any, stream: Any) -> closing[Any]:
+    """The packets of a stream of an open `av` container from where it stands, as a context.
+
+    PyAV's generators leak what they hold unless they come to their end or are closed: in a training run, gigabytes.
+    """
+    return closing(container.demux(stream))
 
 
 def video_stream(path: Path, container: Any) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from train.reader.errors import UnsuitedError, VideoError
 from train.reader.h264 import is_reference
-from train.reader.packets import Packets, reason, video_stream
+from train.reader.packets import Packets, demuxed, reason, video_stream
 from train.reader.with_pyav import Pictures
 
 
@@ -41,8 +41,8 @@ class SelectiveFile:
             with av.open(str(self.path)) as container:
                 stream = video_stream(self.path, container)
                 stream.codec_context.thread_count = 1
-                first = next(container.demux(stream))
-                offset = (first.pts or 0) - int(self._times[0])  # an edit list moves all times
+                with demuxed(container, stream) as packets:
+                    offset = (next(packets).pts or 0) - int(self._times[0])  # an edit list moves all times
                 for group in np.unique(groups):
                     key, of_group = int(self._keys[group]), wanted[groups == group]
                     pictures |= self._read_group(container, stream, key, of_group, offset)
@@ -72,12 +72,12 @@ class SelectiveFile:
                     pictures[position] = self._picture(frame)
 
         container.seek(int(self._times[key]) + offset, stream=stream)
-        for position, packet in enumerate(container.demux(stream), start=key):
-            if packet.pts != self._times[position] + offset:
-                raise UnsuitedError("a seek leads elsewhere than its index says")
-            if packet.pts in position_at or is_reference(memoryview(packet), self._length_bytes):
-                keep(packet.decode())
-            if position == wanted[-1]:
-                break
+        with demuxed(container, stream) as packets:
+            for position in range(key, int(wanted[-1]) + 1):
+                packet = next(packets)
+                if packet.pts != self._times[position] + offset:
+                    raise UnsuitedError("a seek leads elsewhere than its index says")
+                if packet.pts in position_at or is_reference(memoryview(packet), self._length_bytes):
+                    keep(packet.decode())
         keep(stream.codec_context.decode(None))  # what it holds back for frames that would be shown before
         return pictures

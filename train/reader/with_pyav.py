@@ -14,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from train.reader.errors import VideoError
-from train.reader.packets import read_packets, reason, video_stream
+from train.reader.packets import demuxed, read_packets, reason, video_stream
 
 
 class StraightFile:
@@ -58,7 +58,9 @@ def decoded_frames(path: Path) -> Iterator[Any]:
         with av.open(str(path)) as container:
             stream = video_stream(path, container)
             stream.codec_context.thread_count = 1
-            yield from container.decode(stream)
+            with demuxed(container, stream) as packets:
+                for packet in packets:
+                    yield from packet.decode()
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, reason(error)) from error
 
