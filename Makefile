@@ -14,7 +14,7 @@ demo: $(READY)
 	$(RUN) -m train demo
 
 test: lint
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10
 
 # For a night: forty times the examples of `test`, others each time, and how many there were.
 test-thorough: $(READY)
