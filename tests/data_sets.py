@@ -85,7 +85,7 @@ def kinetics(root: Path, flat: bool = False) -> DataSet:
     rows: dict[str, list[str]] = {split: [] for split in VIDEOS}
     for split, number in numbered():
         label, identity = KINETICS[number % 3], f"{split}-_{number:05d}"
-        suffix = (".mp4", ".mkv", ".webm")[number % 2 if flat else 0]
+        suffix = (".mp4", ".mkv", ".webm")[number // 3 % 3 if flat else 0]
         folder = root / "videos" / ("" if flat else label.replace(" ", "_"))
         write_video(folder / f"{identity}_{number:06d}_{number + 10:06d}{suffix}", clip(split, number, 70))
         rows[split].append(f"{label},{identity},{number},{number + 10},{split}")
@@ -102,7 +102,7 @@ def video_list(root: Path) -> DataSet:
     """mmaction2's list of videos, `path label`: avi and mkv, with blanks in their names."""
     rows: dict[str, list[str]] = {split: [] for split in VIDEOS}
     for split, number in numbered():
-        place = Path("clips", split, f"clip no {number}{('.avi', '.mkv')[number % 2]}")
+        place = Path("clips", split, f"clip no {number}{('.avi', '.mkv')[number // 3 % 2]}")
         write_video(root / place, clip(split, number, 70))
         rows[split].append(f"{place} {number % 3}")
     rows["val"].append("clips/val/lost.avi 0")

@@ -27,6 +27,7 @@ from train.distributed import join_team
 from train.entries import Entry, Split
 from train.errors import InputError
 from train.fit import FitConfig, fit
+from train.index import Checked, IndexWriter
 from train.recipes import RECIPES, Data
 from train.signals import stop_on_signals
 
@@ -77,6 +78,14 @@ class Videos:
     @classmethod
     def make(cls, folder: Path) -> "Videos":
         return cls(make_split(folder, "train", 22), make_split(folder, "val", 7))
+
+    def written(self, folder: Path) -> list[str]:
+        """Their indices in `folder`, as options of `fit`."""
+        for split in (self.train, self.val):
+            with IndexWriter(folder / f"{split.name}.jsonl", split, folder, {}) as writer:
+                for number, entry in enumerate(split.entries):
+                    writer.write(Checked(number, entry, None))
+        return ["--data.train", str(folder / "train.jsonl"), "--data.val", str(folder / "val.jsonl")]
 
 
 def run_one(config: FitConfig, videos: Videos, environment=None) -> int:

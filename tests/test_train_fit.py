@@ -16,7 +16,6 @@ from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.distributed import Team, choose_device, join_team
 from train.entries import Split
 from train.errors import InputError
-from train.index import Checked, IndexWriter
 from train.learner import Compute, Learner, StepResult
 from train.recipes import RECIPES
 from train.watch import FiniteWatch
@@ -64,25 +63,19 @@ def test_workers_and_parts_change_no_clip(tmp_path, videos, whole):
 
 
 def test_from_the_command_line(tmp_path, videos, capsys):
-    for split in (videos.train, videos.val):
-        with IndexWriter(tmp_path / f"{split.name}.jsonl", split, tmp_path, {}) as writer:
-            for number, entry in enumerate(split.entries):
-                writer.write(Checked(number, entry, None))
     out = tmp_path / "out"
-    options = (
-        f"--data.train {tmp_path}/train.jsonl --data.val {tmp_path}/val.jsonl --out {out} --device cpu --threads 1"
-    )
+    options = [*videos.written(tmp_path), "--out", str(out), "--device", "cpu", "--threads", "1"]
     smaller = (
         "--optimisation.epochs 2 --optimisation.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32 "
         "--validation.short-side 36 --validation.crop-size 32 --loading.workers 0 --compute.ema 0.5"
     )
-    assert main(["fit", "demo", *options.split(), *smaller.split()]) == 0
+    assert main(["fit", "demo", *options, *smaller.split()]) == 0
     assert "epoch 2/2" in capsys.readouterr().out
     state = torch.load(out / "checkpoints/step-00000010.pt", weights_only=True)
     average, raw = state["state_dict"]["fc.weight"], state["run"]["learner"]["model"]["fc.weight"]
     assert not torch.equal(average, raw)  # what is validated, tested and used is the average
     assert torch.equal(load_checkpoint(out / "checkpoints/step-00000010.pt").network.state_dict()["fc.weight"], average)
-    assert main(["fit", "demo", *options.split(), *smaller.split()]) == 1
+    assert main(["fit", "demo", *options, *smaller.split()]) == 1
     assert "holds a run already" in capsys.readouterr().err
     assert main(["fit", "demo", "--data.train", "x"]) == 1
     assert "data.train and data.val: both are needed" in capsys.readouterr().err

@@ -10,7 +10,6 @@ import pytest
 
 from tests.fit_runs import Videos, equal_bits, final_bits
 from tests.test_train_testing import TWO_PROCESSES
-from train.index import Checked, IndexWriter
 from train.scores import VideoScores
 
 SMALL = """
@@ -53,12 +52,7 @@ def on_two_nodes(*command):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    videos = Videos.make(folder)
-    for split in (videos.train, videos.val):
-        with IndexWriter(folder / f"{split.name}.jsonl", split, folder, {}) as writer:
-            for number, entry in enumerate(split.entries):
-                writer.write(Checked(number, entry, None))
-    return ["--data.train", str(folder / "train.jsonl"), "--data.val", str(folder / "val.jsonl")]
+    return Videos.make(folder).written(folder)
 
 
 def test_two_nodes_train_and_test_as_two_processes_do(tmp_path, inputs):
