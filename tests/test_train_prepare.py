@@ -306,7 +306,7 @@ def test_transcode(tmp_path):
         packets = read_packets(entry.path)
         assert np.diff(np.flatnonzero(packets.keys), append=len(packets.keys)).max() <= 16
         shown_earlier = packets.times < np.maximum.accumulate(packets.times)
-        assert shown_earlier.mean() > 0.5  # B-frames, to which nothing refers
+        assert shown_earlier.mean() > 0.25  # B-frames, to which nothing refers; x264 places them as it sees fit
         assert referred_to(entry.path) == (~shown_earlier).tolist()
     assert sizes == {
         "cut.mp4": (21, 64, 64),
