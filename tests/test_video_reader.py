@@ -1,14 +1,9 @@
-import ctypes
-import importlib
 import os
 import pickle
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from tests import video_file_table
 from tests.video_files import (
@@ -27,7 +22,6 @@ from tests.video_files import (
 from train.entries import Entry
 from train.errors import InputError
 from train.reader import VideoError, VideoFile, open_frames
-from train.reader.h264 import is_reference, is_restart
 from train.reader.packets import Packets, may_seek
 
 READ = """
@@ -152,51 +146,6 @@ def test_key_frames_close_to_one_another(folder):
     assert video.read_by == "StraightFile"
 
 
-LEAK = """
-import ctypes, gc, sys
-from train.reader import VideoFile
-
-fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-Usage = type("Usage", (ctypes.Structure,), {"_fields_": [(field, ctypes.c_size_t) for field in fields]})
-mallinfo = ctypes.CDLL(None).mallinfo2
-mallinfo.restype = Usage
-
-def used():
-    gc.collect()
-    usage = mallinfo()
-    return usage.uordblks + usage.hblkhd
-
-def read(times):
-    for _ in range(times):
-        VideoFile(sys.argv[1], sys.argv[2]).read([3, 17, 31])
-
-read(100)
-before = used()
-read(400)
-print((used() - before) / 400)
-"""
-
-
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_no_memory_is_lost(folder, decoder):
-    """Bytes in use, which the allocator counts: there is nothing that grows by a little for each file."""
-    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
-        pytest.skip("the C library does not count its memory")
-    path = encode(folder / "leak.mp4", striped_frames(40))
-    assert float(run_python(LEAK, path, decoder)) < 64
-
-
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_no_threads_are_started(folder, decoder):
-    """As many as the machine has cores, in each of as many reading processes, would wait for one another."""
-    path = encode(folder / "threads.mp4", striped_frames(20, 256, 340))
-    video = VideoFile(path, decoder)
-    threads = Path("/proc/self/task")
-    before = list(threads.iterdir())
-    video.read(range(20))
-    assert list(threads.iterdir()) == before
-
-
 @pytest.mark.parametrize(
     ("edits", "shown"),
     [
@@ -310,43 +259,6 @@ def test_where_seeking_is_safe():
     assert not may_seek(packets([], []))
 
 
-def test_restart_of_h264():
-    def unit(kind, length=5):
-        return length.to_bytes(4) + bytes([0x60 | kind]) + bytes(length - 1)
-
-    assert is_restart(unit(6) + unit(7) + unit(5), 4)
-    assert not is_restart(unit(6) + unit(1) + unit(5), 4)
-    assert not is_restart(unit(6, 9000)[:4096], 4)  # cannot be seen
-    assert not is_restart(unit(5), 0)
-
-
-def test_references_of_h264():
-    def unit(kind, importance):
-        return b"\0\0\0\5" + bytes([importance << 5 | kind]) + bytes(4)
-
-    assert is_reference(unit(6, 0) + unit(1, 1), 4)
-    assert not is_reference(unit(7, 3) + unit(1, 0), 4)
-    assert is_reference(unit(1, 0) + unit(1, 2), 4)
-    assert is_reference(unit(6, 0), 4)  # holds no picture that could be left out
-    assert is_reference(unit(1, 0), 0)  # cannot be told
-
-
-def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch):
-    options = {"g": "20", "bf": "3", "b_strategy": "0", "b-pyramid": "none", "sc_threshold": "0"}
-    path = encode(folder / "left_out.mp4", striped_frames(60), ("libx264", options))
-    looked_at: list[bool] = []
-
-    def recorded(sample, length_bytes):
-        looked_at.append(is_reference(sample, length_bytes))
-        return looked_at[-1]
-
-    monkeypatch.setattr("train.reader.selective.is_reference", recorded)
-    np.testing.assert_array_equal(VideoFile(path).read([2, 47, 45]), decode(path)[[2, 47, 45]])
-    on_the_way_to_2 = [True, True, False]  # I0, P4, b1
-    to_45_and_47 = [True, True, False, False, False, True, False]  # I40, P44, b41, b42, b43, P48, b46
-    assert looked_at == on_the_way_to_2 + to_45_and_47
-
-
 def test_decord_never_sees_what_it_must_not_seek_in(folder, monkeypatch):
     """It might hang with the interpreter lock held, and nothing could be done from inside."""
     source = encode(folder / "whole.mp4", striped_frames(30), ("libx264", {"g": "12", "bf": "3"}))
@@ -371,58 +283,6 @@ def test_entry_that_has_changed_since_it_was_counted(folder):
     assert len(open_frames(Entry(path, 0, num_frames=10))) == 10
     with pytest.raises(VideoError, match="has 10 frames where 12 were counted"):
         open_frames(Entry(path, 0, num_frames=12))
-
-
-def test_torchcodec_is_asked_in_its_exact_mode(folder, monkeypatch):
-    """torchcodec is no requirement: what is tested here is how it is called and what its errors become."""
-    path = encode(folder / "ten.mp4", striped_frames(10))
-    calls = []
-
-    class VideoDecoder:
-        def __init__(self, name, **options):
-            calls.append((name, options))
-
-        def __len__(self):
-            return 10
-
-        def get_frames_at(self, indices):
-            if 9 in indices:
-                raise RuntimeError("Could not push packet to decoder")
-            return SimpleNamespace(data=torch.tensor(indices, dtype=torch.uint8)[:, None, None, None])
-
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=VideoDecoder))
-    video = VideoFile(path, "torchcodec")
-    assert video.read(np.array([4, 2, 4]))[:, 0, 0, 0].tolist() == [4, 2, 4]
-    assert calls == [(str(path), {"dimension_order": "NHWC", "num_ffmpeg_threads": 1, "seek_mode": "exact"})]
-    with pytest.raises(VideoError, match=r"ten\.mp4: cannot be decoded"):
-        video.read([9])
-    edited = with_edits(folder / "edited.mp4", path, [(5, 2)])
-    assert VideoFile(edited, "torchcodec").read_by == "StraightFile"
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(InputError, match="torchcodec cannot be used here"):
-        VideoFile(path, "torchcodec")
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "options"),
-    [
-        ("b_frames.mp4", ("libx264", {"crf": "18", "g": "12", "bf": "3"}), {}),
-        ("vp9.webm", VP9, {}),
-        ("mpeg4.avi", ("mpeg4", {"g": "12"}), {}),
-        ("av1.mkv", ("libsvtav1", {"preset": "12", "svtav1-params": "lp=1"}), {}),
-        ("varying.mkv", VP9, {"times": np.cumsum(np.random.default_rng(3).integers(1, 120, size=50)).tolist()}),
-        ("ten_bits.mp4", ("libx264", {"g": "12"}), {"pixels": "yuv420p10le"}),
-    ],
-)
-def test_real_torchcodec(folder, name, codec, options):
-    try:
-        importlib.import_module("torchcodec.decoders")
-    except (ImportError, RuntimeError, OSError) as error:  # FFmpeg's shared libraries are the system's to give
-        pytest.skip(f"torchcodec, an option, cannot be used: {type(error).__name__}")
-    path = encode(folder / name, striped_frames(50), codec, **options)
-    video = VideoFile(path, "torchcodec")
-    assert_frames_are_those_asked_for(video, decode(path), tolerance=2.0)
-    assert video.read_by == "TorchcodecFile"
 
 
 def test_vanished_while_it_is_opened(folder, monkeypatch):
