@@ -60,8 +60,9 @@ class Options:
     def prepare(self, *files: Path | None) -> None:
         """Sets the threads and the device, and makes the folders of the files, so that no finished run is lost."""
         torch.set_num_threads(self.threads)
-        if torch.device(self.device).type == "cuda":
-            torch.cuda.set_device(torch.device(self.device))
+        device = torch.device(self.device)
+        if device.type == "cuda" and device.index is not None:  # older releases of torch refuse a device without one
+            torch.cuda.set_device(device)
         for file in (self.out, self.profile, *files):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
