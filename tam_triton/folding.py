@@ -14,10 +14,11 @@ from torch.nn.modules import module as nn_module
 BATCH_NORMS_1D: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.SyncBatchNorm)
 BATCH_NORMS_2D: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
 # As they were when this file was imported: a class whose forward was replaced since is another class.
-FORWARDS = {
-    kind: kind.forward
-    for kind in (nn.Sequential, nn.Linear, nn.Conv1d, *BATCH_NORMS_1D, nn.BatchNorm2d, nn.ReLU, nn.Softmax, nn.Sigmoid)
-}
+KINDS: tuple[Any, ...] = (
+    *(nn.Sequential, nn.Linear, nn.Conv1d, nn.ReLU, nn.Softmax, nn.Sigmoid),
+    *(*BATCH_NORMS_1D, nn.BatchNorm2d),
+)
+FORWARDS = {kind: kind.forward for kind in KINDS}
 GLOBAL_HOOKS = (
     nn_module._global_forward_pre_hooks,
     nn_module._global_forward_hooks,
