@@ -2,7 +2,8 @@
 
 A layer is known by what it is: its exact class with the forward that torch gave it, its configuration, its tensors, and
 nothing attached to it. Anything else, known or unknown, is called as a layer. Under torch.compile and torch.export the
-decision falls once, while tracing; whatever it read is guarded.
+decision falls once, while tracing; what it read is guarded as that of torch's own layers is: a hook that comes later is
+noticed if `torch._dynamo.config.skip_nnmodule_hook_guards` is False.
 """
 
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ GLOBAL_HOOKS = (
     nn_module._global_backward_pre_hooks,
     nn_module._global_backward_hooks,
 )
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 HALVES_AND_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -93,19 +95,17 @@ def fold_activated(x: Tensor, norm: Any, activation: Any, eps: float) -> list[Te
 def is_plain(layer: Any, *kinds: type[nn.Module]) -> bool:
     """Whether a call of `layer` is torch's own forward of exactly one of these classes, and nothing beside it."""
     kind = type(layer)
-    return kind in kinds and kind.forward is FORWARDS[kind] and is_bare(layer)
+    return kind in kinds and is_bare(layer, FORWARDS[kind])
 
 
-def is_bare(layer: Any) -> bool:
-    """Whether a call of `layer` is its class's forward: no hooks, nothing patched or compiled in its place."""
+def is_bare(layer: Any, forward: Any) -> bool:
+    """Whether a call of `layer` is this forward: nothing hooked to it, patched or compiled in its place."""
+    own = layer.__dict__
     return (
-        "forward" not in layer.__dict__
-        and "_call_impl" not in layer.__dict__
+        getattr(layer.forward, "__func__", None) is forward
         and layer._compiled_call_impl is None
-        and not layer._forward_pre_hooks
-        and not layer._forward_hooks
-        and not layer._backward_pre_hooks
-        and not layer._backward_hooks
+        and "_call_impl" not in own
+        and not any(own[hooks] for hooks in HOOKS)
     )
 
 

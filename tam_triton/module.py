@@ -105,7 +105,7 @@ class TAM(nn.Module):
         check_module("activation", activation)
         if (folded := self._fold(x)) is not None:
             vectors = fold_activated(x, norm, activation, folded.eps)
-            if vectors is not None and type(self).forward is TAM.forward and is_bare(self):
+            if vectors is not None and is_bare(self, TAM.forward):
                 return self._evaluate(x, folded, vectors)
         check_device(x, norm)
         return self(activation(norm(x)))
