@@ -31,6 +31,8 @@ class TrainedNetwork:
     network: nn.Module
     recipe: Recipe
     class_names: tuple[str, ...]
+    validated_on: str | None = None
+    """The fingerprint of the videos that the run validated on; None where the checkpoint holds no run."""
 
 
 def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | None = None) -> None:
@@ -69,10 +71,12 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
         class_names = tuple(content["class_names"])
         network = build_network(recipe.model, len(class_names), recipe.sampling.num_segments, pretrained=False)
         network.load_state_dict(content["state_dict"])
+        identity = (content.get("run") or {}).get("identity")
+        validated_on = str(identity["data"]["validation videos"]) if identity else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: the checkpoint does not fit the network it describes: {reason}") from error
-    return TrainedNetwork(network.eval(), recipe, class_names)
+    return TrainedNetwork(network.eval(), recipe, class_names, validated_on)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
