@@ -93,6 +93,23 @@ def test_damaged_files_of_scores(tmp_path):
         VideoScores.load(path)
 
 
+def test_a_bit_anywhere_in_a_file_of_scores_is_found_or_changes_nothing(tmp_path):
+    path, scores = tmp_path / "scores.npz", make_scores(missing=(Missing("x", 6, "torn"),))
+    scores.save(path)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            back = VideoScores.load(path)
+        except InputError:
+            refused += 1
+        else:
+            assert np.array_equal(back.scores, scores.scores)
+            assert np.array_equal(back.labels, scores.labels)
+            assert (back.videos, back.missing, back.kind) == (scores.videos, scores.missing, scores.kind)
+    assert refused > len(whole) // 6
+
+
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [

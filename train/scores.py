@@ -5,7 +5,6 @@ view could be read have scores; the others are kept by name, with the reason, an
 """
 
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -180,8 +179,10 @@ class VideoScores:
             raise InputError(f"{path}: {error}") from error
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: is no file of scores that `python -m train test` writes") from error
+        except Exception as error:  # damaged bytes can raise anything
+            raise InputError(
+                f"{path}: is no file of scores that `python -m train test` writes, or a damaged one"
+            ) from error
         entries = content.get("entries", scores.entries)
         if entries != scores.entries:
             raise InputError(
