@@ -93,6 +93,64 @@ def test_damaged_files_of_scores(tmp_path):
         VideoScores.load(path)
 
 
+def test_a_bit_anywhere_in_a_file_of_scores_is_found_or_changes_nothing(tmp_path):
+    path, scores = tmp_path / "scores.npz", make_scores(missing=(Missing("x", 6, "torn"),))
+    scores.save(path)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            back = VideoScores.load(path)
+        except InputError:
+            refused += 1
+        else:
+            assert np.array_equal(back.scores, scores.scores)
+            assert np.array_equal(back.labels, scores.labels)
+            assert (back.videos, back.missing, back.kind) == (scores.videos, scores.missing, scores.kind)
+    assert refused > len(whole) // 6
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("scores", np.ones((30, 7), np.complex64), "got dtype complex64, expected float32"),
+        ("scores", np.ones((30, 7), "datetime64[s]"), r"got dtype datetime64\[s\], expected float32"),
+        ("scores", np.ones((30, 7), "timedelta64[s]"), r"got dtype timedelta64\[s\], expected float32"),
+        ("scores", np.ones((30, 7), object), "got dtype object, expected float32"),
+        ("scores", np.full((30, 7), "0.5"), "got dtype <U3, expected float32"),
+        ("scores", np.full((30, 7), b"0.5"), r"got dtype \|S3, expected float32"),
+        ("scores", np.ones((30, 7), bool), "got dtype bool, expected float32"),
+        ("scores", np.ones((30, 7), np.int64), "got dtype int64, expected float32"),
+        ("scores", np.ones((30, 7)), "got dtype float64, expected float32"),
+        ("scores", np.ones((30, 7), [("a", "f4")]), r"got dtype \[.*\], expected float32"),
+        ("scores", np.ones(30, np.float32), r"got shape \(30,\), expected 2 dimensions"),
+        ("scores", np.ones((30, 6), np.float32), r"got shape \(30, 6\), expected \(30, 7\)"),
+        ("labels", np.ones(30), "got dtype float64, expected int64"),
+        ("labels", np.ones(30, bool), "got dtype bool, expected int64"),
+        ("labels", np.ones((30, 1), np.int64), r"got shape \(30, 1\), expected 1 dimensions"),
+        ("videos", np.arange(30), "got dtype int64, expected texts"),
+        ("videos", np.array(["v"] * 30), "'v' is there twice"),
+        ("class_names", np.array([CLASSES]), r"got shape \(1, 7\), expected 1 dimensions"),
+        ("class_names", np.array(["c"] * 7), "'c' is there twice"),
+        ("kind", np.array(["logits"]), r"got shape \(1,\), expected 0 dimensions"),
+        ("format", np.array(1), "got dtype int64, expected texts"),
+        ("protocol", np.array("[]"), "got list, expected an object"),
+        ("missing_labels", np.array([0.0]), "got dtype float64, expected int64"),
+        ("missing_labels", np.array([0, 1]), r"got shape \(2,\), expected \(1,\), one for each of missing_videos"),
+        ("missing_reasons", np.array([b"torn"]), r"got dtype \|S4, expected texts"),
+        ("entries", np.array(31.0), "got dtype float64, expected int64"),
+    ],
+)
+def test_arrays_of_another_type_or_shape(tmp_path, name, array, message):
+    path = tmp_path / "scores.npz"
+    make_scores(missing=(Missing("x", 6, "torn"),)).save(path)
+    with np.load(path) as arrays:
+        content = dict(arrays)
+    np.savez(path, **(content | {name: array}))
+    with pytest.raises(InputError, match=f"scores.npz: {name}: {message}"):
+        VideoScores.load(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -101,6 +159,15 @@ def test_damaged_files_of_scores(tmp_path):
         ({"labels": np.arange(30)}, "labels: got 7, expected numbers from 0 to 6"),
         ({"missing": (Missing("x", -1, ""),)}, "labels: got -1"),
         ({"missing": (Missing("v03.mp4", 1, ""),)}, "videos: 'v03.mp4' is there twice"),
+        ({"scores": np.zeros((30, 7), np.complex64)}, "scores: got dtype complex64, expected float32"),
+        ({"scores": np.zeros((30, 7))}, "scores: got dtype float64, expected float32"),
+        ({"scores": np.zeros((30, 7)).tolist()}, "scores: got list, expected an array of float32"),
+        ({"labels": np.zeros(30)}, "labels: got dtype float64, expected int64"),
+        ({"class_names": (*CLASSES[:6], "a")}, "class_names: 'a' is there twice"),
+        (
+            {"kind": "probabilities", "scores": np.full((30, 7), 0.5, np.float32)},
+            "those of 30 videos are no probabilities, .*; the first is v00.mp4, from 0.5 on, sum 3.5",
+        ),
         ({"kind": "odds"}, "kind: got 'odds', expected one of logits, probabilities"),
         ({"scores": np.full((30, 7), np.nan, np.float32)}, "those of 30 videos are no finite numbers, the first is v0"),
     ],
@@ -196,11 +263,18 @@ def test_ensemble_of_files_that_miss_videos():
         missing=(Missing("v04.mp4", 4, "torn"),),
     )
     members = {"8f.npz": whole, "16f.npz": part}
-    with pytest.raises(InputError, match=r"16f.npz: has no scores for 2 of the 30 videos of 8f.npz, the first is v04"):
+    with pytest.raises(
+        InputError,
+        match=r"16f.npz: has scores for other videos than 8f.npz, 28 of 29 against 30 of 30: "
+        r"2 lacking \(v04.mp4, v07.mp4\); --common scores",
+    ):
         average_scores(members)
     joined = average_scores(members, common=True)
     np.testing.assert_allclose(joined.scores, (whole.scores[kept] + part.scores) / 2, rtol=1e-5, atol=1e-6)
-    assert joined.missing == (Missing("v04.mp4", 4, "torn"), Missing("v07.mp4", 2, "is not in 16f.npz"))
+    assert joined.missing == (
+        Missing("v04.mp4", 4, "torn"),
+        Missing("v07.mp4", 2, "is not in 16f.npz", "not in 16f.npz"),
+    )
     assert joined.accuracy().top1_of_all == top_by_hand(joined, 1) / 30
     both = {
         "a": make_scores(1, missing=(Missing("x", 0, "torn"),)),

@@ -4,10 +4,8 @@ Both are one kind of file: a run's checkpoint is a trained network's, with the p
 """
 
 import os
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tam_triton.nets import archive
 from train.atomic import replacing
 from train.errors import InputError
 from train.fields import from_plain, to_plain
@@ -32,6 +31,8 @@ class TrainedNetwork:
     network: nn.Module
     recipe: Recipe
     class_names: tuple[str, ...]
+    validated_on: str | None = None
+    """The fingerprint of the videos that the run validated on; None where the checkpoint holds no run."""
 
 
 def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | None = None) -> None:
@@ -70,20 +71,25 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
         class_names = tuple(content["class_names"])
         network = build_network(recipe.model, len(class_names), recipe.sampling.num_segments, pretrained=False)
         network.load_state_dict(content["state_dict"])
+        identity = (content.get("run") or {}).get("identity")
+        validated_on = str(identity["data"]["validation videos"]) if identity else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: the checkpoint does not fit the network it describes: {reason}") from error
-    return TrainedNetwork(network.eval(), recipe, class_names)
+    return TrainedNetwork(network.eval(), recipe, class_names, validated_on)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What is in the checkpoint at `path`, on the CPU, unchecked but for its format. Raises InputError."""
+    """What is in the checkpoint at `path`, on the CPU, its checksums verified, unchecked but for its format.
+
+    Raises InputError.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        content = archive.read_checkpoint(path)
+    except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(f"{path}: is not a checkpoint, or a damaged one") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: is not a checkpoint of this program (format {FORMAT!r})")
     return content
@@ -141,7 +147,7 @@ class RunCheckpoints:
         paths = self.by_age()
         for path in reversed(paths):
             try:
-                content = _read_whole(path)
+                content = _read_run(path)
             except InputError as error:
                 warn(f"{error}; trying the checkpoint before it")
                 continue
@@ -160,18 +166,15 @@ class RunCheckpoints:
             self.mark_best(path)
             return
         try:
-            _read_whole(self.best)
+            _read_run(self.best)
         except InputError as error:
             warn(f"{error}; the next validation makes another best checkpoint")
             run["best"] = None
 
 
-def _read_whole(path: Path) -> dict[str, Any]:
-    """What is in the run's checkpoint at `path`, its checksums verified: torch looks only whether all is there."""
+def _read_run(path: Path) -> dict[str, Any]:
+    """What is in the run's checkpoint at `path`. Raises InputError, also for one without the run."""
     content = read_checkpoint(path)
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise InputError(f"{path}: is damaged in {damaged}")
     if not content.get("run"):
         raise InputError(f"{path}: holds a trained network, but not the run that trained it")
     return content

@@ -12,6 +12,9 @@ from train.errors import InputError
 from train.score_report import check_folder, describe, write_report
 from train.scores import Accuracy, Kind, Missing, VideoScores, softmax
 
+# Names of videos that are given where files differ.
+_SHOWN = 3
+
 
 @dataclass(frozen=True)
 class EnsembleConfig:
@@ -45,7 +48,7 @@ def run_ensemble(config: EnsembleConfig) -> Accuracy:
     joined = average_scores(members, config.weights, config.average, config.common)
     accuracy = joined.accuracy()
     print(f"ensemble of {len(members)}, {joined.kind} averaged")
-    print(describe(joined))
+    print(describe(joined, whole="of all files"))
     print(write_report(config.out, joined))
     return accuracy
 
@@ -91,9 +94,7 @@ def average_scores(
         scores=mean.astype(np.float32),
         class_names=first.class_names,
         kind=kind,
-        missing=tuple(
-            Missing(video, labels[video], _reason(video, name, members[name])) for video, name in absent.items()
-        ),
+        missing=tuple(_missing(video, labels[video], name, members[name]) for video, name in absent.items()),
         protocol={
             "ensemble": {name: member.protocol for name, member in members.items()},
             "weights": list(weights),
@@ -128,16 +129,36 @@ def _common_labels(members: Mapping[str, VideoScores]) -> dict[str, int]:
 
 
 def _check_same_videos(members: Mapping[str, VideoScores]) -> None:
-    first_name, *others = members
-    for name in others:
-        for lacking, having in ((name, first_name), (first_name, name)):
-            gone = sorted(set(members[having].videos) - set(members[lacking].videos))
-            if gone:
-                raise InputError(
-                    f"{lacking}: has no scores for {len(gone)} of the {len(members[having])} videos of {having}, the "
-                    f"first is {gone[0]}; --common scores the videos that all have and counts the others as missing"
-                )
+    """Raise InputError unless all members have scores for the same videos, and miss the same ones besides."""
+    (first_name, first), *others = members.items()
+    for name, member in others:
+        of_scores = _difference(set(first.videos), set(member.videos))
+        of_lists = _difference(_entries(first), _entries(member))
+        if difference := of_scores or of_lists:
+            what = "scores" if of_scores else "entries"
+            raise InputError(
+                f"{name}: has {what} for other videos than {first_name}, {len(member)} of {member.entries} against "
+                f"{len(first)} of {first.entries}: {difference}; --common scores the videos that all have and counts "
+                "the others as missing"
+            )
 
 
-def _reason(video: str, name: str, member: VideoScores) -> str:
-    return next((missing.reason for missing in member.missing if missing.video == video), f"is not in {name}")
+def _difference(first: set[str], second: set[str]) -> str:
+    """What `second` lacks of `first` and has besides, in words and by the first names; empty for equal sets."""
+    found = {"lacking": sorted(first - second), "only there": sorted(second - first)}
+    return ", ".join(f"{len(names)} {how} ({_some(names)})" for how, names in found.items() if names)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _entries(member: VideoScores) -> set[str]:
+    return {*member.videos, *(missing.video for missing in member.missing)}
+
+
+def _missing(video: str, label: int, name: str, member: VideoScores) -> Missing:
+    """Why `member`, known as `name`, has no scores for `video`."""
+    known = next((missing for missing in member.missing if missing.video == video), None)
+    return known or Missing(video, label, f"is not in {name}", f"not in {name}")

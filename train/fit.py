@@ -85,7 +85,7 @@ def run_fit(config: FitConfig) -> Outcome | None:
         print(find_batch(recipe, recipe.data.num_classes or 400, config.compute, device))
         return None
     with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
-        train, val = _read_splits(recipe)
+        train, val = _read_splits(recipe, team)
         return fit(config, train, val, team, stop)
 
 
@@ -119,15 +119,18 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         return run.train()
 
 
-def _read_splits(recipe: Recipe) -> tuple[Split, Split]:
+def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
     paths = (recipe.data.train, recipe.data.val)
     if None in paths:
         raise InputError(
             "data.train and data.val: both are needed, the indices that `python -m train prepare` writes; "
             f"got {paths[0]} and {paths[1]}"
         )
-    train, val = (read_index(path).split for path in paths if path is not None)
-    return train, val
+    train, val = (read_index(path) for path in paths if path is not None)
+    if team.leads:
+        # What is gone is in no score of the run, so it is to be seen beside them.
+        print(train.summary(), val.summary(), sep="\n", flush=True)
+    return train.split, val.split
 
 
 def _prepare_folder(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:

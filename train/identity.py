@@ -30,7 +30,7 @@ def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> 
     return {
         "recipe": to_plain(recipe),
         "compute": to_plain(compute),
-        "data": {"training videos": _fingerprint(train), "validation videos": _fingerprint(val)},
+        "data": {"training videos": fingerprint(train), "validation videos": fingerprint(val)},
     }
 
 
@@ -60,7 +60,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _fingerprint(split: Split) -> str:
+def fingerprint(split: Split) -> str:
     """A text that differs for other videos, other labels or another order, but not for another folder above them."""
     rows = [(entry.path.parent.name, entry.path.name, entry.label) for entry in split.entries]
     digest = hashlib.sha256(json.dumps([split.class_names, rows]).encode()).hexdigest()

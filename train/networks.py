@@ -1,6 +1,7 @@
 """From a recipe's description of a network to the network."""
 
 from tam_triton.nets import C2D, TANet, c2d, tanet
+from train.errors import InputError
 from train.recipes import Model
 from train.small_resnet import SmallResNet
 
@@ -15,7 +16,7 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
             otherwise, and where it names none, they are random.
 
     Raises:
-        ValueError: weights that torchvision does not have.
+        InputError: weights that torchvision does not have, or that are damaged in torch's cache.
         OSError: they cannot be downloaded.
     """
     if model.backbone == "small":
@@ -24,8 +25,14 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
             return C2D(backbone, num_segments, dropout=model.dropout)
         taps, alpha, beta = model.kernel_size, model.alpha, model.beta
         return TANet(backbone, num_segments, dropout=model.dropout, kernel_size=taps, alpha=alpha, beta=beta)
+    try:
+        return _on_torchvision(model, num_classes, num_segments, model.weights if pretrained else None)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+
+
+def _on_torchvision(model: Model, num_classes: int, num_segments: int, weights: str | None) -> C2D:
     depth = int(model.backbone.removeprefix("resnet"))
-    weights = model.weights if pretrained else None
     if model.kind == "C2D":
         return c2d(depth, num_classes, num_segments, dropout=model.dropout, weights=weights)
     return tanet(

@@ -31,13 +31,18 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise InputError(f"out: {folder} holds scores already; take another folder, or --overwrite")
 
 
-def describe(scores: VideoScores) -> str:
-    """The accuracy in words, and what it leaves out. Raises InputError if no video has scores."""
+def describe(scores: VideoScores, whole: str = "of the index") -> str:
+    """The accuracy in words, how many of all videos, those `whole`, it is of, and what it leaves out.
+
+    Raises InputError if no video has scores.
+    """
     accuracy = scores.accuracy()
-    lines = [f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} of {accuracy.videos} videos"]
+    causes = "".join(f", {count} {cause}" for cause, count in scores.causes.items())
+    lines = [f"tested {accuracy.videos} of {scores.entries} videos {whole}{causes}"]
+    lines.append(f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} of {accuracy.videos} videos")
     if scores.missing:
         lines.append(
-            f"missing: {accuracy.missing} of {accuracy.videos + accuracy.missing} videos, which are in neither number; "
+            f"missing: {accuracy.missing} of {scores.entries} videos, which are in neither number; "
             f"top-1 {accuracy.top1_of_all:.2%}, top-5 {accuracy.top5_of_all:.2%} if they count as wrong"
         )
         lines += [f"  {missing.video}: {missing.reason}" for missing in scores.missing[:_SHOWN]]
@@ -51,7 +56,8 @@ def write_report(folder: Path, scores: VideoScores) -> str:
 
     Returns a line that says so. Raises OSError, and InputError if no video has scores.
     """
-    result = {**asdict(scores.accuracy()), "protocol": scores.protocol}
+    counts = {"entries": scores.entries, "not_tested": scores.causes}
+    result = {**counts, **asdict(scores.accuracy()), "protocol": scores.protocol}
     matrix = confusion_matrix(scores)
     folder.mkdir(parents=True, exist_ok=True)
     scores.save(folder / SCORES)

@@ -5,7 +5,7 @@ view could be read have scores; the others are kept by name, with the reason, an
 """
 
 import json
-import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ class Missing(NamedTuple):
     video: str
     label: int
     reason: str
+    cause: str = "missing"
+    """Of which kind the reason is: videos are counted by it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Accuracy:
 class VideoScores:
     """What a network, or several, made of n videos.
 
-    Raises InputError where the parts do not fit together, a name is there twice or a score is no number.
+    Raises InputError where the parts do not fit together or have other types, a name is there twice, a score is no
+    number, or probabilities are none.
     """
 
     videos: tuple[str, ...]
@@ -65,6 +68,8 @@ class VideoScores:
         videos, classes = len(self.videos), len(self.class_names)
         if self.kind not in get_args(Kind):
             raise InputError(f"kind: got {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
+        _check_type("scores", self.scores, np.float32)
+        _check_type("labels", self.labels, np.int64)
         for name, expected in {"scores": (videos, classes), "labels": (videos,)}.items():
             if (shape := getattr(self, name).shape) != expected:
                 raise InputError(f"{name}: got shape {shape}, expected {expected}, {videos} videos × {classes} classes")
@@ -72,18 +77,31 @@ class VideoScores:
         if outside := [label for label in every_label if not 0 <= label < classes]:
             raise InputError(f"labels: got {outside[0]}, expected numbers from 0 to {classes - 1}")
         names = [*self.videos, *(missing.video for missing in self.missing)]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"videos: {twice!r} is there twice")
+        for name, texts in {"videos": names, "class_names": self.class_names}.items():
+            if len(set(texts)) < len(texts):
+                twice = next(text for text, count in Counter(texts).items() if count > 1)
+                raise InputError(f"{name}: {twice!r} is there twice")
         spoilt = ~np.isfinite(self.scores).all(1)
         if spoilt.any():
             raise InputError(
                 f"scores: those of {spoilt.sum()} videos are no finite numbers, the first is "
                 f"{self.videos[int(spoilt.argmax())]}"
             )
+        if self.kind == "probabilities" and videos:
+            self._check_probabilities()
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    @property
+    def entries(self) -> int:
+        """How many videos the index lists, those without scores included."""
+        return len(self.videos) + len(self.missing)
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """How many videos have no scores, by cause."""
+        return dict(Counter(missing.cause for missing in self.missing))
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -103,7 +121,7 @@ class VideoScores:
         if len(self) == 0:
             raise InputError(f"none of the {len(self.missing)} videos can be read")
         top1, top5 = int((self.ranks < 1).sum()), int((self.ranks < 5).sum())
-        read, total = len(self), len(self) + len(self.missing)
+        read, total = len(self), self.entries
         return Accuracy(read, len(self.missing), top1 / read, top5 / read, top1 / total, top5 / total)
 
     def save(self, path: Path) -> None:
@@ -115,6 +133,7 @@ class VideoScores:
             np.savez_compressed(
                 file,
                 format=np.array(FORMAT),
+                entries=np.array(self.entries, dtype=np.int64),
                 videos=_texts(self.videos),
                 labels=self.labels,
                 scores=self.scores,
@@ -123,7 +142,18 @@ class VideoScores:
                 missing_videos=_texts([missing.video for missing in self.missing]),
                 missing_labels=np.array([missing.label for missing in self.missing], dtype=np.int64),
                 missing_reasons=_texts([missing.reason for missing in self.missing]),
+                missing_causes=_texts([missing.cause for missing in self.missing]),
                 protocol=np.array(json.dumps(self.protocol)),
+            )
+
+    def _check_probabilities(self) -> None:
+        sums = self.scores.sum(1)
+        wrong = (self.scores < 0).any(1) | (np.abs(sums - 1) > 1e-3)
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise InputError(
+                f"scores: those of {wrong.sum()} videos are no probabilities, numbers from 0 on that sum to 1; the "
+                f"first is {self.videos[first]}, from {self.scores[first].min():g} on, sum {sums[first]:g}"
             )
 
     @staticmethod
@@ -132,25 +162,96 @@ class VideoScores:
         try:
             # Opened here, since NumPy leaves a file open in which it finds nothing.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                content = {name: arrays[name] for name in arrays.files}
-            if str(content["format"]) != FORMAT:
-                raise InputError(f"{path}: holds scores of format {str(content['format'])!r}, expected {FORMAT!r}")
-            columns = (content[f"missing_{name}"].tolist() for name in ("videos", "labels", "reasons"))
-            return VideoScores(
+                content = _read_arrays(arrays)
+            protocol = json.loads(content["protocol"].item())
+            if not isinstance(protocol, dict):
+                raise InputError(f"protocol: got {type(protocol).__name__}, expected an object")
+            scores = VideoScores(
                 tuple(content["videos"].tolist()),
                 content["labels"],
                 content["scores"],
                 tuple(content["class_names"].tolist()),
                 content["kind"].item(),
-                tuple(Missing(*row) for row in zip(*columns, strict=True)),
-                json.loads(str(content["protocol"])),
+                _read_missing(content),
+                protocol,
             )
         except InputError as error:
-            raise error if str(error).startswith(f"{path}: ") else InputError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: is no file of scores that `python -m train test` writes") from error
+        except Exception as error:  # damaged bytes can raise anything
+            raise InputError(
+                f"{path}: is no file of scores that `python -m train test` writes, or a damaged one"
+            ) from error
+        entries = content.get("entries", scores.entries)
+        if entries != scores.entries:
+            raise InputError(
+                f"{path}: has scores of {len(scores)} videos and lacks those of {len(scores.missing)}, expected "
+                f"{entries} in all, as many as the index had"
+            )
+        return scores
+
+
+# What a file of scores consists of: types and numbers of dimensions.
+_ARRAYS: dict[str, tuple[type[np.generic], int]] = {
+    "format": (np.str_, 0),
+    "videos": (np.str_, 1),
+    "labels": (np.int64, 1),
+    "scores": (np.float32, 2),
+    "class_names": (np.str_, 1),
+    "kind": (np.str_, 0),
+    "missing_videos": (np.str_, 1),
+    "missing_labels": (np.int64, 1),
+    "missing_reasons": (np.str_, 1),
+    "protocol": (np.str_, 0),
+}
+# Files that were written before these came have none.
+_ADDED: dict[str, tuple[type[np.generic], int]] = {"entries": (np.int64, 0), "missing_causes": (np.str_, 1)}
+_COLUMNS = ("missing_videos", "missing_labels", "missing_reasons", "missing_causes")
+
+
+def _read_arrays(arrays: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of an opened npz, of the types of `_ARRAYS` and `_ADDED`. KeyError if one is not there."""
+    content = {"format": _read_array(arrays, "format", *_ARRAYS["format"])}
+    if content["format"].item() != FORMAT:
+        raise InputError(f"holds scores of format {content['format'].item()!r}, expected {FORMAT!r}")
+    wanted = _ARRAYS | {name: kind for name, kind in _ADDED.items() if name in arrays.files}
+    return content | {name: _read_array(arrays, name, *kind) for name, kind in wanted.items()}
+
+
+def _read_missing(content: dict[str, NDArray[Any]]) -> tuple[Missing, ...]:
+    columns = [name for name in _COLUMNS if name in content]
+    expected = content[columns[0]].shape
+    for name in columns:
+        if content[name].shape != expected:
+            raise InputError(
+                f"{name}: got shape {content[name].shape}, expected {expected}, one for each of {columns[0]}"
+            )
+    return tuple(Missing(*row) for row in zip(*(content[name].tolist() for name in columns), strict=True))
+
+
+def _read_array(arrays: Any, name: str, kind: type[np.generic], ndim: int) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = arrays[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise InputError(f"{name}: got dtype object, expected {_type_name(kind)}") from error
+    _check_type(name, array, kind)
+    if array.ndim != ndim:
+        raise InputError(f"{name}: got shape {array.shape}, expected {ndim} dimensions")
+    return array
+
+
+def _check_type(name: str, array: NDArray[Any], kind: type[np.generic]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{name}: got {type(array).__name__}, expected an array of {_type_name(kind)}")
+    if not np.issubdtype(array.dtype, kind):
+        raise InputError(f"{name}: got dtype {array.dtype}, expected {_type_name(kind)}")
+
+
+def _type_name(kind: type[np.generic]) -> str:
+    return "texts" if kind is np.str_ else np.dtype(kind).name
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from train.dataset import Views
 from train.distributed import join_team
 from train.errors import InputError
 from train.fields import check_types, require
+from train.identity import fingerprint
 from train.index import read_index
 from train.learner import reproducible
 from train.networks import build_network
@@ -113,14 +114,18 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         index = read_index(data, config.root)
         trained = trained or _load_weights(config, index.split.class_names)
         views = choose_views(config, trained.recipe.test)
+        then = trained.validated_on if _is_own(data, trained.recipe.data.val) else None
+        now = fingerprint(index.split)
         if team.leads:
             print(f"{trained.recipe.name} on {index.summary()}", _describe_views(trained, views), sep="\n", flush=True)
         scores = score_videos(
             trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
         )
-        origin = {"network": str(config.checkpoint or config.weights), "data": str(data)}
+        origin = {"network": str(config.checkpoint or config.weights), "data": str(data), "in_training": then}
         scores = replace(scores, protocol=scores.protocol | origin)
         if team.leads:
+            if then not in (None, now):
+                print(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
             print(describe(scores), write_report(config.out, scores), sep="\n")
         return scores.accuracy()
 
@@ -129,6 +134,11 @@ def choose_views(config: EvaluationConfig, recipe_views: Views) -> Views:
     """The views that `config` asks for: the recipe's, or a published protocol's, and what is to differ from them."""
     views = recipe_views if config.protocol == "recipe" else PROTOCOLS[config.protocol]
     return replace(views, **{name: value for name, value in vars(config.views).items() if value is not None})
+
+
+def _is_own(data: Path, val: Path | None) -> bool:
+    """Whether `data` is the index that the run validated on, which is then to list what it listed."""
+    return val is not None and data.absolute() == val.absolute()
 
 
 def _load_weights(config: EvaluationConfig, class_names: tuple[str, ...]) -> TrainedNetwork:

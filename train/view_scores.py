@@ -22,7 +22,7 @@ from train.distributed import Team
 from train.entries import Entry
 from train.errors import InputError
 from train.fields import to_plain
-from train.index import Index
+from train.index import Checked, Index
 from train.learner import DTYPES
 from train.loop import evaluation_mode
 from train.scores import Missing, VideoScores
@@ -104,8 +104,8 @@ def score_videos(
         class_names=split.class_names,
         kind=views.average,
         missing=(
-            *(_missing(split.entries[number], base, reasons[number]) for number in sorted(reasons)),
-            *(_missing(gone.entry, base, f"{gone.problem}: {gone.reason}") for gone in index.gone),
+            *(_missing_now(split.entries[number], base, reasons[number]) for number in sorted(reasons)),
+            *(_missing_before(gone, base) for gone in index.gone),
         ),
         protocol=protocol,
     )
@@ -165,8 +165,16 @@ def _check_classes(expected: tuple[str, ...], got: tuple[str, ...]) -> None:
             raise InputError(f"data: class {label} is {theirs!r}, but the network was trained with {mine!r} there")
 
 
-def _missing(entry: Entry, base: Path, reason: str) -> Missing:
-    return Missing(_name(entry, base), entry.label, reason)
+def _missing_now(entry: Entry, base: Path, reason: str) -> Missing:
+    """A video that `prepare` could read."""
+    cause = "unreadable now" if entry.path.exists() else "gone since the index was made"
+    return Missing(_name(entry, base), entry.label, reason, cause)
+
+
+def _missing_before(gone: Checked, base: Path) -> Missing:
+    """A video that `prepare` could not use."""
+    reason = f"{gone.problem}: {gone.reason}"
+    return Missing(_name(gone.entry, base), gone.entry.label, reason, f"{gone.problem} when the index was made")
 
 
 def _name(entry: Entry, base: Path) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton.checks import check_module
+from tam_triton.nets.archive import read_checkpoint
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|base_model|backbone)\.)+")
 # From a public name to torchvision's; a name that already is torchvision's passes unchanged.
@@ -66,7 +67,8 @@ def load_published(
     Args:
         model: a TANet, a C2D, or any network with torchvision's ResNet names.
         checkpoint: a state dict, a container with one under "state_dict" (whose other entries, such as the epoch or
-            the optimizer's state, are not looked at), or the path of a file with either, read with `weights_only=True`.
+            the optimizer's state, are not looked at), or the path of a file with either, read with `weights_only=True`
+            and its checksums verified; files in the format before torch 1.6 have none.
         ignore_head: leave the model's `fc` as it is, for fine-tuning on other classes.
 
     Returns:
@@ -118,16 +120,11 @@ def _state_dict(checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> Mappi
 
 def _read(path: str | os.PathLike[str]) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint: {os.fspath(path)} holds more than tensors and plain containers, or is no checkpoint; "
-            "if you trust its source, load it yourself and pass its state dict"
-        ) from error
-    except Exception as error:  # bytes that are no pickle can raise anything
-        raise ValueError(f"checkpoint: {os.fspath(path)} is no file of torch.save, or is damaged: {error!r}") from error
+        return read_checkpoint(path)
+    except ValueError as error:
+        more = isinstance(error.__cause__, pickle.UnpicklingError)
+        advice = "; if you trust its source, load it yourself and pass its state dict" if more else ""
+        raise ValueError(f"checkpoint: {error}{advice}") from error
 
 
 def _by_torchvision_name(state: Mapping[str, Any]) -> dict[str, str]:

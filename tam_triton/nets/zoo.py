@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from tam_triton.checks import check_int
+from tam_triton.nets.archive import check_download
 from tam_triton.nets.resnet import STAGES
 from tam_triton.nets.video import C2D, TANet
 
@@ -32,7 +33,8 @@ def c2d(
             where torch's cache lacks them. None leaves the backbone at its random initialisation.
 
     Raises:
-        TypeError, ValueError: unknown `depth`, `weights` of another network, or an argument that `C2D` refuses.
+        TypeError, ValueError: unknown `depth`, `weights` of another network or damaged in torch's cache, or an
+            argument that `C2D` refuses.
     """
     return C2D(_resnet(depth, weights), num_segments, num_classes=num_classes, dropout=dropout)
 
@@ -57,7 +59,8 @@ def tanet(
         stages, kernel_size, alpha, beta, impl: as for `insert_tam`.
 
     Raises:
-        TypeError, ValueError: unknown `depth`, `weights` of another network, or an argument that `TANet` refuses.
+        TypeError, ValueError: unknown `depth`, `weights` of another network or damaged in torch's cache, or an
+            argument that `TANet` refuses.
     """
     return TANet(
         _resnet(depth, weights),
@@ -148,4 +151,8 @@ def _resnet(depth: int, weights: WeightsEnum | str | None) -> nn.Module:
         raise ValueError(f"weights: got {weights!r}, expected one of {tuple(known.__members__)} for ResNet-{depth}")
     if weights is not None and not isinstance(weights, str | known):
         raise TypeError(f"weights: got {weights!r}, expected a member of {known.__name__}, its name or None")
+    if isinstance(weights, str):
+        weights = known[weights.removeprefix(f"{known.__name__}.")]
+    if weights is not None:
+        check_download(weights)
     return get_model(f"resnet{depth}", weights=weights)
