@@ -11,7 +11,7 @@ from torch import Tensor
 
 import reference
 from bench import peers as eager
-from tam_triton import TAM, layout
+from tam_triton import TAM, aggregate, layout
 from tests.strategies import Problem, examples, problems
 from tests.tolerance import assert_close
 
@@ -157,6 +157,25 @@ def test_inference_after_batch_norm_and_relu(size: int, dtype: torch.dtype, memo
     with_gradients = module.activated(x, norm, torch.nn.ReLU())
     assert with_gradients.requires_grad
     assert_close(with_gradients.detach(), eager.tam(exact, exact_norm(x.double()).relu()).detach().numpy(), plain)
+
+
+@each_impl
+@each_layout
+@each_mode
+def test_the_result_is_no_view(impl: str, memory: str, training: bool) -> None:
+    """It can be changed in place, and what is changed has the gradients of what is not."""
+    problem = Problem(N=2, T=4, C=8, H=3, W=2, K=3, layout=memory)
+    x, dy = problem.features(), problem.features(salt=3)
+    module = random_tam(8, 4, impl=impl, training=training)
+    in_place = copy.deepcopy(module)
+    expected = run(lambda t: module(t).mul(2).relu(), module, x, dy)
+    torch.testing.assert_close(run(lambda t: in_place(t).mul_(2).relu_(), in_place, x, dy), expected)
+    v, theta = problem.importance().requires_grad_(), problem.kernel().requires_grad_()
+    y = aggregate(x, v, theta, impl=impl)
+    assert not y._is_view()
+    torch.nn.ReLU(inplace=True)(y).backward(dy)
+    assert v.grad is not None
+    assert v.grad.any()
 
 
 @each_impl
