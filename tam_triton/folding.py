@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 BATCH_NORMS_1D: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.SyncBatchNorm)
 BATCH_NORMS_2D: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -152,8 +153,10 @@ def fits(tensor: Tensor, x: Tensor) -> bool:
 
 
 def is_ordinary(tensor: Tensor) -> bool:
-    """Whether `tensor` holds its own numbers: no subclass that means something else by them."""
-    return torch.compiler.is_compiling() or type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+    """Whether `tensor` holds its own numbers: no subclass that means something else by them, as quantised ones do."""
+    if torch.compiler.is_compiling():  # tensors are then stand-ins, of classes of the compiler's own
+        return not is_traceable_wrapper_subclass(tensor)
+    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
 
 
 def in_transform() -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.testing._internal.two_tensor import TwoTensor
 
 from tam_triton import TAM
 from tests.networks import feature_maps, small_tam
@@ -62,6 +63,23 @@ def test_traced(impl: str) -> None:
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         traced = torch.jit.trace(module, (x,))
         torch.testing.assert_close(traced(x + 1), module(x + 1))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_weights_of_a_tensor_subclass(compiled: bool) -> None:
+    """As quantised weights are: only their own operations know what they mean."""
+    torch.compiler.reset()
+    module, x = small_tam("triton"), feature_maps(2)
+    weight = module.get_parameter("G.0.weight").detach()
+    module.G[0].weight = nn.Parameter(TwoTensor(weight, 2 * weight), requires_grad=False)
+    run = torch.compile(module, fullgraph=True, backend="aot_eager") if compiled else module
+    with torch.no_grad():
+        y = run(x)
+        assert isinstance(y, TwoTensor)
+        torch.testing.assert_close(y.a, small_tam("triton")(x))
+        doubled = small_tam("triton")
+        doubled.get_parameter("G.0.weight").mul_(2)
+        torch.testing.assert_close(y.b, doubled(x))
 
 
 def test_an_ensemble_of_stacked_states() -> None:
