@@ -14,6 +14,7 @@ from tam_triton.checks import (
     check_parameter,
     check_taps,
 )
+from tam_triton.folding import Folded, fold, fold_activated, is_bare
 
 BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 
@@ -86,16 +87,16 @@ class TAM(nn.Module):
         if tracing.is_traced(x):
             return tracing.tam_node(self, x)
         self._check(x)
-        if self._is_inference(x):
-            return self._evaluate(x, None)
+        if (folded := self._fold(x)) is not None:
+            return self._evaluate(x, folded, None)
         check_dtype(x, self)
         return functional.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
 
     def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
         """`self(activation(norm(x)))`, as a TA-Block has it.
 
-        In evaluation without gradients, where Triton runs, a BatchNorm and ReLU are applied as x is read and their
-        result is never written; `norm` and `activation` are then not called, nor are their hooks.
+        In evaluation without gradients, where Triton runs, a BatchNorm and a ReLU of torch's own, with nothing attached
+        to them, are applied as x is read and their result is never written.
 
         Raises:
             ValueError: as `forward`; x is on another device than `norm`.
@@ -106,10 +107,10 @@ class TAM(nn.Module):
         self._check(x)
         check_module("norm", norm)
         check_module("activation", activation)
-        if self._is_inference(x) and isinstance(norm, nn.BatchNorm2d) and isinstance(activation, nn.ReLU):
-            foldable = norm.affine and norm.track_running_stats and norm.eps == BATCH_NORM_EPS and not norm.training
-            if foldable and norm.num_features == self.channels:
-                return self._evaluate(x, _vectors(norm))
+        if (folded := self._fold(x)) is not None:
+            vectors = fold_activated(x, norm, activation, folded.eps)
+            if vectors is not None and type(self).forward is TAM.forward and is_bare(self):
+                return self._evaluate(x, folded, vectors)
         check_device(x, norm)
         return self(activation(norm(x)))
 
@@ -124,27 +125,18 @@ class TAM(nn.Module):
             raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
         check_device(x, self)
 
-    def _is_inference(self, x: Tensor) -> bool:
-        """Whether BatchNorms may be folded: in evaluation, without gradients, where Triton runs."""
-        if self.training or torch.is_grad_enabled() or x.dtype == torch.float64:
-            return False
-        return functional.choose(self.impl, x) == "triton"
+    def _fold(self, x: Tensor) -> Folded | None:
+        """What Triton needs to replace the layers in evaluation, or None where it may not (see `folding`)."""
+        if self.training or torch.is_grad_enabled() or functional.choose(self.impl, x) != "triton":
+            return None
+        if x.dtype == torch.float64 or type(self).branches is not TAM.branches or "branches" in self.__dict__:
+            return None
+        return fold(x, self.G, self.L, self.kernel_size)
 
-    def _evaluate(self, x: Tensor, norm: list[Tensor] | None) -> Tensor:
-        branches = (_tensors(self.G), _tensors(self.L))
-        return functional.evaluate(x, *branches, self.num_segments, BATCH_NORM_EPS, norm=norm, impl=self.impl)
+    def _evaluate(self, x: Tensor, folded: Folded, norm: list[Tensor] | None) -> Tensor:
+        branches = (folded.global_branch, folded.local_branch)
+        return functional.evaluate(x, *branches, self.num_segments, folded.eps, norm=norm, impl=self.impl)
 
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
         return f"channels={self.channels}, num_segments={self.num_segments}, kernel_size={self.kernel_size}"
-
-
-def _vectors(norm: nn.Module) -> list[Tensor]:
-    """What evaluation needs of a BatchNorm."""
-    parameters = [norm.get_parameter(name) for name in ("weight", "bias")]
-    return parameters + [norm.get_buffer(name) for name in ("running_mean", "running_var")]
-
-
-def _tensors(branch: nn.Sequential) -> list[Tensor]:
-    """Of a branch: its first weight, BatchNorm's four vectors, its second weight."""
-    return [branch.get_parameter("0.weight"), *_vectors(branch[1]), branch.get_parameter("3.weight")]

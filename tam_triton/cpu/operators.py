@@ -32,14 +32,17 @@ def input_gradient(
 def weighted_sum(
     frames: Tensor, importance: Tensor, kernel: Tensor, offset: Tensor | None, transposed: bool, channels_last: bool
 ) -> Tensor:
-    """`by_tap.weighted_sum` with the weights Θ[k]·V[s]."""
+    """`by_tap.weighted_sum` with the weights Θ[k]·V[s]; never a view of what the form made.
+
+    The result of an autograd function must not be one: it could not be modified in place, and torch.compile of torch
+    2.11 gives such a function's inputs gradients of zero.
+    """
     dtype = accumulator(frames)
     weights = importance.to(dtype)[..., None] * kernel.to(dtype)[:, :, None]
     form = choose(importance.shape[-1], frames, weights, *(() if offset is None else (offset,)))
-    if form is in_cache:
-        total = in_cache.weighted_sum(frames.to(dtype), weights, offset, transposed, channels_last)
-        return total.to(frames.dtype)
-    return form.weighted_sum(frames, weights, offset, transposed, channels_last)
+    wide = frames.to(dtype) if form is in_cache else frames
+    result = form.weighted_sum(wide, weights, offset, transposed, channels_last).to(frames.dtype)
+    return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
 
 
 def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,167 @@
+"""Whether kernels that read raw parameters compute what a TAM's layers would: the one place that decides.
+
+A layer is known by what it is: its exact class with the forward that torch gave it, its configuration, its tensors, and
+nothing attached to it. Anything else, known or unknown, is called as a layer. Under torch.compile and torch.export the
+decision falls once, while tracing; whatever it read is guarded.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+
+BATCH_NORMS_1D: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.SyncBatchNorm)
+BATCH_NORMS_2D: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
+# As they were when this file was imported: a class whose forward was replaced since is another class.
+KINDS: tuple[Any, ...] = (
+    *(nn.Sequential, nn.Linear, nn.Conv1d, nn.ReLU, nn.Softmax, nn.Sigmoid),
+    *(*BATCH_NORMS_1D, nn.BatchNorm2d),
+)
+FORWARDS = {kind: kind.forward for kind in KINDS}
+GLOBAL_HOOKS = (
+    nn_module._global_forward_pre_hooks,
+    nn_module._global_forward_hooks,
+    nn_module._global_backward_pre_hooks,
+    nn_module._global_backward_hooks,
+)
+HALVES_AND_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Folded(NamedTuple):
+    """What the kernels of evaluation take; as in `functional.evaluate`."""
+
+    global_branch: list[Tensor]
+    local_branch: list[Tensor]
+    eps: float
+
+
+def fold(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_size: int) -> Folded | None:
+    """The tensors of both branches, or None where the layers have to be called.
+
+    Args:
+        x: the feature map, of which dtype and kind of tensor matter.
+        global_branch: G, from X̂ to Θ; as built Linear, BatchNorm1d, ReLU, Linear, Softmax.
+        local_branch: L, from X̂ to V; as built Conv1d, BatchNorm1d, ReLU, Conv1d, Sigmoid.
+        kernel_size: K, which the last weight of G must give.
+    """
+    if not is_ordinary(x) or any(GLOBAL_HOOKS) or in_transform():
+        return None
+    if not (is_plain(global_branch, nn.Sequential) and is_plain(local_branch, nn.Sequential)):
+        return None
+    layers: list[Any] = [*global_branch._modules.values(), *local_branch._modules.values()]
+    if len(global_branch._modules) != 5 or len(layers) != 10:
+        return None
+    g_first, g_norm, g_relu, g_second, softmax, l_first, l_norm, l_relu, l_second, sigmoid = layers
+    known = (
+        is_linear(g_first)
+        and is_linear(g_second)
+        and is_conv(l_first, taps=3)
+        and is_conv(l_second, taps=1)
+        and is_relu(g_relu)
+        and is_relu(l_relu)
+        and is_plain(softmax, nn.Softmax)
+        and softmax.dim in (-1, 1)  # of (N·C, K)
+        and is_plain(sigmoid, nn.Sigmoid)
+    )
+    if not known or g_second.weight.shape[0] != kernel_size:
+        return None
+    g_vectors, l_vectors = fold_norm(g_norm, BATCH_NORMS_1D), fold_norm(l_norm, BATCH_NORMS_1D)
+    if g_vectors is None or l_vectors is None or g_norm.eps != l_norm.eps:
+        return None
+    folded = Folded(
+        [g_first.weight, *g_vectors, g_second.weight], [l_first.weight, *l_vectors, l_second.weight], g_norm.eps
+    )
+    return folded if all(fits(tensor, x) for tensor in (*folded.global_branch, *folded.local_branch)) else None
+
+
+def fold_activated(x: Tensor, norm: Any, activation: Any, eps: float) -> list[Tensor] | None:
+    """Weight, bias, running mean and variance of a BatchNorm before a ReLU, or None where both have to be called.
+
+    `eps` is that of the branches, and x is ordinary: `fold` said so.
+    """
+    if not is_relu(activation):
+        return None
+    vectors = fold_norm(norm, BATCH_NORMS_2D)
+    if vectors is None or norm.eps != eps or vectors[0].shape != x.shape[1:2]:
+        return None
+    # Without autocast, too, a BatchNorm in float32 takes and gives half precision.
+    known = all(is_ordinary(v) and v.dtype in (x.dtype, torch.float32) and v.device == x.device for v in vectors)
+    return vectors if known else None
+
+
+def is_plain(layer: Any, *kinds: type[nn.Module]) -> bool:
+    """Whether a call of `layer` is torch's own forward of exactly one of these classes, and nothing beside it."""
+    kind = type(layer)
+    return kind in kinds and kind.forward is FORWARDS[kind] and is_bare(layer)
+
+
+def is_bare(layer: Any) -> bool:
+    """Whether a call of `layer` is its class's forward: no hooks, nothing patched or compiled in its place."""
+    return (
+        "forward" not in layer.__dict__
+        and "_call_impl" not in layer.__dict__
+        and layer._compiled_call_impl is None
+        and not layer._forward_pre_hooks
+        and not layer._forward_hooks
+        and not layer._backward_pre_hooks
+        and not layer._backward_hooks
+    )
+
+
+def is_linear(layer: Any) -> bool:
+    """A Linear without bias."""
+    return is_plain(layer, nn.Linear) and layer.bias is None
+
+
+def is_conv(layer: Any, taps: int) -> bool:
+    """A Conv1d over so many frames that keeps their number, dense in its channels, without bias."""
+    return (
+        is_plain(layer, nn.Conv1d)
+        and layer.bias is None
+        and layer.weight.shape[2:] == (taps,)
+        and layer.padding == (taps // 2,)
+        and layer.padding_mode == "zeros"
+        and layer.stride == (1,)
+        and layer.dilation == (1,)
+        and layer.groups == 1
+    )
+
+
+def is_relu(layer: Any) -> bool:
+    """A ReLU, in place or not."""
+    return is_plain(layer, nn.ReLU)
+
+
+def fold_norm(layer: Any, kinds: tuple[type[nn.Module], ...]) -> list[Tensor] | None:
+    """Weight, bias, running mean and running variance of a BatchNorm that uses them as they stand."""
+    if not is_plain(layer, *kinds) or layer.training:
+        return None
+    vectors = [layer.weight, layer.bias, layer.running_mean, layer.running_var]
+    return None if any(vector is None for vector in vectors) else vectors
+
+
+def fits(tensor: Tensor, x: Tensor) -> bool:
+    """Whether a layer that holds `tensor` takes x, by itself or under autocast."""
+    if not is_ordinary(tensor) or tensor.device != x.device:
+        return False
+    if tensor.dtype == x.dtype:
+        return True
+    both = tensor.dtype in HALVES_AND_SINGLE and x.dtype in HALVES_AND_SINGLE
+    return both and torch.is_autocast_enabled(x.device.type)
+
+
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether `tensor` holds its own numbers: no subclass that means something else by them."""
+    return torch.compiler.is_compiling() or type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+
+
+def in_transform() -> bool:
+    """Inside torch.func, forward-mode AD or torch.jit.trace: they follow torch's own layers."""
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
