@@ -39,6 +39,9 @@ def test_offloaded(
     else:
         disk_offload(offloaded, tmp_path, CPU)
     assert {parameter.device.type for parameter in offloaded.parameters()} == {"meta"}
+    if not training:
+        with torch.no_grad():
+            torch.testing.assert_close(offloaded(x), module(x))  # one of them with BatchNorm folded
     results = []
     for network in (offloaded, module):
         y = network(x)
