@@ -219,18 +219,28 @@ def check_module(name: str, module: nn.Module) -> None:
 
 
 def check_device(x: Tensor, module: nn.Module) -> None:
-    """Raises ValueError unless x is on the device of the module's first parameter."""
-    weight = next(module.parameters(), x)
-    if x.device != weight.device:
-        raise ValueError(f"x: got device {x.device}, expected the module's {weight.device}")
+    """Raises ValueError if x is on another device than all of the module's parameters."""
+    if x.device == next(module.parameters(), x).device:
+        return
+    devices = {weight.device for weight in module.parameters()}
+    # Offloaded parameters wait on meta until their layers run.
+    if len(devices) == 1 and x.device not in devices and "meta" not in map(str, devices) and not _is_hooked(module):
+        raise ValueError(f"x: got device {x.device}, expected the module's {devices.pop()}")
 
 
 def check_dtype(x: Tensor, module: nn.Module) -> None:
-    """Raises TypeError unless x has the dtype of the module's first parameter, or autocast gives both another."""
-    weight = next(module.parameters(), x)
-    if x.dtype == weight.dtype:
+    """Raises TypeError if x has another dtype than all of the module's parameters, and no autocast unites them."""
+    if x.dtype == next(module.parameters(), x).dtype:
         return
-    wide = torch.float64 in (x.dtype, weight.dtype)  # autocast leaves it alone
+    dtypes = {weight.dtype for weight in module.parameters() if weight.dtype in FLOATS}  # quantised ones say nothing
+    if len(dtypes) != 1 or x.dtype in dtypes or _is_hooked(module):
+        return
+    wide = torch.float64 in (x.dtype, *dtypes)  # autocast leaves it alone
     if wide or not torch.is_autocast_enabled(x.device.type):
         way_out = "" if wide else " or autocast"
-        raise TypeError(f"x: got dtype {x.dtype}, expected the module's {weight.dtype}{way_out}")
+        raise TypeError(f"x: got dtype {x.dtype}, expected the module's {dtypes.pop()}{way_out}")
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether a layer may fetch or cast its parameters or its input when it runs: sharded and offloaded ones do."""
+    return any(layer._forward_pre_hooks or "forward" in vars(layer) for layer in module.modules())

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tam_triton import functional
+from tam_triton import functional, tracing
 from tam_triton.checks import (
     check_count,
     check_device,
@@ -84,6 +84,8 @@ class TAM(nn.Module):
             ValueError: wrong rank, channels or device, or T does not divide the batch.
             TypeError: not a float tensor, or, without autocast, not of the parameters' dtype.
         """
+        if tracing.is_traced(x):
+            return tracing.tam_node(self, x)
         self._check(x)
         if (folded := self._fold(x)) is not None:
             return self._evaluate(x, folded, None)
@@ -100,6 +102,8 @@ class TAM(nn.Module):
             ValueError: as `forward`; x is on another device than `norm`.
             TypeError: as `forward`; `norm` or `activation` is no module.
         """
+        if tracing.is_traced(x):
+            return self(activation(norm(x)))
         self._check(x)
         check_module("norm", norm)
         check_module("activation", activation)

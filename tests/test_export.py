@@ -1,11 +1,14 @@
 """torch.export of TANet through a file, and AOTInductor on the CPU: any number of clips, the values of eager."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from tam_triton import TAM
 from tests.networks import FRAMES, exact_twin, feature_maps, small_tam, small_tanet, videos
 from tests.tolerance import assert_close
 
@@ -49,6 +52,24 @@ def test_an_exported_module_can_be_trained(impl: str) -> None:
         y = forward(x)
         results.append((y, *torch.autograd.grad(y.square().sum(), (x, *forward.parameters()))))
     torch.testing.assert_close(*results)
+
+
+@each_impl
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("recording", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("make", [small_tam, small_tanet])
+def test_exported_under_autocast(make: Callable[..., nn.Module], recording: bool, training: bool, impl: str) -> None:
+    """The program knows nothing of it, as a ResNet's does not: it runs in float32 outside, in low precision inside."""
+    network = make(impl, training)
+    x = feature_maps(2) if isinstance(network, TAM) else videos(2)
+    with torch.set_grad_enabled(recording):
+        with torch.autocast("cpu", torch.bfloat16):
+            program = round_trip(torch.export.export(network, (x,)))
+            low = program.module()(x)
+            assert low.dtype == network(x).dtype
+        result, usual = program.module()(x), network(x)
+        torch.testing.assert_close(result, usual)
+        assert (low - usual).norm() < 0.1 * usual.norm()
 
 
 def test_compiled_ahead_of_time(tmp_path: Path) -> None:

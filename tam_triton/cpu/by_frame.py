@@ -29,8 +29,8 @@ def weighted_sum(
             of = to - shift if transposed else to + shift
             if 0 <= of < T:
                 weight = stored[k, :, to if transposed else of]
-                terms.append(rows[:, of].to(weights.dtype) * per_row(weight, channels_last))
-        results.append(sum(terms[1:], start=terms[0]).to(frames.dtype))
+                terms.append(rows[:, of].type_as(weights) * per_row(weight, channels_last))
+        results.append(sum(terms[1:], start=terms[0]).type_as(frames))
     result = torch.stack(results, 1).flatten(0, 1)  # (N·T, C, P) or (N·T, P, C)
     if channels_last:
         return result.unflatten(1, frames.shape[2:]).permute(0, 3, 1, 2)

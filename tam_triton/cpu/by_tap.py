@@ -21,14 +21,14 @@ def weighted_sum(
         channels_last: the layout of the result.
     """
     T, K = weights.shape[-2:]
-    clip = clip_view(frames, T).to(weights.dtype)
+    clip = clip_view(frames, T).type_as(weights)
     terms = [] if offset is None else [per_pixel(offset)]
     for k, target, source in taps(T, K):
         to, of = (source, target) if transposed else (target, source)
         term = clip[:, of] * per_pixel(weights[:, :, source, k])
         terms.append(functional.pad(term, (0, 0, 0, 0, 0, 0, to.start, T - to.stop)))
     total = sum(terms[1:], start=terms[0])
-    return layout.to_layout(total.flatten(0, 1).to(frames.dtype), channels_last)
+    return layout.to_layout(total.flatten(0, 1).type_as(frames), channels_last)
 
 
 def band(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from tam_triton import layout
 from tam_triton.cpu import by_frame, by_tap, in_cache
-from tam_triton.cpu.views import accumulator, clip_view
+from tam_triton.cpu.views import accumulator, clip_view, widened
 
 
 def squeeze(x: Tensor, num_segments: int) -> Tensor:
     """X̂[n,c,t] = mean over pixels of x; `(N, C, T)` (equation 1)."""
-    mean = x.flatten(2).mean(-1, dtype=accumulator(x)).to(x.dtype)
+    mean = x.flatten(2).mean(-1, dtype=accumulator(x)).type_as(x)
     return clip_view(mean, num_segments).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
@@ -37,11 +37,10 @@ def weighted_sum(
     The result of an autograd function must not be one: it could not be modified in place, and torch.compile of torch
     2.11 gives such a function's inputs gradients of zero.
     """
-    dtype = accumulator(frames)
-    weights = importance.to(dtype)[..., None] * kernel.to(dtype)[:, :, None]
+    weights = widened(importance)[..., None] * widened(kernel)[:, :, None]
     form = choose(importance.shape[-1], frames, weights, *(() if offset is None else (offset,)))
-    wide = frames.to(dtype) if form is in_cache else frames
-    result = form.weighted_sum(wide, weights, offset, transposed, channels_last).to(frames.dtype)
+    wide = frames.type_as(weights) if form is in_cache else frames
+    result = form.weighted_sum(wide, weights, offset, transposed, channels_last).type_as(frames)
     return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
 
 

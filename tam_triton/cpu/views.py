@@ -11,6 +11,15 @@ def accumulator(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def widened(x: Tensor) -> Tensor:
+    """`x` in the dtype in which sums over it are taken.
+
+    Here and where `type_as` stands in a forward: a program that was exported under autocast runs without it in another
+    dtype. It would refuse that after a `Tensor.to`, which torch.export records with the dtype that came.
+    """
+    return x.type_as(x.new_empty(0, dtype=accumulator(x)))
+
+
 def clip_view(x: Tensor, num_segments: int) -> Tensor:
     """`(N·T, C, H, W)` as `(N, T, C, H, W)`, without a copy."""
     return x.unflatten(0, (x.shape[0] // num_segments, num_segments))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
+import torch.fx
 from torch import Tensor, nn
 
 from tam_triton.checks import (
@@ -16,6 +16,7 @@ from tam_triton.checks import (
     check_parameter,
 )
 from tam_triton.nets.resnet import STAGES, insert_tam
+from tam_triton.tracing import is_traced
 
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
 
@@ -83,34 +84,16 @@ class C2D(nn.Module):
             TypeError: `x` is no dense tensor of a floating-point type, or, without autocast, not of the weights'.
             ValueError: `x` is of another rank, empty, on another device, has another number of channels or of frames.
         """
-        x = self._frames(x)
+        x = checked_frames(x, self.num_segments, self.conv1.in_channels)
+        if not is_traced(x):
+            check_device(x, self)
+            check_dtype(x, self)
+        x = x.flatten(0, -4)  # (N·T, 3, H, W), of either rank
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.avgpool(x).flatten(1)
         logits = self.fc(self.dropout(x))
         return logits.unflatten(0, (-1, self.num_segments)).mean(1)
-
-    def _frames(self, x: Tensor) -> Tensor:
-        """`x`, checked, as (N·T, 3, H, W)."""
-        T, channels = self.num_segments, self.conv1.in_channels
-        expected = f"expected (N, {T}, {channels}, H, W) or (N·{T}, {channels}, H, W)"
-        check_dense("x", x)
-        if x.dtype not in FLOATS:
-            raise TypeError(f"x: got dtype {x.dtype}, expected normalised frames in {', '.join(map(str, FLOATS))}")
-        if x.ndim not in (4, 5):
-            raise ValueError(f"x: got {x.ndim} dimensions in shape {tuple(x.shape)}, {expected}")
-        if x.shape[-3] != channels:
-            raise ValueError(f"x: got {x.shape[-3]} channels in shape {tuple(x.shape)}, {expected}")
-        if x.ndim == 5 and x.shape[1] != T:
-            raise ValueError(f"x: got {x.shape[1]} frames in shape {tuple(x.shape)}, {expected}")
-        if x.ndim == 4 and x.shape[0] % T:
-            raise ValueError(f"x: got {x.shape[0]} frames in shape {tuple(x.shape)}, {expected}")
-        if x.numel() == 0:
-            raise ValueError(f"x: got empty shape {tuple(x.shape)}, {expected}")
-        check_addressable(x)
-        check_device(x, self)
-        check_dtype(x, self)
-        return x.flatten(0, 1) if x.ndim == 5 else x
 
     def extra_repr(self) -> str:
         """The clip length, which no submodule shows."""
@@ -146,6 +129,30 @@ class TANet(C2D):
     ) -> None:
         super().__init__(resnet, num_segments, num_classes=num_classes, dropout=dropout)
         insert_tam(self, num_segments, stages=stages, kernel_size=kernel_size, alpha=alpha, beta=beta, impl=impl)
+
+
+@torch.fx.wrap
+def checked_frames(x: Tensor, num_segments: int, channels: int) -> Tensor:
+    """`x`; raises TypeError or ValueError unless it is clips of so many frames and channels.
+
+    A graph of torch.fx calls this with the values, as a network does that is not traced.
+    """
+    expected = f"expected (N, {num_segments}, {channels}, H, W) or (N·{num_segments}, {channels}, H, W)"
+    check_dense("x", x)
+    if x.dtype not in FLOATS:
+        raise TypeError(f"x: got dtype {x.dtype}, expected normalised frames in {', '.join(map(str, FLOATS))}")
+    if x.ndim not in (4, 5):
+        raise ValueError(f"x: got {x.ndim} dimensions in shape {tuple(x.shape)}, {expected}")
+    if x.shape[-3] != channels:
+        raise ValueError(f"x: got {x.shape[-3]} channels in shape {tuple(x.shape)}, {expected}")
+    if x.ndim == 5 and x.shape[1] != num_segments:
+        raise ValueError(f"x: got {x.shape[1]} frames in shape {tuple(x.shape)}, {expected}")
+    if x.ndim == 4 and x.shape[0] % num_segments:
+        raise ValueError(f"x: got {x.shape[0]} frames in shape {tuple(x.shape)}, {expected}")
+    if x.numel() == 0:
+        raise ValueError(f"x: got empty shape {tuple(x.shape)}, {expected}")
+    check_addressable(x)
+    return x
 
 
 def _check_probability(name: str, value: float) -> None:
