@@ -165,8 +165,8 @@ MUTANTS = (
         REFERENCE, "input_gradient+d_squeezed",
     ),
     Mutant(
-        "<= for <: a tap past the clip's end", "cpu/in_cache.py",
-        "(frame >= 0) & (frame < T)", "(frame >= 0) & (frame <= T)",
+        "<= for <: a tap past the clip's end", "cpu/views.py",
+        "(frame >= 0) & (frame < length)", "(frame >= 0) & (frame <= length)",
         REFERENCE, "weight_gradients",
     ),
     Mutant(
