@@ -120,7 +120,7 @@ MUTANTS = (
     ),
     Mutant(
         "dΘ without V", WEIGHTS,
-        "weight += tl.load(importance_ptr + s, mask", "weight += 1.0 + 0.0 * tl.load(importance_ptr + s, mask",
+        "v = tl.load(importance_ptr + s, mask=of_tap", "v = 1.0 + 0.0 * tl.load(importance_ptr + s, mask=of_tap",
         TRANSPOSE, "aggregate", ("kernel",),
     ),
     Mutant(

@@ -63,10 +63,11 @@ def weight_gradients_kernel(
             band = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)[:, None]
             t = s - k + HALF
             there = present & (t >= 0) & (t < T)
+            # dV[s] takes Θ[k], dΘ[k] takes V[s]; other columns, and frames outside the clip, must not meet an Inf.
             of_frame, of_tap = there & (j == s - first), there & (j == FRAMES + k)
-            weight = tl.load(kernel_ptr + k, mask=of_frame, other=0.0).to(ACC)
-            weight += tl.load(importance_ptr + s, mask=of_tap, other=0.0).to(ACC)
-            sums = tl.where(of_frame | of_tap, sums + weight * band, sums)
+            theta = tl.load(kernel_ptr + k, mask=of_frame, other=0.0).to(ACC)
+            v = tl.load(importance_ptr + s, mask=of_tap, other=0.0).to(ACC)
+            sums = tl.where(of_frame | of_tap, sums + tl.where(of_tap, v, theta) * band, sums)
         window = window[1:]
     of_frame = present & (j < FRAMES) & (first + j < T)
     of_tap = present & (j >= FRAMES) & (j < FRAMES + K)
