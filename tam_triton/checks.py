@@ -16,6 +16,23 @@ ADDRESSABLE_BYTES = 2**47  # of a process
 BATCH_NORM = ("weight", "bias", "running mean", "running variance")
 
 
+def fails(condition: bool | torch.SymBool) -> bool:
+    """Whether a condition on sizes does not hold; what a compiler cannot know yet, its program asserts as it runs."""
+    if not torch.compiler.is_compiling():
+        return not condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # which imports sympy
+
+    if not guard_or_true(condition):
+        return True
+    torch._check(condition)
+    return False
+
+
+def holds_clips(x: Tensor, num_segments: int) -> bool:
+    """Whether the frames of x are whole clips, one at least; that tells a compiler that N is not 0."""
+    return not fails(x.shape[0] % num_segments == 0) and not fails(x.shape[0] >= num_segments)
+
+
 def check_impl(impl: str | None) -> None:
     """Raises TypeError or ValueError unless `impl` is one of the three."""
     if impl is not None and not isinstance(impl, str):
@@ -90,7 +107,7 @@ def check_features(x: Tensor) -> None:
     check_tensor("x", x)
     if x.dim() != 4:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected 4 dimensions (N·T, C, H, W)")
-    if 0 in x.shape:
+    if any(fails(size > 0) for size in x.shape):
         raise ValueError(f"x: got empty shape {tuple(x.shape)}, expected every dimension of (N·T, C, H, W) above 0")
     check_addressable(x)
 
@@ -98,7 +115,7 @@ def check_features(x: Tensor) -> None:
 def check_segments(x: Tensor, num_segments: int) -> None:
     """Raises TypeError or ValueError unless T divides the frames of x."""
     check_int("num_segments", num_segments)
-    if num_segments < 1 or x.shape[0] % num_segments:
+    if num_segments < 1 or not holds_clips(x, num_segments):
         raise ValueError(f"num_segments: got {num_segments}, expected a divisor of x's N·T = {x.shape[0]}")
 
 
@@ -106,16 +123,16 @@ def check_weights(x: Tensor, importance: Tensor, kernel: Tensor) -> None:
     """Raises TypeError or ValueError unless V and Θ fit one another and x, which has been checked."""
     for name, weight, shape in (("importance", importance, "(N, C, T)"), ("kernel", kernel, "(N, C, K)")):
         check_tensor(name, weight)
-        if weight.dim() != 3 or 0 in weight.shape:
+        if weight.dim() != 3 or any(fails(size > 0) for size in weight.shape):
             raise ValueError(f"{name}: got shape {tuple(weight.shape)}, expected 3 dimensions above 0: {shape}")
-    if x.shape[0] % importance.shape[-1]:
+    if not holds_clips(x, importance.shape[-1]):
         raise ValueError(
             f"importance: got T = {importance.shape[-1]} frames in shape {tuple(importance.shape)}, "
             f"expected a divisor of x's N·T = {x.shape[0]}"
         )
     rows = (x.shape[0] // importance.shape[-1], x.shape[1])
     for name, weight in (("importance", importance), ("kernel", kernel)):
-        if tuple(weight.shape[:2]) != rows:
+        if any(fails(size == row) for size, row in zip(weight.shape, rows, strict=False)):
             raise ValueError(
                 f"{name}: got (N, C) = {tuple(weight.shape[:2])}, expected {rows} for x of shape {tuple(x.shape)} "
                 f"with T = {importance.shape[-1]}"

@@ -13,7 +13,9 @@ leave `squeeze_and_aggregate`.
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +24,13 @@ from torch import Tensor
 from tam_triton import cpu, layout
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")  # read when kernels are decorated
+# As Triton reads it when kernels are decorated; not imported for a variable that is not set.
+INTERPRETED = HAS_TRITON and bool(
+    "TRITON_INTERPRET" in os.environ and importlib.import_module("triton.knobs").runtime.interpret
+)
+ONE_THREAD: AbstractContextManager[object] = (
+    threading.RLock() if INTERPRETED else nullcontext()
+)  # Triton's interpreter is one for all threads
 
 
 class Primitives(NamedTuple):
@@ -226,7 +234,8 @@ def kernel(name: str) -> Any:
     def launch(*args: Any) -> Any:
         from tam_triton import kernels
 
-        return getattr(kernels, name)(*args)
+        with ONE_THREAD:
+            return getattr(kernels, name)(*args)
 
     return launch
 
