@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tam_triton import layout, ops
+from tam_triton import derivatives, layout, ops
 from tam_triton.checks import (
     check_branch_results,
     check_eps,
@@ -40,7 +40,10 @@ def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
     """
     check_features(x)
     check_segments(x, num_segments)
-    return ops.IMPLEMENTATIONS[choose(impl, x)].squeeze(x, num_segments)
+    chosen = choose(impl, x)
+    if chosen == "triton" and torch.compiler.is_compiling():
+        return ops.IMPLEMENTATIONS[chosen].squeeze(x, num_segments)
+    return derivatives.functions().squeeze.apply(x, num_segments, chosen)
 
 
 def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None = None) -> Tensor:
@@ -63,9 +66,10 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None
     """
     check_features(x)
     check_weights(x, importance, kernel)
-    if (chosen := choose(impl, x)) == "triton":
+    chosen = choose(impl, x)
+    if chosen == "triton" and torch.compiler.is_compiling():
         return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel)
-    return ops.Aggregate.apply(x, importance, kernel, chosen)
+    return derivatives.functions().aggregate.apply(x, importance, kernel, chosen)
 
 
 def squeeze_and_aggregate(
@@ -103,11 +107,12 @@ def squeeze_and_aggregate(
         return aggregate(x, *check_branch_results(x, results, num_segments, kernel_size), impl=chosen)
     # Under autocast V and Θ may be wider than x.
     weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    squeezed, *slots = ops.SqueezeWithSlots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
+    functions = derivatives.functions()
+    squeezed, *slots = functions.squeeze_with_slots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
     importance, kernel = check_branch_results(x, branches(squeezed), num_segments, kernel_size)
     if any(torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in (importance, kernel)):
         return aggregate(x, importance, kernel, impl=chosen)  # the slots would round V and Θ
-    return ops.AggregateWithSlots.apply(x, importance, kernel, *slots, chosen)
+    return functions.aggregate_with_slots.apply(x, importance, kernel, *slots, chosen)
 
 
 def evaluate(

@@ -135,12 +135,6 @@ def differentiated(call: Callable[[Tensor], Tensor]) -> object:
     return call(torch.rand(8, 8, 3, 3, requires_grad=True)).sum().backward()
 
 
-def differentiated_twice() -> None:
-    x = torch.rand(8, 8, 3, 3, requires_grad=True)
-    (dx,) = torch.autograd.grad(fused(x, impl="triton").square().sum(), x, create_graph=True)
-    dx.sum().backward()
-
-
 NAMES = {"ResNet18_Weights": ResNet18_Weights, "Bottleneck": Bottleneck, **vars(nets), **globals()}
 OF_ONE_DEPTH = [name for name in nets.__all__ if re.fullmatch(r"(tanet|c2d)\d+", name)]
 TAKES_FEATURES: dict[str, Callable[[Any], object]] = {
