@@ -16,9 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._library.autograd import Info, make_autograd_impl
-from torch.autograd import forward_ad
-from torch.utils import _pytree as pytree
 
 from tam_triton import layout, ops
 
@@ -29,22 +26,7 @@ class Operator(torch.autograd.Function):
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
         """As torch.func calls it."""
-        return cls.map(info.batch_size, in_dims, args)
-
-    @classmethod
-    def map(cls, samples: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
-        """The clips of all samples, one after another; results and the dimension of their samples."""
-
-        def folded(value: Any, dim: int | None) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            mapped = value.expand(samples, *value.shape) if dim is None else value.movedim(dim, 0)
-            return mapped.flatten(0, 1)
-
-        results = cls.apply(*map(folded, args, in_dims))
-        if isinstance(results, Tensor):
-            return results.unflatten(0, (samples, -1)), 0
-        return tuple(one.unflatten(0, (samples, -1)) for one in results), (0,) * len(results)
+        return mapped(cls.apply, info.batch_size, in_dims, args)
 
 
 class Squeeze(Operator):
@@ -246,15 +228,31 @@ def gradient(function: type[Operator], *args: Any) -> Any:
     return of_batched(function, batched, args) if any(batched) else function.apply(*args)
 
 
+def mapped(
+    function: Callable[..., Any], samples: int, in_dims: Sequence[int | None], args: Sequence[Any]
+) -> tuple[Any, Any]:
+    """The clips of all samples, one after another; results and the dimension of their samples."""
+
+    def folded(value: Any, dim: int | None) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        of_samples = value.expand(samples, *value.shape) if dim is None else value.movedim(dim, 0)
+        return of_samples.flatten(0, 1)
+
+    results = function(*map(folded, args, in_dims))
+    if isinstance(results, Tensor):
+        return results.unflatten(0, (samples, -1)), 0
+    return tuple(one.unflatten(0, (samples, -1)) for one in results), (0,) * len(results)
+
+
 def of_batched(function: type[Operator], batched: list[bool], args: tuple[Any, ...]) -> Any:
     """Under `is_grads_batched`, whose vmap is older than that of torch.func and asks no Function for its rule."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
-    unwrapped = [
-        torch._remove_batch_dim(one, level, 1, 0) if yes else one for one, yes in zip(args, batched, strict=True)
-    ]
-    size = next(one.shape[0] for one, yes in zip(unwrapped, batched, strict=True) if yes)
-    results, _ = function.map(size, [0 if yes else None for yes in batched], unwrapped)
+    pairs = list(zip(args, batched, strict=True))
+    unwrapped = [torch._remove_batch_dim(one, level, 1, 0) if yes else one for one, yes in pairs]
+    samples = unwrapped[batched.index(True)].shape[0]
+    results, _ = mapped(function.apply, samples, [0 if yes else None for yes in batched], unwrapped)
     if isinstance(results, Tensor):
         return torch._add_batch_dim(results, 0, level)
     return tuple(torch._add_batch_dim(one, 0, level) for one in results)
@@ -314,53 +312,3 @@ IN_GRAPH = Functions(*(type(f"{function.__name__}InGraph", (function,), {"jvp": 
 def functions() -> Functions:
     """Those for what torch does now."""
     return IN_GRAPH if torch.compiler.is_compiling() else EAGER
-
-
-def refuse_backward(ctx: Any, *_: Tensor) -> None:
-    raise NotImplementedError("tam_triton: operators with BatchNorm folded have no gradient; use TAM's layers")
-
-
-def refusing_tangents(name: str, autograd: Callable[..., Any]) -> Callable[..., Any]:
-    """torch would run the operator on the values alone, and take all tangents for zero."""
-
-    def run(keyset: Any, *args: Any) -> Any:
-        if torch._C._is_fwd_grad_enabled():
-            tensors = [one for one in pytree.tree_leaves(args) if isinstance(one, Tensor)]
-            if any(forward_ad.unpack_dual(one).tangent is not None for one in tensors):
-                raise NotImplementedError(
-                    f"tam_triton: torch.ops.tam_triton.{name} has no forward-mode derivative; use the functions of "
-                    "tam_triton or TAM's layers, and outside torch.compile"
-                )
-        return autograd(keyset, *args)
-
-    return run
-
-
-def register() -> None:
-    """Autograd of `torch.ops.tam_triton`; runs once, when this module is imported."""
-    functions: dict[str, type[Operator]] = {
-        "squeeze": Squeeze,
-        "aggregate": Aggregate,
-        "weight_gradients": WeightGradients,
-        "input_gradient": InputGradient,
-    }
-    for name in ops.SCHEMAS:
-        info = registration(functions[name]) if name in functions else Info(refuse_backward, None)
-        operator = getattr(torch.ops.tam_triton, name).default
-        LIBRARY.impl(name, refusing_tangents(name, make_autograd_impl(operator, info)), "Autograd", with_keyset=True)
-
-
-def registration(function: type[Operator]) -> Info:
-    """The function's derivative for the operator, whose arguments end before the implementation."""
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        function.setup_context(ctx, (*inputs, "triton"), output)
-
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        return function.backward(ctx, *gradients)[:-1]
-
-    return Info(backward, setup)
-
-
-LIBRARY = torch.library.Library("tam_triton", "IMPL")  # what it holds is registered as long as it lives
-register()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tam_triton import derivatives, layout, ops
+from tam_triton import derivatives, layout, ops, registered
 from tam_triton.checks import (
     check_branch_results,
     check_eps,
@@ -18,6 +18,7 @@ from tam_triton.checks import (
     check_folded,
     check_impl,
     check_segments,
+    check_statistics,
     check_taps,
     check_weights,
 )
@@ -94,6 +95,7 @@ def squeeze_and_aggregate(
 
     Raises:
         TypeError: as `squeeze` and `aggregate`; `branches` cannot be called, or returns no pair.
+        NotImplementedError: torch.func transforms BatchNorms in training, of the module that `branches` is a method of.
         ValueError: the same; what `branches` returns has another T or K.
     """
     check_features(x)
@@ -101,6 +103,7 @@ def squeeze_and_aggregate(
     check_taps("kernel_size", kernel_size)
     if not callable(branches):
         raise TypeError(f"branches: got {type(branches).__name__}, expected a function of X̂")
+    check_statistics(branches)
     chosen = choose(impl, x)
     if not (torch.is_grad_enabled() and x.requires_grad):
         results = branches(squeeze(x, num_segments, impl=chosen))
@@ -144,6 +147,7 @@ def evaluate(
     Raises:
         TypeError: an argument is no dense float tensor, or x is float64.
         ValueError: shapes or devices disagree, `eps` is not above 0, or a gradient would be recorded.
+        NotImplementedError: an argument is inside a transform of torch.func, or has a tangent.
     """
     check_features(x)
     check_segments(x, num_segments)
@@ -172,3 +176,6 @@ def choose(impl: str | None, x: Tensor) -> str:
             "or on the CPU with TRITON_INTERPRET=1 set before tam_triton is imported"
         )
     return impl
+
+
+registered.register()

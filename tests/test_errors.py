@@ -135,6 +135,11 @@ def differentiated(call: Callable[[Tensor], Tensor]) -> object:
     return call(torch.rand(8, 8, 3, 3, requires_grad=True)).sum().backward()
 
 
+def with_tangent(call: Callable[[Tensor], Tensor]) -> object:
+    with torch.autograd.forward_ad.dual_level():
+        return call(torch.autograd.forward_ad.make_dual(X, X))
+
+
 NAMES = {"ResNet18_Weights": ResNet18_Weights, "Bottleneck": Bottleneck, **vars(nets), **globals()}
 OF_ONE_DEPTH = [name for name in nets.__all__ if re.fullmatch(r"(tanet|c2d)\d+", name)]
 TAKES_FEATURES: dict[str, Callable[[Any], object]] = {
