@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ADDRESSABLE_BYTES = 2**47  # of a process
@@ -161,6 +162,31 @@ def check_branch_results(x: Tensor, results: Any, num_segments: int, kernel_size
     return importance, kernel
 
 
+def check_statistics(branches: object) -> None:
+    """Raises NotImplementedError if torch.func is to transform BatchNorms that update statistics it does not know."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return
+    module = getattr(branches, "__self__", branches)
+    for layer in module.modules() if isinstance(module, nn.Module) else ():
+        counter = getattr(layer, "num_batches_tracked", None) if layer.training else None
+        if counter is not None and not torch._C._functorch.is_functorch_wrapped_tensor(counter):
+            raise NotImplementedError(IN_PLACE)
+
+
+IN_PLACE = (
+    "tam_triton: torch.func has no transform of a BatchNorm in training, which updates its statistics in place; "
+    "call torch.func.replace_all_batch_norm_modules_(module) before, or give torch.func.functional_call the buffers as "
+    "arguments of what is transformed"
+)
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether the tensor is inside a transform of torch.func, or has a tangent."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def check_folded(
     x: Tensor,
     global_branch: Sequence[Tensor],
@@ -188,6 +214,8 @@ def check_folded(
     recording = torch.is_grad_enabled()
     if recording and x.requires_grad:
         raise ValueError(NO_GRADIENT.format("x"))
+    if is_transformed(x):
+        raise NotImplementedError(NO_TRANSFORM.format("x"))
     for branch, (tensors, shapes) in expected.items():
         for i, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
             if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in FLOATS:
@@ -201,9 +229,15 @@ def check_folded(
                 raise ValueError(f"{branch}[{i}]: got device {tensor.device}, expected x's {x.device}")
             if recording and tensor.requires_grad:
                 raise ValueError(NO_GRADIENT.format(f"{branch}[{i}]"))
+            if is_transformed(tensor):
+                raise NotImplementedError(NO_TRANSFORM.format(f"{branch}[{i}]"))
 
 
 NO_GRADIENT = "{}: got requires_grad=True, expected none, or torch.no_grad(): a folded BatchNorm has no gradient"
+NO_TRANSFORM = (
+    "tam_triton: {} is inside a transform of torch.func or has a tangent, and a folded BatchNorm has neither; "
+    "use TAM's layers: a TAM where gradients are enabled"
+)
 
 
 def leading(name: str, tensors: Sequence[Tensor], *indices: int) -> list[int]:
