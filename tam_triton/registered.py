@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from tam_triton import derivatives
+from tam_triton.checks import transforming
 from tam_triton.ops import SCHEMAS
 
 
@@ -21,21 +22,26 @@ def refuse_backward(ctx: Any, *_: Tensor) -> None:
     raise NotImplementedError("tam_triton: operators with BatchNorm folded have no gradient; use TAM's layers")
 
 
+def refuse_transforms(name: str, tensors: Sequence[Tensor]) -> None:
+    """Raises NotImplementedError for a tensor with a tangent, and for one that torch.func differentiates by."""
+    tangents = torch._C._is_fwd_grad_enabled() and any(
+        forward_ad.unpack_dual(one).tangent is not None for one in tensors
+    )
+    recorded = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+    if tangents or (recorded and torch._C._are_functorch_transforms_active()):
+        raise NotImplementedError(
+            f"tam_triton: torch.ops.tam_triton.{name} has no "
+            f"{'forward-mode derivative' if tangents else 'torch.func.grad'}; use the functions of tam_triton or TAM's "
+            "layers, without torch.compile"
+        )
+
+
 def refusing(name: str, autograd: Callable[..., Any]) -> Callable[..., Any]:
     """Autograd of an operator by its name. torch would run it on the values alone, and take all tangents for zero."""
 
     def run(keyset: Any, *args: Any) -> Any:
-        tensors = [one for one in pytree.tree_leaves(args) if isinstance(one, Tensor)]
-        tangents = torch._C._is_fwd_grad_enabled() and any(
-            forward_ad.unpack_dual(one).tangent is not None for one in tensors
-        )
-        recorded = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-        if tangents or (recorded and torch._C._are_functorch_transforms_active()):
-            missing = "forward-mode derivative" if tangents else "torch.func.grad"
-            raise NotImplementedError(
-                f"tam_triton: torch.ops.tam_triton.{name} has no {missing}; use the functions of tam_triton or TAM's "
-                "layers, without torch.compile"
-            )
+        if transforming():
+            refuse_transforms(name, [one for one in pytree.tree_leaves(args) if isinstance(one, Tensor)])
         return autograd(keyset, *args)
 
     return run

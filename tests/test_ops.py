@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, func
 
 from tam_triton import TAM, aggregate, ops, squeeze, squeeze_and_aggregate
 from tests.strategies import Problem
@@ -108,3 +108,31 @@ def test_gradients_are_operators_with_gradients() -> None:
         for offset in (d_squeezed, None):
             arguments: tuple[Any, ...] = (dy, importance, kernel, offset, False)
             assert check(registered.input_gradient, arguments, fast_mode=True)
+
+
+def test_operators_by_name_are_mapped() -> None:
+    """As a compiled graph maps them: samples beside one another, and an argument that all of them share."""
+    _, importance, kernel = inputs(requires_grad=False)
+    x = torch.stack([SMALL.features(salt=salt) for salt in range(3)], 1)
+    y = func.vmap(torch.ops.tam_triton.aggregate, (1, None, None), 1)(x, importance, kernel)
+    assert torch.equal(y, torch.stack([aggregate(one, importance, kernel, impl="triton") for one in x.unbind(1)], 1))
+    squeezed = func.vmap(lambda x: torch.ops.tam_triton.squeeze(x, SMALL.T), 1)(x)
+    assert torch.equal(squeezed, torch.stack([squeeze(one, SMALL.T, impl="triton") for one in x.unbind(1)]))
+
+
+@pytest.mark.parametrize(
+    "transform", [lambda f: func.grad(lambda x: f(x).sum()), lambda f: lambda x: func.jvp(f, (x,), (x,))]
+)
+def test_a_transform_inside_a_compiled_graph_is_right_or_refused(transform: Any) -> None:
+    x, importance, kernel = inputs(requires_grad=False)
+    results = []
+    for impl in ("torch", "triton"):
+        eager = transform(lambda x, impl=impl: aggregate(x, importance, kernel, impl=impl))
+        compiled = torch.compile(eager, fullgraph=True, backend="aot_eager")
+        results.append(eager(x))
+        if impl == "torch":
+            torch.testing.assert_close(compiled(x), results[-1])
+        else:
+            with pytest.raises(torch._dynamo.exc.Unsupported, match=r"tam_triton: .* without torch.compile"):
+                compiled(x)
+    torch.testing.assert_close(*results)

@@ -255,7 +255,6 @@ def test_the_table_has_these_rows_and_says_only_what_is_tested() -> None:
     assert {cell for _, _, cell in CELLS} == {"right", "refused", "–"}
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")  # torch's own, when it first needs a tangent
 @pytest.mark.parametrize("impl", ["triton", "torch"])
 @pytest.mark.parametrize(("row", "column", "cell"), [cell for cell in CELLS if cell[-1] != "–"])
 def test_cell(row: str, column: str, cell: str, impl: str) -> None:
