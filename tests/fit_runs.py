@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from train.batches import Loading
 from train.checkpoint import read_checkpoint
+from train.data.entries import Entry, Split
+from train.data.index import Checked, IndexWriter
+from train.data.loader import Loading
 from train.distributed import join_team
-from train.entries import Entry, Split
 from train.errors import InputError
 from train.fit import FitConfig, fit
-from train.index import Checked, IndexWriter
 from train.recipes import RECIPES, Data
 from train.signals import stop_on_signals
 

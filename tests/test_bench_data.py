@@ -12,11 +12,11 @@ import torch
 from bench import data, memory, videos
 from bench.__main__ import main
 from bench.timing import Time
-from train.check import check
-from train.dataset import ClipKey, TrainingClips
-from train.entries import Entry, Split
-from train.index import Checked
-from train.transforms import Augmentation, normalise
+from train.data.check import check
+from train.data.dataset import ClipKey, TrainingClips
+from train.data.entries import Entry, Split
+from train.data.index import Checked
+from train.data.transforms import Augmentation, normalise
 
 
 @pytest.fixture(scope="module")

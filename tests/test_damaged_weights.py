@@ -14,9 +14,9 @@ from tam_triton.nets.archive import read_checkpoint
 from tests.test_train_checkpoint import make_trained, run_of
 from train.__main__ import main
 from train.checkpoint import RunCheckpoints, load_checkpoint, save_checkpoint
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
+from train.data.index import Checked, IndexWriter
 from train.errors import InputError
-from train.index import Checked, IndexWriter
 from train.networks import build_network
 from train.recipes import RECIPES, Model
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train.reader.folder
+import train.data.reader.folder
 from tests.video_files import striped_frames
-from train.entries import Entry
-from train.reader import FrameFolder, VideoError, open_frames
+from train.data.entries import Entry
+from train.data.reader import FrameFolder, VideoError, open_frames
 
 
 @pytest.fixture(params=["simplejpeg", "Pillow"])
 def jpeg_decoder(request, monkeypatch):
     if request.param == "Pillow":
-        monkeypatch.setattr(train.reader.folder, "_simplejpeg_decoder", lambda: None)
+        monkeypatch.setattr(train.data.reader.folder, "_simplejpeg_decoder", lambda: None)
     else:
         pytest.importorskip("simplejpeg")
     return request.param
@@ -136,9 +136,9 @@ def test_pillow_stands_in_for_simplejpeg(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    train.reader.folder._simplejpeg_decoder.cache_clear()
+    train.data.reader.folder._simplejpeg_decoder.cache_clear()
     try:
-        assert train.reader.folder._simplejpeg_decoder() is None
-        assert train.reader.folder.decode_picture(encoded(striped_frames(1)[0])).shape == (64, 64, 3)
+        assert train.data.reader.folder._simplejpeg_decoder() is None
+        assert train.data.reader.folder.decode_picture(encoded(striped_frames(1)[0])).shape == (64, 64, 3)
     finally:
-        train.reader.folder._simplejpeg_decoder.cache_clear()
+        train.data.reader.folder._simplejpeg_decoder.cache_clear()

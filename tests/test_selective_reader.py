@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.video_files import decode, encode, run_python, striped_frames
-from train.reader import VideoFile
-from train.reader.h264 import is_reference, is_restart
+from train.data.reader import VideoFile
+from train.data.reader.h264 import is_reference, is_restart
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch):
         looked_at.append(is_reference(sample, length_bytes))
         return looked_at[-1]
 
-    monkeypatch.setattr("train.reader.selective.is_reference", recorded)
+    monkeypatch.setattr("train.data.reader.selective.is_reference", recorded)
     np.testing.assert_array_equal(VideoFile(path).read([2, 47, 45]), decode(path)[[2, 47, 45]])
     on_the_way_to_2 = [True, True, False]  # I0, P4, b1
     to_45_and_47 = [True, True, False, False, False, True, False]  # I40, P44, b41, b42, b43, P48, b46
@@ -55,7 +55,7 @@ def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch):
 
 LEAK = """
 import ctypes, gc, sys
-from train.reader import VideoFile
+from train.data.reader import VideoFile
 
 fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 Usage = type("Usage", (ctypes.Structure,), {"_fields_": [(field, ctypes.c_size_t) for field in fields]})

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import train.dataset
-import train.workers
+import train.data.dataset
+import train.data.loader
 from tests.video_files import bad_videos, encode, striped_frames
-from train.batches import (
+from train.data.batches import (
     Batch,
     FailureTally,
     TrainingBatches,
@@ -19,13 +19,13 @@ from train.batches import (
     evaluation_keys,
     training_batches,
 )
-from train.dataset import ClipKey, EvaluationClips, Failure, TrainingClips, ViewKey, Views
-from train.entries import Entry, Split
+from train.data.dataset import ClipKey, EvaluationClips, Failure, TrainingClips, ViewKey, Views
+from train.data.entries import Entry, Split
+from train.data.loader import Loading, WorkerError
+from train.data.reader import VideoError
+from train.data.sampling import Sampling
+from train.data.transforms import Augmentation
 from train.errors import InputError
-from train.reader import VideoError
-from train.sampling import Sampling
-from train.transforms import Augmentation
-from train.workers import Loading, WorkerError
 
 NAMES = ("moving left", "moving right", "moving up")
 SAMPLING = Sampling("segments", num_segments=4)
@@ -241,7 +241,7 @@ def test_batches_in_another_thread(videos):
 
 def open_or(deed, path):
     """A stand-in for `open_frames`, which workers inherit, that does something else with one file."""
-    real = train.dataset.open_frames
+    real = train.data.dataset.open_frames
 
     def stand_in(entry, decoder="decord"):
         if entry.path == path:
@@ -272,7 +272,7 @@ def replaced(batches, path, reason):
         raise VideoError(path, reason)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.dataset, "open_frames", open_or(refuse, path))
+        patch.setattr(train.data.dataset, "open_frames", open_or(refuse, path))
         return list(batches)
 
 
@@ -288,7 +288,7 @@ def replaced(batches, path, reason):
 def test_file_that_hangs_or_crashes_a_worker_is_left_out_and_the_run_goes_on(videos, monkeypatch, make, deed, reason):
     path = videos.entries[2].path
     expected = replaced(make(videos, workers=0), path, reason)
-    monkeypatch.setattr(train.dataset, "open_frames", open_or(deed, path))
+    monkeypatch.setattr(train.data.dataset, "open_frames", open_or(deed, path))
     loader = make(videos, workers=2)
     loader.loading = Loading(workers=2, timeout=1)
     batches = list(loader)
@@ -300,7 +300,7 @@ def test_file_that_hangs_or_crashes_a_worker_is_left_out_and_the_run_goes_on(vid
 def test_worker_killed_in_the_middle_of_a_step_does_not_disturb_the_step(videos, monkeypatch):
     """The SIGCHLD handler that torch sets would raise wherever the loop is."""
     path = videos.entries[2].path
-    monkeypatch.setattr(train.dataset, "open_frames", open_or(crash, path))
+    monkeypatch.setattr(train.data.dataset, "open_frames", open_or(crash, path))
     batches = []
     for batch in training(videos, workers=1, epochs=4, timeout=1):
         deadline = time.monotonic() + 0.3
@@ -312,14 +312,14 @@ def test_worker_killed_in_the_middle_of_a_step_does_not_disturb_the_step(videos,
 
 def test_slow_is_not_hung(videos, monkeypatch):
     """Every file takes half of what one may take, so a batch takes longer than that."""
-    real = train.dataset.open_frames
+    real = train.data.dataset.open_frames
 
     def slow(entry, decoder="decord"):
         time.sleep(0.35)
         return real(entry, decoder)
 
     expected = list(evaluation(videos, workers=0))
-    monkeypatch.setattr(train.dataset, "open_frames", slow)
+    monkeypatch.setattr(train.data.dataset, "open_frames", slow)
     loader = evaluation(videos, workers=1)
     loader.loading = Loading(workers=1, timeout=0.7)
     assert_equal(loader, expected)
@@ -327,8 +327,8 @@ def test_slow_is_not_hung(videos, monkeypatch):
 
 
 def test_machine_that_loses_every_worker_ends_the_run(videos, monkeypatch):
-    monkeypatch.setattr(train.workers, "MAX_RESTARTS", 2)
-    monkeypatch.setattr(train.dataset, "open_frames", lambda entry, decoder: vanish())
+    monkeypatch.setattr(train.data.loader, "MAX_RESTARTS", 2)
+    monkeypatch.setattr(train.data.dataset, "open_frames", lambda entry, decoder: vanish())
     with pytest.raises(WorkerError, match=r"started anew 2 times, now: .*\.mp4: the process that read it crashed"):
         list(training(videos, workers=1, timeout=1))
 
@@ -337,7 +337,7 @@ def test_error_in_the_code_is_not_taken_for_a_bad_file(videos, monkeypatch):
     def broken(entry, decoder):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(train.dataset, "open_frames", broken)
+    monkeypatch.setattr(train.data.dataset, "open_frames", broken)
     for workers in (0, 1):
         with pytest.raises(RuntimeError, match="a mistake"):
             list(training(videos, workers))

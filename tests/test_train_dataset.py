@@ -4,11 +4,11 @@ import torch
 from PIL import Image
 
 from tests.video_files import bad_videos, decode, encode, striped_frames
-from train.dataset import MAX_ATTEMPTS, ClipKey, EvaluationClips, TrainingClips, ViewKey, Views
-from train.entries import Entry, Split
+from train.data.dataset import MAX_ATTEMPTS, ClipKey, EvaluationClips, TrainingClips, ViewKey, Views
+from train.data.entries import Entry, Split
+from train.data.sampling import Sampling
+from train.data.transforms import Augmentation
 from train.errors import InputError
-from train.sampling import Sampling
-from train.transforms import Augmentation
 
 NAMES = ("moving left", "moving right", "moving up")
 SAMPLING = Sampling("segments", num_segments=4)

@@ -10,9 +10,12 @@ import torch
 from tam_triton import TAM
 from tests.video_files import bad_videos, cut_without_encoding, encode, striped_frames
 from train.__main__ import main
-from train.batches import evaluation_batches
 from train.checkpoint import load_checkpoint
-from train.dataset import EvaluationClips
+from train.data.batches import evaluation_batches
+from train.data.dataset import EvaluationClips
+from train.data.loader import Loading
+from train.data.sources import read_list
+from train.data.transforms import normalise
 from train.demo import DemoConfig, run_demo
 from train.errors import InputError
 from train.networks import build_network
@@ -20,9 +23,6 @@ from train.plots import learned_kernels, plot_kernels
 from train.predict import predict
 from train.recipes import RECIPES
 from train.render import CLASS_NAMES
-from train.sources import read_list
-from train.transforms import normalise
-from train.workers import Loading
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
-from train import batch_finder, dataset
+from train import batch_finder
 from train.__main__ import main
 from train.batch_finder import find_batch, find_largest, report
 from train.checkpoint import RunCheckpoints, load_checkpoint
+from train.data import dataset
+from train.data.entries import Split
+from train.data.loader import Loading, WorkerError
 from train.distributed import Team, choose_device, join_team
-from train.entries import Split
 from train.errors import InputError
 from train.learner import Compute, Learner, StepResult
 from train.recipes import RECIPES
 from train.watch import FiniteWatch
-from train.workers import Loading, WorkerError
 
 
 @pytest.fixture(scope="module")

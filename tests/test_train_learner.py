@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tam_triton import TAM
-from train.batches import Batch
+from train.data.batches import Batch
+from train.data.transforms import normalise
 from train.errors import InputError
 from train.learner import Compute, Learner, reproducible
 from train.networks import build_network
 from train.optimiser import build_schedule, parameter_groups
 from train.recipes import RECIPES, Model, Optimisation
-from train.transforms import normalise
 
 PLAIN = Optimisation(lr=0.05, weight_decay=0.01, groups=False)
 SMALL = Model(backbone="small", weights=None, dropout=0.0)

@@ -1,8 +1,8 @@
 import pytest
 
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
+from train.data.sources import read_class_names, read_frames_list, read_list, read_split
 from train.errors import InputError
-from train.sources import read_class_names, read_frames_list, read_list, read_split
 
 NAMES = ("a", "b", "c")
 

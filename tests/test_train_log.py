@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from train.dataset import Failure
+from train.data.dataset import Failure
 from train.distributed import Team
 from train.errors import InputError
 from train.learner import StepResult

@@ -3,14 +3,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from train.batches import Batch, FailureTally
-from train.dataset import Failure
+from train.data.batches import Batch, FailureTally
+from train.data.dataset import Failure
+from train.data.transforms import normalise
 from train.errors import InputError
 from train.learner import Learner
 from train.loop import Tally, evaluate
 from train.recipes import Optimisation
 from train.side_by_side import train_side_by_side
-from train.transforms import normalise
 
 
 class Linear(nn.Module):

@@ -23,16 +23,16 @@ from tests.video_files import (
     with_display_matrix,
     with_edits,
 )
-from train.check import check
-from train.entries import Entry, Split
+from train.data.check import check
+from train.data.entries import Entry, Split
+from train.data.index import Checked, IndexWriter, read_index
+from train.data.killable import DiedError, HungError, call_each
+from train.data.prepare import PrepareConfig, prepare
+from train.data.reader import VideoFile, open_frames
+from train.data.reader.h264 import is_reference
+from train.data.reader.packets import read_packets
+from train.data.transcode import scaled_size
 from train.errors import InputError
-from train.index import Checked, IndexWriter, read_index
-from train.killable import DiedError, HungError, call_each
-from train.prepare import PrepareConfig, prepare
-from train.reader import VideoFile, open_frames
-from train.reader.h264 import is_reference
-from train.reader.packets import read_packets
-from train.transcode import scaled_size
 
 B_FRAMES = ("libx264", {"crf": "18", "g": "12", "bf": "3"})
 
@@ -103,7 +103,7 @@ def test_hung_files_are_killed_named_and_tried_again_on_request(folder, tmp_path
 RUN = """
 import sys
 from pathlib import Path
-from train.prepare import PrepareConfig, prepare
+from train.data.prepare import PrepareConfig, prepare
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     prepare(PrepareConfig(root / "list.txt", "list", root / "videos", root / "classes.txt", None,

@@ -7,11 +7,11 @@ from typing import Annotated
 import pytest
 import tyro
 
-from train.dataset import Views
-from train.entries import Entry, Split
+from train.data.dataset import Views
+from train.data.entries import Entry, Split
+from train.data.sampling import Sampling
 from train.errors import InputError
 from train.recipes import RECIPES, SUMMARIES, Data, Model, Optimisation, Recipe, recipe_subcommands
-from train.sampling import Sampling
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from train.data.sampling import Sampling
 from train.errors import InputError
-from train.sampling import Sampling
 
 LENGTHS = range(1, 401)
 both_lengths = pytest.mark.parametrize("T", [8, 16])

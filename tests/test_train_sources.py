@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from train.entries import Entry
+from train.data.entries import Entry
+from train.data.sources import read_kinetics, read_something, read_split, read_tree
 from train.errors import InputError
-from train.sources import read_kinetics, read_something, read_split, read_tree
 
 HEADER = "label,youtube_id,time_start,time_end,split"
 

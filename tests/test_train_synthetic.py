@@ -6,10 +6,10 @@ import pytest
 
 import train.synthetic
 from tests.video_files import decode
+from train.data.sampling import Sampling
+from train.data.sources import read_class_names, read_list
 from train.errors import InputError
 from train.render import CLASS_NAMES, render
-from train.sampling import Sampling
-from train.sources import read_class_names, read_list
 from train.synthetic import DatasetSpec, prepare_dataset, video_generator
 
 SEGMENTS = Sampling("segments", 8)

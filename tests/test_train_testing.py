@@ -16,18 +16,18 @@ from PIL import Image
 from tests.fit_runs import Videos, run_one, tiny_config
 from train.__main__ import main
 from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
-from train.dataset import Views
+from train.data.dataset import Views
+from train.data.entries import Entry, Split
+from train.data.index import Checked, Index, IndexWriter
+from train.data.loader import Loading
 from train.distributed import Team
-from train.entries import Entry, Split
 from train.errors import InputError
-from train.index import Checked, Index, IndexWriter
 from train.learner import Compute
 from train.networks import build_network
 from train.recipes import RECIPES
 from train.scores import VideoScores
 from train.testing import EvaluationConfig, ViewChanges, choose_views
 from train.view_scores import score_videos, video_batches
-from train.workers import Loading
 
 CLASSES = ("falls", "rises", "stays")
 HEIGHT, WIDTH = 40, 64

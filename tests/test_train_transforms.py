@@ -5,9 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train.errors import InputError
-from train.render import CLASS_NAMES
-from train.transforms import (
+from train.data.transforms import (
     Augmentation,
     center_crop,
     mirrored_labels,
@@ -18,6 +16,8 @@ from train.transforms import (
     resize_short_side,
     slide_crops,
 )
+from train.errors import InputError
+from train.render import CLASS_NAMES
 
 
 def coordinates(T, H, W):

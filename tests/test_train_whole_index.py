@@ -12,12 +12,12 @@ from tests.test_train_scores import make_scores
 from tests.test_train_testing import SMALL, make_trained, make_video
 from train.__main__ import main
 from train.checkpoint import save_checkpoint
-from train.dataset import Views
+from train.data.dataset import Views
+from train.data.entries import Split
+from train.data.index import Checked, IndexWriter
 from train.ensemble import average_scores
-from train.entries import Split
 from train.errors import InputError
 from train.identity import describe_run
-from train.index import Checked, IndexWriter
 from train.learner import Compute
 from train.recipes import RECIPES
 from train.scores import Missing, VideoScores

@@ -19,14 +19,14 @@ from tests.video_files import (
     with_display_matrix,
     with_edits,
 )
-from train.entries import Entry
+from train.data.entries import Entry
+from train.data.reader import VideoError, VideoFile, open_frames
+from train.data.reader.packets import Packets, may_seek
 from train.errors import InputError
-from train.reader import VideoError, VideoFile, open_frames
-from train.reader.packets import Packets, may_seek
 
 READ = """
 import sys, numpy as np
-from train.reader import VideoFile
+from train.data.reader import VideoFile
 video = VideoFile(sys.argv[1])
 np.save(sys.argv[2], video.read([int(i) for i in sys.argv[3].split(",")]))
 print(len(video))
@@ -234,7 +234,7 @@ def test_videos_can_be_written_after_reading(folder):
     code = """
 import sys
 from pathlib import Path
-from train.reader import VideoFile
+from train.data.reader import VideoFile
 frames = VideoFile(sys.argv[1]).read([0, 1, 2, 3])
 from train.synthetic import write_video
 write_video(Path(sys.argv[2]), frames)
@@ -267,7 +267,7 @@ def test_decord_never_sees_what_it_must_not_seek_in(folder, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("decord was asked")
 
-    monkeypatch.setattr("train.reader.video.DecordFile", refuse)
+    monkeypatch.setattr("train.data.reader.video.DecordFile", refuse)
     np.testing.assert_array_equal(VideoFile(path, "decord").read([3, 0]), decode(source)[[8, 5]])
     with pytest.raises(AssertionError, match="decord was asked"):
         VideoFile(source, "decord")
@@ -292,7 +292,7 @@ def test_vanished_while_it_is_opened(folder, monkeypatch):
         path.unlink()
         raise VideoError(path, "damaged")
 
-    monkeypatch.setattr("train.reader.video.look_into", open_late)
+    monkeypatch.setattr("train.data.reader.video.look_into", open_late)
     with pytest.raises(VideoError, match="no such file"):
         VideoFile(path)
 

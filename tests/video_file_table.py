@@ -19,11 +19,11 @@ from tests.video_files import (
     with_display_matrix,
     with_edits,
 )
-from train.check import check
-from train.entries import Entry
-from train.killable import DiedError, HungError, call_each
-from train.reader import VideoError, VideoFile
-from train.reader.with_decord import import_decord
+from train.data.check import check
+from train.data.entries import Entry
+from train.data.killable import DiedError, HungError, call_each
+from train.data.reader import VideoError, VideoFile
+from train.data.reader.with_decord import import_decord
 
 PAGE = Path(__file__).parents[1] / "docs" / "video-files.md"
 
@@ -32,7 +32,7 @@ INTRODUCTION = """# What readers do with video files
 Written by `python -m tests.video_file_table` from small files of each kind; a test compares the last two columns with
 what the code does. Frames are *right* where they are those that PyAV decodes, read in random order. *decord alone* is
 decord 0.6.0, asked for its number of frames and for all of them in random order, in a process that is killed after ten
-seconds; *reader* is `train.reader`, with the decoder that it chose; *prepare* is the verdict of
+seconds; *reader* is `train.data.reader`, with the decoder that it chose; *prepare* is the verdict of
 `python -m train prepare`.
 
 A file that the reader refuses raises `VideoError`, which names it: in training another sample takes its place and is
@@ -97,7 +97,7 @@ def rows(kinds: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
 
 
 def by_reader(path: Path) -> str:
-    """What `train.reader` does."""
+    """What `train.data.reader` does."""
     try:
         video = VideoFile(path)
         frames = video.read(order := _order(len(video)))

@@ -8,12 +8,12 @@ from pathlib import Path
 import tyro
 
 from train.checkpoint import load_checkpoint
+from train.data.prepare import PrepareConfig, prepare
 from train.demo import DemoConfig, run_demo
 from train.ensemble import EnsembleConfig, run_ensemble
 from train.errors import InputError
 from train.fit import FitConfig, fit_subcommands, run_fit
 from train.predict import predict
-from train.prepare import PrepareConfig, prepare
 from train.testing import EvaluationConfig, run_test
 
 

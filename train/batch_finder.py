@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from train.batches import Batch
+from train.data.batches import Batch
 from train.distributed import Team
 from train.errors import InputError
 from train.learner import Compute, Learner

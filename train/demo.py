@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from train.batches import FailureTally, TrainingBatches, evaluation_batches, training_batches
 from train.checkpoint import TrainedNetwork, save_checkpoint
-from train.dataset import EvaluationClips, Failure, TrainingClips
+from train.data.batches import FailureTally, TrainingBatches, evaluation_batches, training_batches
+from train.data.dataset import EvaluationClips, Failure, TrainingClips
+from train.data.loader import Loading
+from train.data.sources import read_class_names, read_list
 from train.errors import InputError
 from train.learner import Learner, reproducible
 from train.log import JsonLines
@@ -21,9 +23,7 @@ from train.plots import Kernels, learned_kernels, plot_curves, plot_kernels
 from train.recipes import RECIPES, Recipe
 from train.render import Task
 from train.side_by_side import train_side_by_side
-from train.sources import read_class_names, read_list
 from train.synthetic import DatasetSpec, prepare_dataset
-from train.workers import Loading
 
 
 @dataclass(frozen=True)

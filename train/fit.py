@@ -11,17 +11,17 @@ import tyro
 
 from train.batch_finder import find_batch
 from train.checkpoint import RunCheckpoints
+from train.data.entries import Split
+from train.data.index import read_index
+from train.data.loader import Loading
 from train.distributed import Team, choose_device, join_team
-from train.entries import Split
 from train.errors import InputError
 from train.fields import check_types, require
-from train.index import read_index
 from train.learner import Compute, reproducible
 from train.log import RunLog, tensorboard_writer
 from train.recipes import Recipe, recipe_subcommands
 from train.run import Outcome, Run
 from train.signals import StopRequest, stop_on_signals
-from train.workers import Loading
 
 
 @dataclass(frozen=True)

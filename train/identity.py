@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from train.entries import Split
+from train.data.entries import Split
 from train.fields import to_plain
 from train.learner import Compute
 from train.recipes import Recipe

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from train.batches import Batch
+from train.data.batches import Batch
+from train.data.transforms import normalise
 from train.distributed import Team
 from train.ema import MovingAverage
 from train.errors import InputError
@@ -18,7 +19,6 @@ from train.loop import Score, Tally
 from train.optimiser import Schedule, build_sgd, set_rate
 from train.recipes import Optimisation
 from train.recompute import recompute_blocks
-from train.transforms import normalise
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from train.batches import Batch
+from train.data.batches import Batch
+from train.data.transforms import normalise
 from train.errors import InputError
-from train.transforms import normalise
 
 
 @dataclass(frozen=True)

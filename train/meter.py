@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from train.dataset import Failure
+from train.data.dataset import Failure
 from train.distributed import Team
 from train.learner import StepResult
 

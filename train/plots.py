@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from tam_triton import TAM, squeeze
-from train.batches import Batch
+from train.data.batches import Batch
+from train.data.transforms import normalise
 from train.loop import EpochResult, Score, evaluation_mode
-from train.transforms import normalise
 
 Kernels = dict[str, Tensor]
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 
-from train.batches import evaluation_batches
 from train.checkpoint import TrainedNetwork
-from train.dataset import EvaluationClips
-from train.entries import Entry, Split
-from train.reader import VideoError
-from train.transforms import normalise
-from train.workers import Loading
+from train.data.batches import evaluation_batches
+from train.data.dataset import EvaluationClips
+from train.data.entries import Entry, Split
+from train.data.loader import Loading
+from train.data.reader import VideoError
+from train.data.transforms import normalise
 
 
 class Prediction(NamedTuple):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train.batches import Batch, FailureTally, TrainingBatches, evaluation_batches, training_batches
 from train.checkpoint import RunCheckpoints, TrainedNetwork
-from train.dataset import EvaluationClips, Failure, TrainingClips
+from train.data.batches import Batch, FailureTally, TrainingBatches, evaluation_batches, training_batches
+from train.data.dataset import EvaluationClips, Failure, TrainingClips
+from train.data.entries import Split
 from train.distributed import Team, naming_lost_peers
-from train.entries import Split
 from train.errors import InputError
 from train.generators import generator_states, restore_generators, seed_generators
 from train.identity import MAY_DIFFER, describe_run, differences

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tqdm import tqdm
 
-from train.batches import Batch, FailureTally
+from train.data.batches import Batch, FailureTally
 from train.learner import Learner
 from train.loop import EpochResult, evaluate
 

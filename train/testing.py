@@ -11,19 +11,19 @@ import tyro
 
 from tam_triton.nets import load_published
 from train.checkpoint import TrainedNetwork, load_checkpoint
-from train.dataset import Views
+from train.data.dataset import Views
+from train.data.index import read_index
+from train.data.loader import Loading
 from train.distributed import join_team
 from train.errors import InputError
 from train.fields import check_types, require
 from train.identity import fingerprint
-from train.index import read_index
 from train.learner import reproducible
 from train.networks import build_network
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3, RECIPES
 from train.score_report import check_folder, describe, write_report
 from train.scores import Accuracy
 from train.view_scores import score_videos
-from train.workers import Loading
 
 PROTOCOLS = {"10x3": CLIPS_10_CROPS_3, "4x3": CLIPS_4_CROPS_3, "2x3": CLIPS_2_CROPS_3, "1x1": CENTER}
 

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from train.batches import Batch, collate
 from train.checkpoint import TrainedNetwork
-from train.dataset import EvaluationClips, ViewKey, Views
+from train.data.batches import Batch, collate
+from train.data.dataset import EvaluationClips, ViewKey, Views
+from train.data.entries import Entry
+from train.data.index import Checked, Index
+from train.data.loader import GuardedLoader, Loading
+from train.data.transforms import normalise
 from train.distributed import Team
-from train.entries import Entry
 from train.errors import InputError
 from train.fields import to_plain
-from train.index import Checked, Index
 from train.learner import DTYPES
 from train.loop import evaluation_mode
 from train.scores import Missing, VideoScores
-from train.transforms import normalise
-from train.workers import GuardedLoader, Loading
 
 
 def score_videos(

@@ -19,10 +19,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader import mp4
-from train.reader.errors import VideoError
-from train.reader.h264 import is_restart
-from train.reader.packets import Packets, may_seek, read_packets
+from train.data.reader import mp4
+from train.data.reader.errors import VideoError
+from train.data.reader.h264 import is_restart
+from train.data.reader.packets import Packets, may_seek, read_packets
 
 _MP4_KINDS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _MATROSKA = b"\x1aE\xdf\xa3"  # webm too

@@ -8,13 +8,13 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.container import look_into
-from train.reader.errors import UnsuitedError, VideoError
-from train.reader.files import check_indices, check_regular, system_reason
-from train.reader.selective import SelectiveFile
-from train.reader.with_decord import DecordFile
-from train.reader.with_pyav import StraightFile
-from train.reader.with_torchcodec import TorchcodecFile
+from train.data.reader.container import look_into
+from train.data.reader.errors import UnsuitedError, VideoError
+from train.data.reader.files import check_indices, check_regular, system_reason
+from train.data.reader.selective import SelectiveFile
+from train.data.reader.with_decord import DecordFile
+from train.data.reader.with_pyav import StraightFile
+from train.data.reader.with_torchcodec import TorchcodecFile
 
 Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
 """auto: H.264 by PyAV, which decodes no more of it than is needed, everything else by decord. decord, torchcodec: all

@@ -12,10 +12,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.errors import UnsuitedError, VideoError
-from train.reader.h264 import is_reference
-from train.reader.packets import Packets, demuxed, reason, video_stream
-from train.reader.with_pyav import Pictures
+from train.data.reader.errors import UnsuitedError, VideoError
+from train.data.reader.h264 import is_reference
+from train.data.reader.packets import Packets, demuxed, reason, video_stream
+from train.data.reader.with_pyav import Pictures
 
 
 class SelectiveFile:

@@ -1,8 +1,8 @@
 """`python -m train prepare`: looks at every video of a data set once, so that training need not be surprised by any.
 
 Each entry is decoded in a process of its own that is killed when it takes too long. What was found goes into an index
-(`train.index`), a line as soon as it is known: the command may be stopped or killed at any moment and, given again,
-goes on.
+(`train.data.index`), a line as soon as it is known: the command may be stopped or killed at any moment and, given
+again, goes on.
 """
 
 import functools
@@ -15,14 +15,14 @@ from typing import NamedTuple
 import tyro
 from tqdm import tqdm
 
-from train.check import check
-from train.entries import Entry, Split
+from train.data.check import check
+from train.data.entries import Entry, Split
+from train.data.index import Checked, Index, IndexWriter, read_index
+from train.data.killable import DiedError, HungError, call_each
+from train.data.reader import Decoder, VideoError, open_frames
+from train.data.sources import Source, read_split
+from train.data.transcode import scaled_size, transcode
 from train.errors import InputError
-from train.index import Checked, Index, IndexWriter, read_index
-from train.killable import DiedError, HungError, call_each
-from train.reader import Decoder, VideoError, open_frames
-from train.sources import Source, read_split
-from train.transcode import scaled_size, transcode
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from train.entries import Entry
-from train.index import Checked, Problem
-from train.reader import Decoder, Frames, VideoError, VideoFile, open_frames
-from train.reader.with_pyav import Pictures, decoded_frames
+from train.data.entries import Entry
+from train.data.index import Checked, Problem
+from train.data.reader import Decoder, Frames, VideoError, VideoFile, open_frames
+from train.data.reader.with_pyav import Pictures, decoded_frames
 
 _PROBES = 8  # frames of a video file that are read as training reads them
 _CHUNK = 32  # frames of a folder that are held at once

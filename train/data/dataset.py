@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
+from train.data.reader import Decoder, VideoError, open_frames
+from train.data.sampling import Indices, Sampling
+from train.data.transforms import Augmentation, mirrored_labels, resize_short_side, slide_crops
 from train.fields import check_types, require
-from train.reader import Decoder, VideoError, open_frames
-from train.sampling import Indices, Sampling
-from train.transforms import Augmentation, mirrored_labels, resize_short_side, slide_crops
 
 # How many videos in a row may stand in for one another before a sample counts as missing.
 MAX_ATTEMPTS = 8

@@ -8,8 +8,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.errors import VideoError
-from train.reader.h264 import is_restart, length_bytes_of
+from train.data.reader.errors import VideoError
+from train.data.reader.h264 import is_restart, length_bytes_of
 
 _NO_TIME = np.iinfo(np.int64).min
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.entries import Entry
+from train.data.entries import Entry
 from train.errors import InputError
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from train.reader.errors import VideoError
-from train.reader.packets import demuxed, read_packets, reason, video_stream
+from train.data.reader.errors import VideoError
+from train.data.reader.packets import demuxed, read_packets, reason, video_stream
 
 
 class StraightFile:

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from train.entries import Split
+from train.data.entries import Split
+from train.data.sources.kinetics import read_kinetics
+from train.data.sources.lists import read_frames_list, read_list
+from train.data.sources.something import read_something
+from train.data.sources.text import read_class_names
+from train.data.sources.tree import read_tree
 from train.errors import InputError
-from train.sources.kinetics import read_kinetics
-from train.sources.lists import read_frames_list, read_list
-from train.sources.something import read_something
-from train.sources.text import read_class_names
-from train.sources.tree import read_tree
 
 __all__ = [
     "Source",

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.reader.errors import VideoError
-from train.reader.files import check_indices, check_regular, system_reason
+from train.data.reader.errors import VideoError
+from train.data.reader.files import check_indices, check_regular, system_reason
 
 # Of the authors' and mmaction2's own extraction, of Something-Something V1 as it is given out, of other extractions.
 PATTERNS = ("img_{:05d}.jpg", "img_{:05d}.png", "{:05d}.jpg", "{:06d}.jpg")

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.atomic import replacing
-from train.check import chunks
-from train.entries import Entry
-from train.reader import VideoError, open_frames
+from train.data.check import chunks
+from train.data.entries import Entry
+from train.data.reader import VideoError, open_frames
 
-# Most frames are B-frames to which nothing refers, so that `train.reader.selective` decodes three to reach one, on
+# Most frames are B-frames to which nothing refers, so that `train.data.reader.selective` decodes three to reach one, on
 # average. With no B-frames and a key frame in every eight it would be five, and files would be larger by four tenths.
 _GROUPS = {"g": "16", "sc_threshold": "0", "bf": "3", "b-pyramid": "none"}
 OPTIONS = {**_GROUPS, "tune": "fastdecode", "preset": "medium"}

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.h264 import length_bytes_of
+from train.data.reader.h264 import length_bytes_of
 
 IDENTITY = (1 << 16, 0, 0, 1 << 16)
 """The display matrix of a video that is shown as it is stored: how x and y turn into x and y, 16.16 fixed-point."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.entries import Entry, Kind, Split
+from train.data.entries import Entry, Kind, Split
+from train.data.sources.files import visible
 from train.errors import InputError
-from train.sources.files import visible
 
 
 def read_tree(root: Path, class_names: Sequence[str] | None = None, name: str | None = None) -> Split:

@@ -7,10 +7,10 @@ The videos are in one folder or in a folder for each class, which may have under
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
+from train.data.sources.files import VideoFolder
+from train.data.sources.text import numbered_rows, unique
 from train.errors import InputError
-from train.sources.files import VideoFolder
-from train.sources.text import numbered_rows, unique
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 

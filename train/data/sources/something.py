@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
+from train.data.sources.files import VideoFolder, visible
+from train.data.sources.text import numbered_rows, read_class_names, read_json, unique
 from train.errors import InputError
-from train.sources.files import VideoFolder, visible
-from train.sources.text import numbered_rows, read_class_names, read_json, unique
 
 
 def read_something(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.errors import VideoError
+from train.data.reader.errors import VideoError
 
 
 def check_regular(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
 from train.errors import InputError
 
 FORMAT = 1  # goes up when older readers would misread newer files

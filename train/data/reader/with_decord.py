@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.reader.errors import UnsuitedError, VideoError
+from train.data.reader.errors import UnsuitedError, VideoError
 
 
 class DecordFile:

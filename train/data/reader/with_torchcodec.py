@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.reader.errors import VideoError
 from train.errors import InputError
-from train.reader.errors import VideoError
 
 
 class TorchcodecFile:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.dataset import ClipKey, EvaluationClips, Failure, Sample, TrainingClips, ViewKey, Views
+from train.data.dataset import ClipKey, EvaluationClips, Failure, Sample, TrainingClips, ViewKey, Views
+from train.data.loader import GuardedLoader, Loading
 from train.errors import InputError
-from train.workers import GuardedLoader, Loading
 
 # Samples after which the share of bad videos is taken seriously, where there are as many.
 TRUSTED_SAMPLES = 1000

@@ -10,9 +10,9 @@ hold blanks. Empty lines and Windows line ends are let pass.
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.entries import Entry, Split
+from train.data.entries import Entry, Split
+from train.data.sources.text import label_number, numbered_lines, unique
 from train.errors import InputError
-from train.sources.text import label_number, numbered_lines, unique
 
 
 def read_list(path: Path, class_names: Sequence[str], root: Path | None = None, name: str | None = None) -> Split:

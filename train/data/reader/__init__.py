@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train.entries import Entry
-from train.reader.errors import VideoError
-from train.reader.folder import FrameFolder
-from train.reader.video import Decoder, VideoFile
+from train.data.entries import Entry
+from train.data.reader.errors import VideoError
+from train.data.reader.folder import FrameFolder
+from train.data.reader.video import Decoder, VideoFile
 
 __all__ = ["Decoder", "FrameFolder", "Frames", "VideoError", "VideoFile", "open_frames"]
 
