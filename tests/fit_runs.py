@@ -25,11 +25,11 @@ from train.checkpoint import read_checkpoint
 from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter
 from train.data.loader import Loading
-from train.distributed import join_team
 from train.errors import InputError
 from train.fit import FitConfig, fit
 from train.recipes import RECIPES, Data
 from train.signals import stop_on_signals
+from train.team import join_team
 
 CLASSES = ("falls", "rises", "stays")
 FRAMES = 6

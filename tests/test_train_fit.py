@@ -16,10 +16,10 @@ from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data import dataset
 from train.data.entries import Split
 from train.data.loader import Loading, WorkerError
-from train.distributed import Team, choose_device, join_team
 from train.errors import InputError
 from train.learner import Compute, Learner, StepResult
 from train.recipes import RECIPES
+from train.team import Team, choose_device, join_team
 from train.watch import FiniteWatch
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from train.data.dataset import Failure
-from train.distributed import Team
 from train.errors import InputError
 from train.learner import StepResult
 from train.log import JsonLines, RunLog, tensorboard_writer
 from train.meter import Meter
+from train.team import Team
 
 
 def lines_of(path):

@@ -8,7 +8,7 @@ from train.data.dataset import Failure
 from train.data.transforms import normalise
 from train.errors import InputError
 from train.learner import Learner
-from train.loop import Tally, evaluate
+from train.metrics import Tally, evaluate
 from train.recipes import Optimisation
 from train.side_by_side import train_side_by_side
 

@@ -20,12 +20,12 @@ from train.data.dataset import Views
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter
 from train.data.loader import Loading
-from train.distributed import Team
 from train.errors import InputError
 from train.learner import Compute
 from train.networks import build_network
 from train.recipes import RECIPES
 from train.scores import VideoScores
+from train.team import Team
 from train.testing import EvaluationConfig, ViewChanges, choose_views
 from train.view_scores import score_videos, video_batches
 

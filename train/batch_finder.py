@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 
 from train.data.batches import Batch
-from train.distributed import Team
 from train.errors import InputError
 from train.learner import Compute, Learner
 from train.networks import build_network
 from train.recipes import Recipe
+from train.team import Team
 
 LARGEST = 1024
 

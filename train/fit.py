@@ -14,14 +14,15 @@ from train.checkpoint import RunCheckpoints
 from train.data.entries import Split
 from train.data.index import read_index
 from train.data.loader import Loading
-from train.distributed import Team, choose_device, join_team
 from train.errors import InputError
 from train.fields import check_types, require
-from train.learner import Compute, reproducible
+from train.learner import Compute
 from train.log import RunLog, tensorboard_writer
+from train.precision import reproducible
 from train.recipes import Recipe, recipe_subcommands
 from train.run import Outcome, Run
 from train.signals import StopRequest, stop_on_signals
+from train.team import Team, choose_device, join_team
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A network that learns: one optimiser step, on one device or in step with the other processes of a run."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,15 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from train.data.batches import Batch
 from train.data.transforms import normalise
-from train.distributed import Team
 from train.ema import MovingAverage
 from train.errors import InputError
-from train.loop import Score, Tally
+from train.metrics import Score, Tally
 from train.optimiser import Schedule, build_sgd, set_rate
+from train.precision import DTYPES
 from train.recipes import Optimisation
 from train.recompute import recompute_blocks
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from train.team import Team
 
 
 @dataclass(frozen=True)
@@ -198,25 +197,3 @@ class Learner:
             self.average.network.load_state_dict(state["average"])
         self.steps = state["steps"]
         set_rate(self.optimiser, self.schedule(self.steps))
-
-
-@contextmanager
-def reproducible(threads: int | None = None) -> Iterator[None]:
-    """Let torch take only algorithms that give the same bits each time, with a fixed number of threads, for a while."""
-    deterministic: Any = torch.utils.deterministic  # a module with a property, which type checkers do not see
-    before = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        deterministic.fill_uninitialized_memory,
-    )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # Nothing here reads uninitialised memory, and filling it all the same takes a sixth of the time.
-    deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        deterministic.fill_uninitialized_memory = before[2]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from train.data.dataset import Failure
-from train.distributed import Team
 from train.learner import StepResult
+from train.team import Team
 
 
 class Meter:

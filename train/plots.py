@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tam_triton import TAM, squeeze
 from train.data.batches import Batch
 from train.data.transforms import normalise
-from train.loop import EpochResult, Score, evaluation_mode
+from train.metrics import EpochResult, Score, evaluation_mode
 
 Kernels = dict[str, Tensor]
 

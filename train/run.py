@@ -16,18 +16,18 @@ from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import Batch, FailureTally, TrainingBatches, evaluation_batches, training_batches
 from train.data.dataset import EvaluationClips, Failure, TrainingClips
 from train.data.entries import Split
-from train.distributed import Team, naming_lost_peers
 from train.errors import InputError
 from train.generators import generator_states, restore_generators, seed_generators
 from train.identity import MAY_DIFFER, describe_run, differences
 from train.learner import Learner
 from train.log import RunLog
-from train.loop import Score, Tally, tally_batches
 from train.meter import Meter
+from train.metrics import Score, Tally, tally_batches
 from train.networks import build_network
 from train.optimiser import build_schedule
 from train.recipes import Recipe
 from train.signals import StopRequest
+from train.team import Team, naming_lost_peers
 from train.watch import FiniteWatch
 
 if TYPE_CHECKING:

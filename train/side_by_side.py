@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from train.data.batches import Batch, FailureTally
 from train.learner import Learner
-from train.loop import EpochResult, evaluate
+from train.metrics import EpochResult, evaluate
 
 
 def train_side_by_side(

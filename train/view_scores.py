@@ -22,12 +22,12 @@ from train.data.entries import Entry
 from train.data.index import Checked, Index
 from train.data.loader import GuardedLoader, Loading
 from train.data.transforms import normalise
-from train.distributed import Team
 from train.errors import InputError
 from train.fields import to_plain
-from train.learner import DTYPES
-from train.loop import evaluation_mode
+from train.metrics import evaluation_mode
+from train.precision import DTYPES
 from train.scores import Missing, VideoScores
+from train.team import Team
 
 
 def score_videos(

@@ -1,4 +1,4 @@
-"""What every kind of training shares: scoring a network on batches, and sums that do not wait for the device."""
+"""Top-1, top-5 and loss of a network on batches, as sums that do not wait for the device."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
