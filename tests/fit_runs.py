@@ -26,9 +26,10 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter
 from train.data.loader import Loading
 from train.errors import InputError
-from train.fit import FitConfig, fit
+from train.fit.config import FitConfig
+from train.fit.fit import fit
+from train.fit.stopping import stop_on_signals
 from train.recipes import RECIPES, Data
-from train.signals import stop_on_signals
 from train.team import join_team
 
 CLASSES = ("falls", "rises", "stays")

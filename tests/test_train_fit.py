@@ -17,10 +17,11 @@ from train.data import dataset
 from train.data.entries import Split
 from train.data.loader import Loading, WorkerError
 from train.errors import InputError
-from train.learner import Compute, Learner, StepResult
+from train.fit.config import Compute
+from train.fit.learner import Learner, StepResult
+from train.fit.stopping import FiniteWatch
 from train.recipes import RECIPES
 from train.team import Team, choose_device, join_team
-from train.watch import FiniteWatch
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_a_file_that_kills_its_reader_is_replaced(tmp_path, videos, monkeypatch)
 
 
 def test_readers_that_die_of_no_file_end_the_run_with_a_checkpoint(tmp_path, videos, whole, monkeypatch, capsys):
-    from train import run
+    from train.fit import run
 
     batches = run.training_batches
 

@@ -12,9 +12,10 @@ from tam_triton import TAM
 from train.data.batches import Batch
 from train.data.transforms import normalise
 from train.errors import InputError
-from train.learner import Compute, Learner
+from train.fit.config import Compute
+from train.fit.learner import Learner
+from train.fit.optimizer import build_schedule, parameter_groups
 from train.networks import build_network
-from train.optimiser import build_schedule, parameter_groups
 from train.precision import reproducible
 from train.recipes import RECIPES, Model, Optimisation
 

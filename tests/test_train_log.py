@@ -6,9 +6,9 @@ import torch
 
 from train.data.dataset import Failure
 from train.errors import InputError
-from train.learner import StepResult
+from train.fit.learner import StepResult
+from train.fit.meter import Meter
 from train.log import JsonLines, RunLog, tensorboard_writer
-from train.meter import Meter
 from train.team import Team
 
 
@@ -89,7 +89,7 @@ def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
 def test_meter(monkeypatch):
     now = 0.0
-    monkeypatch.setattr("train.meter.time.perf_counter", lambda: now)
+    monkeypatch.setattr("train.fit.meter.time.perf_counter", lambda: now)
     meter = Meter(Team(torch.device("cpu")), clips_per_step=64)
     bad = Failure("a.mp4", "is empty")
     for loss, failures in ((3.0, [bad]), (1.0, [bad, Failure("b.mp4", "is gone")])):

@@ -7,7 +7,7 @@ from train.data.batches import Batch, FailureTally
 from train.data.dataset import Failure
 from train.data.transforms import normalise
 from train.errors import InputError
-from train.learner import Learner
+from train.fit.learner import Learner
 from train.metrics import Tally, evaluate
 from train.recipes import Optimisation
 from train.side_by_side import train_side_by_side

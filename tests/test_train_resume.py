@@ -11,8 +11,8 @@ import pytest
 
 from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from train.checkpoint import RunCheckpoints
-from train.learner import Learner
-from train.run import Run
+from train.fit.learner import Learner
+from train.fit.run import Run
 
 
 def scenario(*arguments):

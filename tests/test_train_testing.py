@@ -21,7 +21,7 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter
 from train.data.loader import Loading
 from train.errors import InputError
-from train.learner import Compute
+from train.fit.config import Compute
 from train.networks import build_network
 from train.recipes import RECIPES
 from train.scores import VideoScores

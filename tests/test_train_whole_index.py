@@ -17,8 +17,8 @@ from train.data.entries import Split
 from train.data.index import Checked, IndexWriter
 from train.ensemble import average_scores
 from train.errors import InputError
-from train.identity import describe_run
-from train.learner import Compute
+from train.fit.config import Compute
+from train.fit.resume import describe_run
 from train.recipes import RECIPES
 from train.scores import Missing, VideoScores
 

@@ -12,7 +12,8 @@ from train.data.prepare import PrepareConfig, prepare
 from train.demo import DemoConfig, run_demo
 from train.ensemble import EnsembleConfig, run_ensemble
 from train.errors import InputError
-from train.fit import FitConfig, fit_subcommands, run_fit
+from train.fit.config import FitConfig, fit_subcommands
+from train.fit.fit import run_fit
 from train.predict import predict
 from train.testing import EvaluationConfig, run_test
 

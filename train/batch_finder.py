@@ -7,7 +7,8 @@ import torch
 
 from train.data.batches import Batch
 from train.errors import InputError
-from train.learner import Compute, Learner
+from train.fit.config import Compute
+from train.fit.learner import Learner
 from train.networks import build_network
 from train.recipes import Recipe
 from train.team import Team

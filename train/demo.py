@@ -14,11 +14,11 @@ from train.data.dataset import EvaluationClips, Failure, TrainingClips
 from train.data.loader import Loading
 from train.data.sources import read_class_names, read_list
 from train.errors import InputError
-from train.learner import Learner
+from train.fit.learner import Learner
+from train.fit.optimizer import build_schedule
 from train.log import JsonLines
 from train.metrics import EpochResult
 from train.networks import build_network
-from train.optimiser import build_schedule
 from train.plots import Kernels, learned_kernels, plot_curves, plot_kernels
 from train.precision import reproducible
 from train.recipes import RECIPES, Recipe

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from tqdm import tqdm
 
 from train.data.batches import Batch, FailureTally
-from train.learner import Learner
+from train.fit.learner import Learner
 from train.metrics import EpochResult, evaluate
 
 

@@ -12,11 +12,11 @@ import tyro
 from tam_triton.nets import load_published
 from train.checkpoint import TrainedNetwork, load_checkpoint
 from train.data.dataset import Views
+from train.data.entries import fingerprint
 from train.data.index import read_index
 from train.data.loader import Loading
 from train.errors import InputError
 from train.fields import check_types, require
-from train.identity import fingerprint
 from train.networks import build_network
 from train.precision import reproducible
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3, RECIPES

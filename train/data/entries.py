@@ -1,5 +1,7 @@
 """What a data set consists of: entries (one clip's file or folder and its class) in a split (train, val or test)."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,3 +48,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def fingerprint(split: Split) -> str:
+    """A text that differs for other videos, other labels or another order, but not for another folder above them."""
+    rows = [(entry.path.parent.name, entry.path.name, entry.label) for entry in split.entries]
+    digest = hashlib.sha256(json.dumps([split.class_names, rows]).encode()).hexdigest()
+    return f"{len(split)} entries, digest {digest[:16]}"

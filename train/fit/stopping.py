@@ -1,16 +1,53 @@
-"""Sees that a loss or a gradient is no number any more, without any step waiting for the device."""
+"""Why a run ends before its end: a signal asked for it, or a loss or a gradient is no number any more.
+
+SIGTERM and SIGINT ask it to stop after the step it is in, instead of ending it wherever it is. Numbers are looked at
+without any step waiting for the device.
+"""
 
 import math
+import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 from torch import Tensor
 
-from train.learner import StepResult
+from train.fit.learner import StepResult
 
 SHOWN = 16
+
+
+class StopRequest:
+    """Which signal asked for an end, if one did."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Handle signal `number`. The second interrupt from the keyboard does not wait for the step to end."""
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Note SIGTERM and SIGINT for a while; what handled them before does so again afterwards.
+
+    Processes forked meanwhile, such as those that read videos, inherit this, so an interrupt from the keyboard, which
+    goes to all of them, does not end them under the run's feet.
+    """
+    request = StopRequest()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    former = [signal.signal(number, request.receive) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,48 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from train.data.batches import Batch
 from train.data.transforms import normalise
-from train.ema import MovingAverage
 from train.errors import InputError
+from train.fit.config import Compute
+from train.fit.ema import MovingAverage
+from train.fit.optimizer import Schedule, build_sgd, set_rate
+from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
-from train.optimiser import Schedule, build_sgd, set_rate
 from train.precision import DTYPES
 from train.recipes import Optimisation
-from train.recompute import recompute_blocks
 from train.team import Team
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How a run computes: what decides its speed and its memory, and its numbers only within rounding.
-
-    Except that BatchNorm sees the clips of one process and one part of a step at a time; `sync_batchnorm` lets it see
-    those of all processes.
-    """
-
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16 and fp16 compute under autocast, fp16 with a loss scaler; weights stay float32."""
-    accumulate: int = 1
-    """Parts that each process computes its clips of a step in, one after the other (gradient accumulation)."""
-    channels_last: bool = True
-    """Keep pictures and convolutions in channels_last."""
-    compile: bool = False
-    """Compile the training pass with torch.compile."""
-    recompute: bool = False
-    """Keep only the inputs of residual blocks and compute the rest again (activation checkpointing)."""
-    sync_batchnorm: bool = False
-    """Take BatchNorm's statistics over all processes; on GPUs only."""
-    ema: float | None = None
-    """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average."""
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise InputError(f"compute.accumulate: got {self.accumulate}, expected at least 1")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise InputError(f"compute.ema: got {self.ema}, expected a number between 0 and 1")
-        if self.compile and self.recompute:
-            raise InputError(
-                "compute: compile and recompute exclude each other; torch.compile itself decides what to keep"
-            )
 
 
 class StepResult(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,21 +17,24 @@ from train.data.batches import Batch, FailureTally, TrainingBatches, evaluation_
 from train.data.dataset import EvaluationClips, Failure, TrainingClips
 from train.data.entries import Split
 from train.errors import InputError
-from train.generators import generator_states, restore_generators, seed_generators
-from train.identity import MAY_DIFFER, describe_run, differences
-from train.learner import Learner
+from train.fit.config import FitConfig
+from train.fit.learner import Learner
+from train.fit.meter import Meter
+from train.fit.optimizer import build_schedule
+from train.fit.resume import (
+    MAY_DIFFER,
+    describe_run,
+    differences,
+    generator_states,
+    restore_generators,
+    seed_generators,
+)
+from train.fit.stopping import FiniteWatch, StopRequest
 from train.log import RunLog
-from train.meter import Meter
 from train.metrics import Score, Tally, tally_batches
 from train.networks import build_network
-from train.optimiser import build_schedule
 from train.recipes import Recipe
-from train.signals import StopRequest
 from train.team import Team, naming_lost_peers
-from train.watch import FiniteWatch
-
-if TYPE_CHECKING:
-    from train.fit import FitConfig
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Run:
 
     def __init__(
         self,
-        config: "FitConfig",
+        config: FitConfig,
         recipe: Recipe,
         train: Split,
         val: Split,

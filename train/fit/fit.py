@@ -2,76 +2,21 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import torch
-import tyro
 
 from train.batch_finder import find_batch
 from train.checkpoint import RunCheckpoints
 from train.data.entries import Split
 from train.data.index import read_index
-from train.data.loader import Loading
 from train.errors import InputError
-from train.fields import check_types, require
-from train.learner import Compute
+from train.fit.config import FitConfig
+from train.fit.run import Outcome, Run
+from train.fit.stopping import StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
 from train.precision import reproducible
-from train.recipes import Recipe, recipe_subcommands
-from train.run import Outcome, Run
-from train.signals import StopRequest, stop_on_signals
+from train.recipes import Recipe
 from train.team import Team, choose_device, join_team
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Train a network. Under torchrun every process takes its share of each step's clips.
-
-    SIGTERM and Ctrl-C stop it after the step at hand with a checkpoint; --resume goes on as if nothing had been.
-    """
-
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    out: Path = Path("runs/fit")
-    """Folder for checkpoints, the log and the resolved recipe."""
-    resume: bool = False
-    """Go on from the newest checkpoint in `out` that is whole, or begin if there is none."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: GPUs where there are some."""
-    compute: Compute = field(default_factory=Compute)
-    loading: Loading = field(default_factory=Loading)
-    checkpoint_every: int = 1000
-    """Steps between checkpoints within an epoch; one at its end comes anyway."""
-    keep: int = 3
-    """How many of the last checkpoints are kept; the best is kept besides."""
-    log_every: int = 20
-    """Steps between lines of the log."""
-    tensorboard: bool = False
-    """Write curves for TensorBoard too."""
-    deterministic: bool | None = None
-    """Take only algorithms that give the same bits each time; by default on the CPU alone, since GPUs lose speed."""
-    threads: int | None = None
-    """Threads that torch computes with on the CPU; by default as many as torch takes."""
-    timeout: float = 600.0
-    """Seconds after which a process that does not answer the others is taken for lost."""
-    find_batch: bool = False
-    """Train nothing: say how many clips of a step fit into the GPU's memory."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("checkpoint_every", "keep", "log_every"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
-        longest = self.loading.timeout
-        require(
-            self, "timeout", self.timeout > longest, f"more than the {longest:g} s that one clip may take to be read"
-        )
-
-
-def fit_subcommands() -> Any:
-    """A type for tyro: FitConfig with a subcommand for each recipe."""
-    return recipe_subcommands(lambda recipe: FitConfig(recipe, out=Path("runs") / recipe.name))
 
 
 def run_fit(config: FitConfig) -> Outcome | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.data.dataset import Failure
-from train.learner import StepResult
+from train.fit.learner import StepResult
 from train.team import Team
 
 
