@@ -18,9 +18,9 @@ from train.data.sources import read_list
 from train.data.transforms import normalise
 from train.demo import DemoConfig, run_demo
 from train.errors import InputError
+from train.evaluation.predict import predict
 from train.networks import build_network
 from train.plots import learned_kernels, plot_kernels
-from train.predict import predict
 from train.recipes import RECIPES
 from train.render import CLASS_NAMES
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from train.__main__ import main
-from train.ensemble import average_scores
 from train.errors import InputError
-from train.score_report import confusion_matrix, describe, write_report
-from train.scores import Missing, VideoScores
+from train.evaluation.ensemble import average_scores
+from train.evaluation.report import confusion_matrix, describe, write_report
+from train.evaluation.scores import Missing, VideoScores
 
 CLASSES = ("a", "b, with a comma", "ç", "d", "$e$", "f", "g")
 

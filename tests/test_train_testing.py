@@ -21,13 +21,13 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter
 from train.data.loader import Loading
 from train.errors import InputError
+from train.evaluation.scores import VideoScores
+from train.evaluation.test import EvaluationConfig, ViewChanges, choose_views
+from train.evaluation.views import score_videos, video_batches
 from train.fit.config import Compute
 from train.networks import build_network
 from train.recipes import RECIPES
-from train.scores import VideoScores
 from train.team import Team
-from train.testing import EvaluationConfig, ViewChanges, choose_views
-from train.view_scores import score_videos, video_batches
 
 CLASSES = ("falls", "rises", "stays")
 HEIGHT, WIDTH = 40, 64

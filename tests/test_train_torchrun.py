@@ -10,7 +10,7 @@ import pytest
 
 from tests.fit_runs import Videos, equal_bits, final_bits
 from tests.test_train_testing import TWO_PROCESSES
-from train.scores import VideoScores
+from train.evaluation.scores import VideoScores
 
 SMALL = """
     --optimisation.epochs 2 --optimisation.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32

@@ -15,12 +15,12 @@ from train.checkpoint import save_checkpoint
 from train.data.dataset import Views
 from train.data.entries import Split
 from train.data.index import Checked, IndexWriter
-from train.ensemble import average_scores
 from train.errors import InputError
+from train.evaluation.ensemble import average_scores
+from train.evaluation.scores import Missing, VideoScores
 from train.fit.config import Compute
 from train.fit.resume import describe_run
 from train.recipes import RECIPES
-from train.scores import Missing, VideoScores
 
 NAMES = ("falls", "rises", "stays")
 GONE = "missing when the index was made"

@@ -10,12 +10,12 @@ import tyro
 from train.checkpoint import load_checkpoint
 from train.data.prepare import PrepareConfig, prepare
 from train.demo import DemoConfig, run_demo
-from train.ensemble import EnsembleConfig, run_ensemble
 from train.errors import InputError
+from train.evaluation.ensemble import EnsembleConfig, run_ensemble
+from train.evaluation.predict import predict
+from train.evaluation.test import EvaluationConfig, run_test
 from train.fit.config import FitConfig, fit_subcommands
 from train.fit.fit import run_fit
-from train.predict import predict
-from train.testing import EvaluationConfig, run_test
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from train.errors import InputError
-from train.scores import VideoScores
+from train.evaluation.scores import VideoScores
 
 SCORES = "scores.npz"
 

@@ -9,8 +9,8 @@ import numpy as np
 import tyro
 
 from train.errors import InputError
-from train.score_report import check_folder, describe, write_report
-from train.scores import Accuracy, Kind, Missing, VideoScores, softmax
+from train.evaluation.report import check_folder, describe, write_report
+from train.evaluation.scores import Accuracy, Kind, Missing, VideoScores, softmax
 
 # Names of videos that are given where files differ.
 _SHOWN = 3

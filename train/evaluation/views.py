@@ -23,10 +23,10 @@ from train.data.index import Checked, Index
 from train.data.loader import GuardedLoader, Loading
 from train.data.transforms import normalise
 from train.errors import InputError
+from train.evaluation.scores import Missing, VideoScores
 from train.fields import to_plain
 from train.metrics import evaluation_mode
 from train.precision import DTYPES
-from train.scores import Missing, VideoScores
 from train.team import Team
 
 

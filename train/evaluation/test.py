@@ -16,14 +16,14 @@ from train.data.entries import fingerprint
 from train.data.index import read_index
 from train.data.loader import Loading
 from train.errors import InputError
+from train.evaluation.report import check_folder, describe, write_report
+from train.evaluation.scores import Accuracy
+from train.evaluation.views import score_videos
 from train.fields import check_types, require
 from train.networks import build_network
 from train.precision import reproducible
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3, RECIPES
-from train.score_report import check_folder, describe, write_report
-from train.scores import Accuracy
 from train.team import join_team
-from train.view_scores import score_videos
 
 PROTOCOLS = {"10x3": CLIPS_10_CROPS_3, "4x3": CLIPS_4_CROPS_3, "2x3": CLIPS_2_CROPS_3, "1x1": CENTER}
 
