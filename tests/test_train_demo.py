@@ -16,13 +16,13 @@ from train.data.dataset import EvaluationClips
 from train.data.loader import Loading
 from train.data.sources import read_list
 from train.data.transforms import normalise
-from train.demo import DemoConfig, run_demo
+from train.demo.demo import DemoConfig, run_demo
+from train.demo.plots import learned_kernels, plot_kernels
+from train.demo.render import CLASS_NAMES
 from train.errors import InputError
 from train.evaluation.predict import predict
 from train.networks import build_network
-from train.plots import learned_kernels, plot_kernels
 from train.recipes import RECIPES
-from train.render import CLASS_NAMES
 
 
 @pytest.fixture(scope="module")

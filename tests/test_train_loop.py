@@ -6,11 +6,11 @@ from torch.nn.functional import cross_entropy
 from train.data.batches import Batch, FailureTally
 from train.data.dataset import Failure
 from train.data.transforms import normalise
+from train.demo.side_by_side import train_side_by_side
 from train.errors import InputError
 from train.fit.learner import Learner
 from train.metrics import Tally, evaluate
 from train.recipes import Optimisation
-from train.side_by_side import train_side_by_side
 
 
 class Linear(nn.Module):

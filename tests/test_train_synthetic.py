@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train.synthetic
+import train.demo.synthetic
 from tests.video_files import decode
 from train.data.sampling import Sampling
 from train.data.sources import read_class_names, read_list
+from train.demo.render import CLASS_NAMES, render
+from train.demo.synthetic import DatasetSpec, prepare_dataset, video_generator
 from train.errors import InputError
-from train.render import CLASS_NAMES, render
-from train.synthetic import DatasetSpec, prepare_dataset, video_generator
 
 SEGMENTS = Sampling("segments", 8)
 SPEC = DatasetSpec("order", train=24, val=12, seed=5)
@@ -128,13 +128,13 @@ def test_another_seed_gives_other_videos(root, tmp_path):
 
 
 def test_complete_data_set_is_used_again(root, parent, monkeypatch):
-    monkeypatch.setattr(train.synthetic, "write_video", None)  # any writing would fail
+    monkeypatch.setattr(train.demo.synthetic, "write_video", None)  # any writing would fail
     assert prepare_dataset(parent, SPEC, processes=1) == root
 
 
 def test_interrupted_writer_leaves_no_data_set(tmp_path, monkeypatch):
     spec = DatasetSpec("motion", train=8, val=8, seed=0)
-    write_video, written = train.synthetic.write_video, list[Path]()
+    write_video, written = train.demo.synthetic.write_video, list[Path]()
 
     def interrupt(path, frames):
         if len(written) == 5:
@@ -142,11 +142,11 @@ def test_interrupted_writer_leaves_no_data_set(tmp_path, monkeypatch):
         written.append(path)
         write_video(path, frames)
 
-    monkeypatch.setattr(train.synthetic, "write_video", interrupt)
+    monkeypatch.setattr(train.demo.synthetic, "write_video", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset(tmp_path, spec, processes=1)
     assert not (tmp_path / spec.folder).exists()
-    monkeypatch.setattr(train.synthetic, "write_video", write_video)
+    monkeypatch.setattr(train.demo.synthetic, "write_video", write_video)
     root = prepare_dataset(tmp_path, spec, processes=1)
     assert len(list(root.glob("*/*"))) == 16
     assert list(tmp_path.iterdir()) == [root]
@@ -156,7 +156,7 @@ def test_stale_format_is_written_again(tmp_path, monkeypatch):
     spec = DatasetSpec("order", train=1, val=1, seed=0)
     root = prepare_dataset(tmp_path, spec, processes=1)
     (root / "train/00000.mp4").write_bytes(b"of an older version")
-    monkeypatch.setattr(train.synthetic, "FORMAT", train.synthetic.FORMAT + 1)
+    monkeypatch.setattr(train.demo.synthetic, "FORMAT", train.demo.synthetic.FORMAT + 1)
     prepare_dataset(tmp_path, spec, processes=1)
     assert len(decode(root / "train/00000.mp4")) == 32
 

@@ -16,8 +16,8 @@ from train.data.transforms import (
     resize_short_side,
     slide_crops,
 )
+from train.demo.render import CLASS_NAMES
 from train.errors import InputError
-from train.render import CLASS_NAMES
 
 
 def coordinates(T, H, W):

@@ -236,7 +236,7 @@ import sys
 from pathlib import Path
 from train.data.reader import VideoFile
 frames = VideoFile(sys.argv[1]).read([0, 1, 2, 3])
-from train.synthetic import write_video
+from train.demo.synthetic import write_video
 write_video(Path(sys.argv[2]), frames)
 print(len(VideoFile(sys.argv[2])))
 """

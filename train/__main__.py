@@ -9,7 +9,7 @@ import tyro
 
 from train.checkpoint import load_checkpoint
 from train.data.prepare import PrepareConfig, prepare
-from train.demo import DemoConfig, run_demo
+from train.demo.demo import DemoConfig, run_demo
 from train.errors import InputError
 from train.evaluation.ensemble import EnsembleConfig, run_ensemble
 from train.evaluation.predict import predict

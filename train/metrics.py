@@ -34,17 +34,6 @@ class Score:
         return self.correct_top5 / self.total
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """What one network did in one epoch."""
-
-    network: str
-    epoch: int
-    lr: float
-    train: Score
-    val: Score
-
-
 class Tally:
     """The sums behind a score, kept on their device so that no step waits for it."""
 

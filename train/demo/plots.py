@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tam_triton import TAM, squeeze
 from train.data.batches import Batch
 from train.data.transforms import normalise
-from train.metrics import EpochResult, Score, evaluation_mode
+from train.demo.side_by_side import EpochResult
+from train.metrics import Score, evaluation_mode
 
 Kernels = dict[str, Tensor]
 

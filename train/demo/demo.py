@@ -13,18 +13,17 @@ from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, Failure, TrainingClips
 from train.data.loader import Loading
 from train.data.sources import read_class_names, read_list
+from train.demo.plots import Kernels, learned_kernels, plot_curves, plot_kernels
+from train.demo.render import Task
+from train.demo.side_by_side import EpochResult, train_side_by_side
+from train.demo.synthetic import DatasetSpec, prepare_dataset
 from train.errors import InputError
 from train.fit.learner import Learner
 from train.fit.optimizer import build_schedule
 from train.log import JsonLines
-from train.metrics import EpochResult
 from train.networks import build_network
-from train.plots import Kernels, learned_kernels, plot_curves, plot_kernels
 from train.precision import reproducible
 from train.recipes import RECIPES, Recipe
-from train.render import Task
-from train.side_by_side import train_side_by_side
-from train.synthetic import DatasetSpec, prepare_dataset
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,24 @@
 """Training several networks on the same batches, so that videos are decoded once for all of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from train.data.batches import Batch, FailureTally
 from train.fit.learner import Learner
-from train.metrics import EpochResult, evaluate
+from train.metrics import Score, evaluate
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one network did in one epoch."""
+
+    network: str
+    epoch: int
+    lr: float
+    train: Score
+    val: Score
 
 
 def train_side_by_side(

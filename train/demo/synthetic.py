@@ -19,8 +19,8 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from train.demo.render import CLASS_NAMES, Frames, Task, render
 from train.errors import InputError
-from train.render import CLASS_NAMES, Frames, Task, render
 
 Split = Literal["train", "val"]
 
