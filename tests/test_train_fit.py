@@ -8,10 +8,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bench import batch_finder
+from bench.batch_finder import find_batch, find_largest, report
 from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
-from train import batch_finder
 from train.__main__ import main
-from train.batch_finder import find_batch, find_largest, report
 from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data import dataset
 from train.data.entries import Split

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from train.batch_finder import find_batch
 from train.checkpoint import RunCheckpoints
 from train.data.entries import Split
 from train.data.index import read_index
@@ -16,20 +15,16 @@ from train.fit.stopping import StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
 from train.precision import reproducible
 from train.recipes import Recipe
-from train.team import Team, choose_device, join_team
+from train.team import Team, join_team
 
 
-def run_fit(config: FitConfig) -> Outcome | None:
-    """Do what the command line asks for; None if only batch sizes were asked for.
+def run_fit(config: FitConfig) -> Outcome:
+    """Do what the command line asks for.
 
     Raises:
         InputError: an option, file or folder that cannot be used; or the run ended before its end, as its message says.
     """
     recipe = config.recipe.resolve()
-    if config.find_batch:
-        device = choose_device(config.device)
-        print(find_batch(recipe, recipe.data.num_classes or 400, config.compute, device))
-        return None
     with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
         train, val = _read_splits(recipe, team)
         return fit(config, train, val, team, stop)
