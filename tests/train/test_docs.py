@@ -11,7 +11,7 @@ import tyro
 import bench.__main__
 import train.__main__
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("kinetics-400.md", "something-something.md", "training.md")
 COMMAND = re.compile(r"-m (train|bench) (.*)")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fit_runs import Videos, equal_bits, final_bits
-from tests.test_train_testing import TWO_PROCESSES
+from tests.train.evaluation.test_testing import TWO_PROCESSES
 from train.evaluation.scores import VideoScores
 
 SMALL = """

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from tam_triton.nets import c2d18, load_published
 from tam_triton.nets.archive import read_checkpoint
-from tests.test_train_checkpoint import make_trained, run_of
+from tests.train.test_checkpoint import make_trained, run_of
 from train.__main__ import main
 from train.checkpoint import RunCheckpoints, load_checkpoint, save_checkpoint
 from train.data.entries import Entry, Split

@@ -262,7 +262,7 @@ def test_a_best_that_was_not_marked_any_more_is(three):
 def limited(path, limit):
     """Save into a file that the system lets grow to `limit` bytes only, in a process of its own; its error number."""
     code = (
-        "import resource, sys; from pathlib import Path; from tests.test_train_checkpoint import *\n"
+        "import resource, sys; from pathlib import Path; from tests.train.test_checkpoint import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "try: RunCheckpoints(Path(sys.argv[1]), 1).save(2, make_trained(seed=2), run_of(2), is_best=True)\n"
         "except OSError as error: print(error.errno)"

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.test_frame_folder import write_folder
+from tests.train.data.test_frame_folder import write_folder
 from tests.video_files import (
     VP9,
     audio_only,
@@ -116,7 +116,7 @@ def test_killed_and_continued(folder, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)
     command = [sys.executable, str(script), str(folder), str(path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (path.exists() and path.read_bytes().count(b"\n") >= 3):

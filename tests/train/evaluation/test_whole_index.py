@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.fit_runs import Videos
-from tests.test_train_scores import make_scores
-from tests.test_train_testing import SMALL, make_trained, make_video
+from tests.train.evaluation.test_scores import make_scores
+from tests.train.evaluation.test_testing import SMALL, make_trained, make_video
 from train.__main__ import main
 from train.checkpoint import save_checkpoint
 from train.data.dataset import Views
