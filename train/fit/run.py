@@ -284,7 +284,7 @@ class Run:
 
     def _validate(self) -> tuple[Score, list[Failure]]:
         """The score over all processes' parts of the validation videos, each counted once, and what it is without."""
-        network = self.learner.evaluated
+        network, compute = self.learner.evaluated, self.config.compute
         self.team.share_buffers(network)
         failures: list[Failure] = []
         problem, tally = None, Tally()
@@ -297,7 +297,7 @@ class Run:
                 yield batch
 
         try:
-            tally = tally_batches(network, until_stopped(), self.learner.autocast())
+            tally = tally_batches(network, until_stopped(), compute.precision, compute.channels_last)
         except InputError as error:
             problem = str(error)
         verdict = Verdict.STOP if self.stop.number is not None else Verdict.FAILED if problem else Verdict.GO
