@@ -95,7 +95,7 @@ def test_the_row_of_the_example(example: dict[str, ModuleType]) -> None:
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     linked = [page.parent / target for target in re.findall(r"\]\(([^\s):#]+)\)", text)]
-    named = [ROOT / path for path in re.findall(r"`((?:tam_triton|reference|tests|bench|docs)/[\w./]*)`", text)]
+    named = [ROOT / path for path in re.findall(r"`((?:tam_triton|reference|tests|train|bench|docs)/[\w./]*)`", text)]
     assert linked or named or page.name not in ("README.md", GUIDE.name)
     assert [str(path) for path in (*linked, *named) if not path.exists()] == []
 
