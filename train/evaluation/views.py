@@ -57,7 +57,7 @@ def score_videos(
     _check_classes(trained.class_names, split.class_names)
     clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
     keys = video_batches(len(split), views, batch_size, team.rank, team.size)
-    loader = GuardedLoader(clips, keys, collate, loading)
+    loader = GuardedLoader(clips, keys, collate, loading.for_device(team.device))
     network = trained.network.to(team.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
