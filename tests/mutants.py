@@ -120,7 +120,7 @@ MUTANTS = (
     ),
     Mutant(
         "dΘ without V", WEIGHTS,
-        "weight += tl.load(importance_ptr + s, mask", "weight += 1.0 + 0.0 * tl.load(importance_ptr + s, mask",
+        "v = tl.load(importance_ptr + s, mask=of_tap", "v = 1.0 + 0.0 * tl.load(importance_ptr + s, mask=of_tap",
         TRANSPOSE, "aggregate", ("kernel",),
     ),
     Mutant(
@@ -165,8 +165,8 @@ MUTANTS = (
         REFERENCE, "input_gradient+d_squeezed",
     ),
     Mutant(
-        "<= for <: a tap past the clip's end", "cpu/in_cache.py",
-        "(frame >= 0) & (frame < T)", "(frame >= 0) & (frame <= T)",
+        "<= for <: a tap past the clip's end", "cpu/views.py",
+        "(frame >= 0) & (frame < length)", "(frame >= 0) & (frame <= length)",
         REFERENCE, "weight_gradients",
     ),
     Mutant(

@@ -113,6 +113,13 @@ def test_changes_of_all_modules(around: Callable[[], contextlib.AbstractContextM
         assert torch.equal(module(x), before)
 
 
+@each_impl
+def test_branches_replaced_on_the_class(impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TAM.branches
+    monkeypatch.setattr(TAM, "branches", lambda self, squeezed: tuple(w * 0.5 for w in original(self, squeezed)))
+    agree(lambda: small_tam(impl), forward, feature_maps(2))
+
+
 def test_hooks_of_a_backward_are_noticed() -> None:
     """They change nothing without gradients, but wrap what a layer is given."""
     for register in ("register_full_backward_hook", "register_full_backward_pre_hook"):

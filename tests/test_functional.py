@@ -57,6 +57,40 @@ def test_an_exported_batch_has_no_upper_bound(impl: str) -> None:
     torch.testing.assert_close(program.module()(x), module(x))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("impl", ["triton", "torch"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_a_batch_that_no_compiler_knows(training: bool, impl: str, memory_format: torch.memory_format) -> None:
+    """What the checks cannot know they leave to the program, which refuses a batch as they would have done."""
+    module = TAM(8, 4, impl=impl).train(training)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for clips in (3, 1, 5):
+        x = torch.rand(clips * 4, 8, 3, 3).contiguous(memory_format=memory_format).requires_grad_(training)
+        torch._dynamo.decorators.mark_unbacked(x, 0)
+        with (
+            torch.set_grad_enabled(training),
+            torch.compiler.set_stance("default" if clips == 3 else "fail_on_recompile"),
+        ):
+            results = []
+            for forward in (module, compiled):
+                y = forward(x)
+                results.append((y, *(torch.autograd.grad(y.square().sum(), x) if training else ())))
+            torch.testing.assert_close(*results, check_stride=True)
+    with torch.set_grad_enabled(training), pytest.raises(RuntimeError, match="u0"):
+        compiled(torch.rand(7, 8, 3, 3).contiguous(memory_format=memory_format).requires_grad_(training))
+
+
+@pytest.mark.parametrize("impl", ["triton", "torch"])
+def test_an_exported_batch_that_no_compiler_knows(impl: str) -> None:
+    module, x = TAM(8, 4, impl=impl).eval(), torch.rand(12, 8, 3, 3)
+    torch._dynamo.decorators.mark_unbacked(x, 0)
+    with torch.no_grad():
+        program = torch.export.export(module, (x,), strict=True)
+        for clips in (1, 2):
+            torch.testing.assert_close(program.module()(x[: clips * 4]), module(x[: clips * 4]))
+
+
 def test_autocast_takes_either_dtype() -> None:
     module, x = TAM(8, 4), torch.rand(8, 8, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tam_triton import TAM, aggregate, squeeze, squeeze_and_aggregate
+from tam_triton import TAM
 from tests.networks import FRAMES, eager_twin, exact_twin, feature_maps, small_tam, small_tanet, videos
 from tests.tolerance import assert_close
 
@@ -72,8 +72,9 @@ def test_functional_call(training: bool, impl: str) -> None:
     torch.testing.assert_close(dict(module.state_dict()), dict(before), rtol=0, atol=0)
 
 
-def test_functional_gradients_in_plain_torch() -> None:
-    module = small_tam("torch")
+@each_impl
+def test_functional_gradients(impl: str) -> None:
+    module = small_tam(impl)
     x = feature_maps(2)
     parameters: dict[str, Tensor] = dict(module.named_parameters())
 
@@ -82,18 +83,6 @@ def test_functional_gradients_in_plain_torch() -> None:
 
     dx, d_parameters = torch.func.grad(loss, argnums=(0, 1))(x, parameters)
     torch.testing.assert_close((dx, *d_parameters.values()), gradients(module, x, module))
-
-
-def test_functional_gradients_of_the_operators_are_refused_by_torch() -> None:
-    """torch.library.register_autograd has no torch.func.grad (pytorch issue 170834): an error, never a wrong value."""
-    x = feature_maps(2)
-    for forward in (
-        lambda x: squeeze(x, FRAMES, impl="triton"),
-        lambda x: aggregate(x, torch.ones(2, 8, FRAMES), torch.ones(2, 8, 3), impl="triton"),
-        lambda x: squeeze_and_aggregate(x, lambda s: (s, s), FRAMES, 3, impl="triton"),
-    ):
-        with pytest.raises(RuntimeError, match="setup_context"):
-            torch.func.grad(lambda x, forward=forward: forward(x).sum())(x)
 
 
 @each_impl

@@ -1,10 +1,12 @@
 """Autograd over the operators: gradcheck, one gradient of X, what is saved, double backward."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from tam_triton import TAM, aggregate, squeeze, squeeze_and_aggregate
+from tam_triton import TAM, aggregate, ops, squeeze, squeeze_and_aggregate
 from tests.strategies import Problem
 from tests.tolerance import assert_close
 
@@ -87,19 +89,22 @@ def test_frozen_input_still_trains_the_branches(impl: str) -> None:
     torch.testing.assert_close(torch.autograd.grad(module(x).square().sum(), list(module.parameters())), expected)
 
 
-def test_double_backward_is_right_in_plain_torch() -> None:
+@each_impl
+def test_double_backward(impl: str) -> None:
     x, importance, kernel = inputs()
     check = torch.autograd.gradgradcheck
-    assert check(lambda *t: aggregate(*t, impl="torch"), (x, importance, kernel), fast_mode=True)
-    assert check(lambda t: squeeze_and_aggregate(t, branches, SMALL.T, 3, impl="torch"), x, fast_mode=True)
+    assert check(lambda t: squeeze(t, SMALL.T, impl=impl), x, fast_mode=True)
+    assert check(lambda *t: aggregate(*t, impl=impl), (x, importance, kernel), fast_mode=True)
+    assert check(lambda t: squeeze_and_aggregate(t, branches, SMALL.T, 3, impl=impl), x, fast_mode=True)
 
 
-def test_double_backward_is_refused_by_triton() -> None:
+def test_gradients_are_operators_with_gradients() -> None:
+    """Those registered with torch, called as they are: first and second derivatives."""
     x, importance, kernel = inputs()
-    for forward in (
-        lambda: aggregate(x, importance, kernel, impl="triton"),
-        lambda: squeeze_and_aggregate(x, branches, SMALL.T, 3, impl="triton"),
-    ):
-        (dx,) = torch.autograd.grad(forward().square().sum(), x, create_graph=True)
-        with pytest.raises(NotImplementedError, match="create_graph=True is not supported"):
-            dx.sum().backward()
+    dy, d_squeezed = (t.requires_grad_() for t in (SMALL.features(salt=3), SMALL.importance().flip(0)))
+    registered = ops.IMPLEMENTATIONS["triton"]
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(registered.weight_gradients, (dy, x, importance, kernel), fast_mode=True)
+        for offset in (d_squeezed, None):
+            arguments: tuple[Any, ...] = (dy, importance, kernel, offset, False)
+            assert check(registered.input_gradient, arguments, fast_mode=True)
