@@ -10,7 +10,7 @@ import torch
 
 import train.data.dataset
 import train.data.loader
-from tests.video_files import bad_videos, encode, striped_frames
+from tests.support.video_files import bad_videos, encode, striped_frames
 from train.data.batches import (
     Batch,
     FailureTally,

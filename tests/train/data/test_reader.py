@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests import video_file_table
-from tests.video_files import (
+from tests.support import video_file_table
+from tests.support.video_files import (
     HEVC,
     OPEN_GOP,
     VP9,
