@@ -213,11 +213,19 @@ class AggregateWithSlots(Operator):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, importance, kernel = ctx.saved_tensors
         d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, ctx.impl)
-        return None, d_importance, d_kernel, dy, importance.to(ctx.weights_dtype), kernel.to(ctx.weights_dtype), None
+        slots = dy, importance.to(ctx.weights_dtype), kernel.to(ctx.weights_dtype)
+        return no_gradient(x), d_importance, d_kernel, *slots, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         return product_rule(ctx, tangents)
+
+
+def no_gradient(x: Tensor) -> Tensor | None:
+    """What a backward returns for an input whose gradient leaves by another way."""
+    if torch.compiler.is_compiling() and torch._dynamo.compiled_autograd.in_compiled_autograd_region:
+        return x.new_zeros(()).expand(x.shape)  # it adds up what comes without looking whether it is a tensor
+    return None
 
 
 def gradient(function: type[Operator], *args: Any) -> Any:

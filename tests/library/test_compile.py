@@ -122,3 +122,16 @@ def test_evaluation(impl: str) -> None:
         with no_recompilation():
             torch.testing.assert_close(compiled(x + 1), module(x + 1), check_stride=True)
     agree(compiled, module, x, list(module.parameters()))
+
+
+@each_impl
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own look
+def test_compiled_autograd_of_an_eager_forward(impl: str) -> None:
+    module, x = small_tam(impl, training=True), feature_maps(2)
+    parameters = list(module.parameters())
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(module(leaf).square().sum(), (leaf, *parameters))
+    again = x.clone().requires_grad_()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        module(again).square().sum().backward()
+    torch.testing.assert_close((again.grad, *(parameter.grad for parameter in parameters)), expected)
