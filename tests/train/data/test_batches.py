@@ -222,28 +222,6 @@ def test_batch_is_pinned_as_a_whole(videos, monkeypatch):
     assert (moved.failures, moved.missing) == (batch.failures, batch.missing)
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "pins"),
-    [
-        (None, "cuda", True),
-        (False, "cuda", False),
-        (True, "cuda", True),
-        (None, "cpu", False),
-        (False, "cpu", False),
-        (True, "cpu", True),
-    ],
-)
-def test_page_locked_memory_is_as_asked_or_by_device(asked, device, pins, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert Loading(pin_memory=asked).for_device(torch.device(device)).pins is pins
-
-
-def test_page_locked_memory_needs_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"loading\.pin_memory: got True, but torch finds no GPU"):
-        Loading(pin_memory=True).for_device(torch.device("cpu"))
-
-
 def test_global_generator_and_handlers_are_left_alone(videos):
     before = signal.getsignal(signal.SIGCHLD)
     torch.manual_seed(0)
