@@ -26,13 +26,13 @@ from bench.machine import Machine, describe
 from bench.memory import Growth, growth
 from bench.timing import Time, interleaved, summary
 from bench.videos import KINDS, make_files
-from train.batches import collate
-from train.dataset import ClipKey, TrainingClips
-from train.entries import Entry, Split
-from train.reader.with_decord import import_decord
-from train.sampling import Indices
-from train.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalise, random_flip
-from train.workers import GuardedLoader, Loading
+from train.data.batches import collate
+from train.data.dataset import ClipKey, TrainingClips
+from train.data.entries import Entry, Split
+from train.data.loader import GuardedLoader, Loading
+from train.data.reader.with_decord import import_decord
+from train.data.sampling import Indices
+from train.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalise, random_flip
 
 Files = Literal["k400", "k400-transcoded", "ssv2", "ssv2-transcoded"]
 

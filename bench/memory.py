@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.entries import Entry
-from train.reader import open_frames
+from train.data.entries import Entry
+from train.data.reader import open_frames
 
 WARM_UP = 100  # opens, until libraries are loaded and the allocator's heap has its size
 

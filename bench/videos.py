@@ -9,9 +9,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from train.entries import Entry
-from train.sampling import Sampling
-from train.transcode import transcode
+from train.data.entries import Entry
+from train.data.sampling import Sampling
+from train.data.transcode import transcode
 
 GRAIN = 3.0  # standard deviation of the sensor's noise, in grey levels: at none the files are far too small
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import tyro
 
+from bench.batch_finder import find_batch
 from train.checkpoint import load_checkpoint
-from train.demo import DemoConfig, run_demo
-from train.ensemble import EnsembleConfig, run_ensemble
+from train.data.prepare import PrepareConfig, prepare
+from train.demo.demo import DemoConfig, run_demo
 from train.errors import InputError
-from train.fit import FitConfig, fit_subcommands, run_fit
-from train.predict import predict
-from train.prepare import PrepareConfig, prepare
-from train.testing import EvaluationConfig, run_test
+from train.evaluation.ensemble import EnsembleConfig, run_ensemble
+from train.evaluation.predict import predict
+from train.evaluation.test import EvaluationConfig, run_test
+from train.fit.config import FitConfig, fit_subcommands
+from train.fit.fit import run_fit
+from train.team import choose_device
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fit(config: FitConfig) -> int:
     """0 for a run that came to its end; for one that a signal stopped, the status that shells give for that signal."""
+    if config.find_batch:
+        recipe = config.recipe.resolve()
+        print(find_batch(recipe, recipe.data.num_classes or 400, config.compute, choose_device(config.device)))
+        return 0
     outcome = run_fit(config)
-    return 128 + outcome.signal if outcome is not None and outcome.signal is not None else 0
+    return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def _print_prediction(config: PredictConfig) -> None:

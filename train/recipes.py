@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-from train.dataset import Views
-from train.entries import Split
+from train.data.dataset import Views
+from train.data.entries import Split
+from train.data.reader import Decoder
+from train.data.sampling import Sampling
+from train.data.transforms import Augmentation
 from train.errors import InputError
 from train.fields import check_types, from_plain, require, to_plain
-from train.reader import Decoder
-from train.sampling import Sampling
-from train.transforms import Augmentation
 
 T = TypeVar("T")
 

@@ -1,0 +1,171 @@
+"""Runs that are killed, stopped and resumed. The unbroken run's weights, momentum and random states are the measure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
+from train.checkpoint import RunCheckpoints
+from train.fit.learner import Learner
+from train.fit.run import Run
+
+
+def scenario(*arguments):
+    command = [sys.executable, "-m", "tests.support.fit_runs", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return Videos.make(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(videos, tmp_path_factory):
+    """An unbroken run."""
+    config = tiny_config(tmp_path_factory.mktemp("whole") / "run")
+    assert run_one(config, videos) == 0
+    return config
+
+
+def test_killed_twenty_times(tmp_path):
+    report = scenario("sweep", tmp_path, 1, 20, 0)
+    assert len(report["killed"]) == 20
+    assert len(set(report["killed"])) >= 4  # at different places
+    assert report["ended"]
+    assert all(report["ended"])
+
+
+def test_one_of_two_processes_killed(tmp_path):
+    report = scenario("sweep", tmp_path, 2, 4, 1)
+    assert len(report["killed"]) == 4
+    assert report["survivors"] == [1] * 4  # each ended by itself, with a message
+    assert all(report["ended"])
+    texts = "".join(path.read_text() for path in tmp_path.glob("run*.txt"))
+    assert texts.count("error: another process of the run has died or hangs") >= 1
+    assert "Traceback" not in texts
+
+
+def test_two_processes(tmp_path):
+    report = scenario("pair", tmp_path)
+    assert report["told to stop"] == [143, 143]
+    assert (report["resumed"], report["equal"]) == ([0, 0], True)
+    assert report["alone"] == [0]
+    assert "the checkpoint is of 2 processes × 1 parts, this run has 1 × 1" in (tmp_path / "alone.txt").read_text()
+    assert report["other recipe"] == [1, 1]
+    refusals = (tmp_path / "other.txt").read_text().splitlines()
+    assert len([line for line in refusals if "recipe.seed: was 3, is 4" in line]) == 2
+    for name in ("whole", "stopped", "alone"):
+        log = log_of(tiny_config(tmp_path / name), "epoch")
+        assert {(line["train"]["total"], line["val"]["total"]) for line in log} == {(20, 7)}  # no clip twice
+    steps = [
+        line["step"] for line in log_of(tiny_config(tmp_path / "stopped")) if line["event"] in ("stopped", "resume")
+    ]
+    assert steps[0] == steps[1]
+
+
+def at_step(monkeypatch, step, action):
+    """Do something after the optimiser's step number `step`."""
+    take = Learner.step
+
+    def stepped(self, parts):
+        result = take(self, parts)
+        if self.steps == step:
+            action()
+        return result
+
+    monkeypatch.setattr(Learner, "step", stepped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_after_the_step_with_a_checkpoint(tmp_path, videos, whole, monkeypatch, number, capsys):
+    config = tiny_config(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda: os.kill(os.getpid(), number))
+        assert run_one(config, videos) == 128 + number
+    assert "stopped at step 7 of 15; --resume goes on from there" in capsys.readouterr().out
+    assert log_of(config)[-1] == {"event": "stopped", "step": 7, "signal": number}
+    assert run_one(replace(config, resume=True), videos) == 0
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_signal_while_validating(tmp_path, videos, whole, monkeypatch):
+    config = tiny_config(tmp_path / "run")
+    validate = Run._validate
+    with monkeypatch.context() as patch:
+
+        def told_to_stop(self):
+            if self.learner.steps == 10:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return validate(self)
+
+        patch.setattr(Run, "_validate", told_to_stop)
+        assert run_one(config, videos) == 143
+    assert [line["epoch"] for line in log_of(config, "epoch")] == [1]
+    assert run_one(replace(config, resume=True), videos) == 0
+    assert [line["epoch"] for line in log_of(config, "epoch")] == [1, 2, 3]
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))
+    assert log_of(config, "epoch") == log_of(whole, "epoch")
+
+
+def test_checkpoint_cut_short(tmp_path, videos, whole, monkeypatch, capsys):
+    config = tiny_config(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        at_step(patch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run_one(config, videos)
+    newest = RunCheckpoints(config.out / "checkpoints", 3).by_age()[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert run_one(replace(config, resume=True), videos) == 0
+    (warning,) = log_of(config, "warning")
+    assert f"{newest}: is not a checkpoint, or a damaged one; trying the checkpoint before it" in warning["message"]
+    assert f"warning: {warning['message']}" in capsys.readouterr().out
+    assert log_of(config, "resume")[0]["step"] == 8
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_another_recipe_is_refused(tmp_path, videos, monkeypatch, capsys):
+    config = tiny_config(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run_one(config, videos)
+    before = (config.out / "log.jsonl").read_text()
+    recipe = config.recipe
+    optimisation = replace(recipe.optimisation, lr=0.02, momentum=0.5)
+    others = [
+        (
+            replace(config, recipe=replace(recipe, optimisation=optimisation)),
+            "recipe.optimisation.lr: was 0.005, is 0.02",
+        ),
+        (replace(config, recipe=replace(recipe, optimisation=optimisation)), "optimisation.momentum: was 0.9, is 0.5"),
+        (replace(config, compute=replace(config.compute, ema=0.9)), "compute.ema: was None, is 0.9"),
+    ]
+    for other, message in others:
+        assert run_one(replace(other, resume=True), videos) == 1
+        assert message in capsys.readouterr().err
+    entries = videos.train.entries
+    fewer = replace(videos, train=replace(videos.train, entries=(*entries[1:], entries[0])))
+    assert run_one(replace(config, resume=True), fewer) == 1
+    assert "data.training videos: was '22 entries, digest" in capsys.readouterr().err
+    assert run_one(config, videos) == 1
+    assert "holds a run already; go on with it by --resume" in capsys.readouterr().err
+    assert (config.out / "log.jsonl").read_text() == before
+    free = replace(recipe, name="mine", test=replace(recipe.test, placement="spread", clips=2))
+    allowed = replace(config, recipe=free, resume=True, log_every=5, loading=replace(config.loading, prefetch=4))
+    assert run_one(allowed, videos) == 0
+
+
+def test_nothing_to_resume_is_a_beginning(tmp_path, videos, whole, capsys):
+    config = tiny_config(tmp_path / "run", resume=True)
+    assert run_one(config, videos) == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))
+    assert run_one(config, videos) == 0  # it is at its end
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))

@@ -1,0 +1,115 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from train.data.dataset import Failure
+from train.errors import InputError
+from train.fit.learner import StepResult
+from train.fit.meter import Meter
+from train.log import JsonLines, RunLog, tensorboard_writer
+from train.team import Team
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_line_is_there_at_once(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with JsonLines(path) as log:
+        log.write("begin", loss=1.5, path=tmp_path, names=("a", "ß"))
+        assert lines_of(path) == [{"event": "begin", "loss": 1.5, "path": str(tmp_path), "names": ["a", "ß"]}]
+        log.write("end", loss=float("nan"), nested={"norm": float("inf")})
+    assert lines_of(path)[1] == {"event": "end", "loss": "nan", "nested": {"norm": "inf"}}
+
+
+@pytest.mark.parametrize("remains", ["", '{"event": "st'])
+def test_append_after_a_kill(tmp_path, remains):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "step", "step": 1}\n' + remains)
+    with JsonLines(path, append=True) as log:
+        log.write("resume")
+    assert [line["event"] for line in lines_of(path)] == ["step", "resume"]
+    with JsonLines(path) as log:
+        log.write("begin")
+    assert [line["event"] for line in lines_of(path)] == ["begin"]
+
+
+class Curves:
+    def __init__(self):
+        self.points = []
+        self.closed = False
+
+    def add_scalar(self, tag, scalar_value, global_step):
+        self.points.append((tag, scalar_value, global_step))
+
+    def close(self):
+        self.closed = True
+
+
+def test_all_three_say_the_same(tmp_path, capsys):
+    curves = Curves()
+    with RunLog(tmp_path, writer=curves) as log:
+        log.begin(0, 10)
+        log.steps(4, 0.5, {"loss": 2.5, "lr": 0.1}, "step 4: fine")
+        log.progress(4)
+        log.epoch(8, 1, {"train": {"top1": 0.5}, "val": {"top1": 0.25}}, "epoch 1: good")
+        log.warn("a file is gone", path="x")
+    assert lines_of(tmp_path / "log.jsonl") == [
+        {"event": "step", "step": 4, "epoch": 0.5, "loss": 2.5, "lr": 0.1},
+        {"event": "epoch", "step": 8, "epoch": 1, "train": {"top1": 0.5}, "val": {"top1": 0.25}},
+        {"event": "warning", "message": "a file is gone", "path": "x"},
+    ]
+    assert capsys.readouterr().out.splitlines() == ["step 4: fine", "epoch 1: good", "warning: a file is gone"]
+    assert curves.points == [
+        ("train/loss", 2.5, 4),
+        ("train/lr", 0.1, 4),
+        ("epoch/train/top1", 0.5, 1),
+        ("epoch/val/top1", 0.25, 1),
+    ]
+    assert curves.closed
+
+
+def test_processes_that_do_not_lead_say_nothing(tmp_path, capsys):
+    with RunLog(None) as log:
+        log.begin(0, 10)
+        log.steps(4, 0.5, {"loss": 2.5}, "step 4")
+        log.warn("nothing")
+        log.progress(4)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="tensorboard: is not installed"):
+        tensorboard_writer(tmp_path)
+
+
+def test_meter(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("train.fit.meter.time.perf_counter", lambda: now)
+    meter = Meter(Team(torch.device("cpu")), clips_per_step=64)
+    bad = Failure("a.mp4", "is empty")
+    for loss, failures in ((3.0, [bad]), (1.0, [bad, Failure("b.mp4", "is gone")])):
+        with meter.waiting():
+            now += 0.5
+        now += 1.5
+        with meter.aside():  # a checkpoint, say
+            now += 100
+        meter.add(StepResult(torch.tensor(loss), torch.tensor(7.0 * loss)), failures)
+    metrics, counts = meter.report(lr=0.01)
+    assert metrics == {
+        "loss": 2.0,
+        "lr": 0.01,
+        "grad_norm": 7.0,
+        "step_seconds": 2.0,
+        "data_wait_seconds": 0.5,
+        "clips_per_second": 32.0,
+    }
+    assert counts == {bad: 2, Failure("b.mp4", "is gone"): 1}
+    assert meter.text(metrics) == (
+        "loss 2.0000  lr 0.01  grad norm 7.00  32.0 clips/s  2.000 s a step, 0.500 s of it waiting for data"
+    )
+    assert meter.report(lr=0.01) == ({}, {})

@@ -1,0 +1,280 @@
+import json
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+from train.data.dataset import Views
+from train.data.entries import Entry, Split
+from train.data.sampling import Sampling
+from train.errors import InputError
+from train.recipes import RECIPES, SUMMARIES, Data, Model, Optimisation, Recipe, recipe_subcommands
+
+every_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    out: Path = Path("runs")
+    """Where to."""
+
+
+def parse(*arguments):
+    return tyro.cli(recipe_subcommands(Run), args=arguments)
+
+
+# Recipe: T, kind, clips, lr, epochs, milestones, decay, dropout, flip, test clips, test crops, size of test crops.
+PUBLISHED = {
+    "k400-8f": (8, "dense", 64, 0.01, 100, (50, 75, 90), 1e-4, 0.5, 0.5, 10, 3, 256),
+    "k400-16f": (16, "dense", 64, 0.01, 100, (50, 75, 90), 1e-4, 0.5, 0.5, 4, 3, 256),
+    "ssv1-8f": (8, "segments", 64, 0.01, 50, (30, 40, 45), 1e-3, 0.6, 0.0, 1, 1, 224),
+    "ssv1-16f": (16, "segments", 64, 0.01, 50, (30, 40, 45), 1e-3, 0.6, 0.0, 1, 1, 224),
+    "ssv2-8f": (8, "segments", 128, 0.02, 50, (30, 40, 45), 5e-4, 0.5, 0.5, 2, 3, 256),
+    "ssv2-16f": (16, "segments", 128, 0.02, 50, (30, 40, 45), 5e-4, 0.5, 0.5, 2, 3, 256),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_values(name):
+    recipe = RECIPES[name]
+    sampling, optimisation, test = recipe.sampling, recipe.optimisation, recipe.test
+    assert (
+        *(sampling.num_segments, sampling.kind, optimisation.batch_size, optimisation.lr, optimisation.epochs),
+        *(optimisation.milestones, optimisation.weight_decay, recipe.model.dropout, recipe.augmentation.flip),
+        *(test.clips, test.crops, test.crop_size),
+    ) == PUBLISHED[name]
+    assert recipe.model.backbone == "resnet50"
+    assert recipe.model.weights == "IMAGENET1K_V1"
+    assert (optimisation.momentum, optimisation.max_grad_norm, optimisation.lr_divisor) == (0.9, 20, 10)
+    assert (optimisation.groups, optimisation.fast_kernels, optimisation.warmup_epochs) == (True, False, 0)
+    assert recipe.augmentation.scales == (1, 0.875, 0.75, 0.66)
+    assert recipe.test.short_side == 256
+    assert recipe.validation == Views("middle", 1, 1, 256, 224)
+    assert recipe.data.num_classes == (400 if name.startswith("k400") else 174)
+    assert optimisation.scaled_lr == optimisation.lr == replace(optimisation, scale_lr=True).scaled_lr
+
+
+@every_recipe
+def test_json_round_trip(recipe):
+    recipe = replace(recipe, seed=7, data=replace(recipe.data, train=Path("some/train.jsonl"), num_classes=5))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    plain = json.loads(recipe.to_json())
+    assert plain["data"]["train"] == "some/train.jsonl"
+    assert plain["sampling"]["num_segments"] == recipe.sampling.num_segments
+    assert isinstance(plain["optimisation"]["milestones"], list)
+
+
+@pytest.mark.parametrize("batch_size", [16, 64, 1024])
+def test_learning_rate_scales_on_request(batch_size):
+    recipe = RECIPES["k400-8f"]
+    plain = replace(recipe.optimisation, batch_size=batch_size)
+    assert plain.scaled_lr == 0.01
+    scaled = replace(recipe, optimisation=replace(plain, scale_lr=True))
+    assert scaled.optimisation.scaled_lr == pytest.approx(0.01 * batch_size / 64)
+    resolved = scaled.resolve()
+    assert resolved.optimisation.lr == resolved.optimisation.scaled_lr == scaled.optimisation.scaled_lr
+    assert resolved.resolve() == resolved
+
+
+def test_resolved_paths_do_not_depend_on_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(RECIPES["demo"], data=Data(train=Path("lists/train.jsonl")))
+    resolved = recipe.resolve()
+    assert resolved.data.train == tmp_path / "lists/train.jsonl"
+    assert resolved.data.val is None
+    monkeypatch.chdir("/")
+    assert resolved.resolve() == resolved
+
+
+def leaves(value, path=()):
+    """(path, value) of all fields that are not dataclasses themselves."""
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        if is_dataclass(inner):
+            yield from leaves(inner, (*path, field.name))
+        else:
+            yield (*path, field.name), inner
+
+
+def with_leaf(value, path, new):
+    inner = new if len(path) == 1 else with_leaf(getattr(value, path[0]), path[1:], new)
+    return replace(value, **{path[0]: inner})
+
+
+OVERRIDES = {
+    "data.train": ("/data/train.jsonl", Path("/data/train.jsonl")),
+    "data.val": ("/data/val.jsonl", Path("/data/val.jsonl")),
+    "data.num_classes": ("None", None),
+    "data.max_bad_share": ("0.5", 0.5),
+    "data.decoder": ("torchcodec", "torchcodec"),
+    "model.kind": ("C2D", "C2D"),
+    "model.backbone": ("resnet152", "resnet152"),
+    "model.weights": ("None", None),
+    "model.dropout": ("0.25", 0.25),
+    "model.kernel_size": ("5", 5),
+    "model.alpha": ("4", 4),
+    "model.beta": ("8", 8),
+    "sampling.kind": ("segments", "segments"),
+    "sampling.num_segments": ("16", 16),
+    "sampling.reach": ("32", 32),
+    "augmentation.crop_size": ("112", 112),
+    "augmentation.scales": ("1 0.5", (1.0, 0.5)),
+    "augmentation.max_distortion": ("0", 0),
+    "augmentation.positions": ("any", "any"),
+    "augmentation.flip": ("0", 0.0),
+    "optimisation.batch_size": ("256", 256),
+    "optimisation.lr": ("0.04", 0.04),
+    "optimisation.lr_batch_size": ("32", 32),
+    "optimisation.epochs": ("150", 150),
+    "optimisation.schedule": ("cosine", "cosine"),
+    "optimisation.milestones": ("10 20", (10, 20)),
+    "optimisation.lr_divisor": ("5", 5.0),
+    "optimisation.warmup_epochs": ("2.5", 2.5),
+    "optimisation.momentum": ("0.8", 0.8),
+    "optimisation.weight_decay": ("0", 0.0),
+    "optimisation.max_grad_norm": ("None", None),
+    "validation.placement": ("spread", "spread"),
+    "validation.crops": ("3", 3),
+    "validation.short_side": ("240", 240),
+    "validation.crop_size": ("192", 192),
+    "validation.average": ("probabilities", "probabilities"),
+    "test.clips": ("4", 4),
+    "seed": ("3", 3),
+}
+FLAGS = {
+    "optimisation.scale_lr": ("--optimisation.scale-lr", True),
+    "optimisation.groups": ("--optimisation.no-groups", False),
+    "optimisation.fast_kernels": ("--optimisation.fast-kernels", True),
+}
+
+
+def test_every_field_can_be_overridden_from_the_command_line(tmp_path):
+    recipe = RECIPES["k400-8f"]
+    of_views = {("test", name) for name in ("placement", "crops", "short_side", "crop_size", "average")}
+    untried = {path for path, _ in leaves(recipe)} - {("name",), ("validation", "clips")} - of_views
+    assert {".".join(path) for path in untried} == OVERRIDES.keys() | FLAGS.keys()
+    for name, (text, value) in OVERRIDES.items():
+        run = parse("k400-8f", f"--{name.replace('_', '-')}", *text.split(" "))
+        assert run.recipe == with_leaf(recipe, name.split("."), value)
+        assert run.recipe != recipe
+    for name, (flag, value) in FLAGS.items():
+        assert parse("k400-8f", flag).recipe == with_leaf(recipe, name.split("."), value)
+
+
+def test_command_line_of_every_recipe(capsys):
+    for name, recipe in RECIPES.items():
+        assert parse(name, "--out", "there") == Run(recipe, Path("there"))
+    with pytest.raises(SystemExit):
+        parse("k400-8f", "--help")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert SUMMARIES["k400-8f"] in shown
+    for text in (
+        "--optimisation.lr FLOAT",
+        "ImageNet's in paper and script",
+        "(default: 50 75 90)",
+        "{dense,segments}",
+    ):
+        assert text in shown
+    assert "--name" not in shown
+
+
+def test_completion_knows_recipes_and_fields(capsys):
+    with pytest.raises(SystemExit):
+        parse("--tyro-print-completion", "bash")
+    script = capsys.readouterr().out
+    for word in ("ssv2-16f", "--optimisation.weight-decay", "resnet152"):
+        assert word in script
+
+
+def test_wrong_value_on_the_command_line_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse("k400-8f", "--optimisation.lr", "-1")
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "optimisation.lr: got -1.0, expected a number above 0" in printed
+
+
+CHANGED = partial(replace, RECIPES["demo"])
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        (Optimisation, {"lr": 0}, r"optimisation\.lr: got 0, expected a number above 0"),
+        (Optimisation, {"lr": float("inf")}, r"optimisation\.lr: got inf, expected a finite number"),
+        (Optimisation, {"lr": "0.1"}, r"optimisation\.lr: got '0\.1', expected a finite number"),
+        (Optimisation, {"batch_size": 0}, r"optimisation\.batch_size: got 0, expected at least 1"),
+        (Optimisation, {"batch_size": True}, r"optimisation\.batch_size: got True, expected a whole number"),
+        (Optimisation, {"epochs": 60}, r"milestones: got \(50, 75, 90\), expected numbers that rise.*epochs \(60\)"),
+        (Optimisation, {"milestones": (20, 10)}, r"milestones: got \(20, 10\), expected numbers that rise"),
+        (Optimisation, {"milestones": [50]}, r"milestones: got \[50\], expected a tuple, each of it a whole number"),
+        (Optimisation, {"lr_divisor": 0.5}, r"lr_divisor: got 0\.5, expected at least 1"),
+        (Optimisation, {"warmup_epochs": -1}, r"warmup_epochs: got -1, expected from 0 to epochs \(100\)"),
+        (Optimisation, {"momentum": 1.0}, r"momentum: got 1\.0, expected at least 0 and below 1"),
+        (Optimisation, {"weight_decay": -1e-4}, r"weight_decay: got -0\.0001, expected at least 0"),
+        (Optimisation, {"max_grad_norm": 0}, r"max_grad_norm: got 0, expected a number above 0"),
+        (Optimisation, {"schedule": "exp"}, r"schedule: got 'exp', expected one of 'step', 'cosine'"),
+        (Model, {"backbone": "vgg"}, r"model\.backbone: got 'vgg', expected one of 'resnet18'"),
+        (Model, {"backbone": "small"}, r"model\.weights: got 'IMAGENET1K_V1', expected None for the small backbone"),
+        (Model, {"dropout": 1.0}, r"model\.dropout: got 1\.0, expected at least 0 and below 1"),
+        (Model, {"kernel_size": 4}, r"model\.kernel_size: got 4, expected an odd number above 0"),
+        (Model, {"alpha": 0}, r"model\.alpha: got 0, expected at least 1"),
+        (Data, {"train": "list.txt"}, r"data\.train: got 'list\.txt', expected a path or None"),
+        (Data, {"num_classes": 1}, r"data\.num_classes: got 1, expected at least 2"),
+        (Data, {"max_bad_share": 2}, r"data\.max_bad_share: got 2, expected a share from 0 to 1"),
+        (CHANGED, {"seed": -1}, r"recipe\.seed: got -1, expected at least 0"),
+        (CHANGED, {"test": Sampling()}, r"recipe\.test: got Sampling\(.*\), expected a Views"),
+    ],
+)
+def test_impossible_values(make, fields, message):
+    with pytest.raises(InputError, match=message):
+        make(**fields)
+
+
+def without_lr(plain):
+    del plain["optimisation"]["lr"]
+
+
+def with_unknown(plain):
+    plain["model"]["depth"] = 50
+
+
+def with_text(plain):
+    plain["sampling"]["num_segments"] = "eight"
+
+
+def with_list(plain):
+    plain["test"] = [10, 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_lr, r"recipe\.optimisation: fields \['lr'\] are missing"),
+        (with_unknown, r"recipe\.model: got unknown fields \['depth'\], expected \['alpha', "),
+        (with_text, r"sampling\.num_segments: got 'eight', expected a whole number"),
+        (with_list, r"recipe\.test: got \[10, 3\], expected an object"),
+    ],
+)
+def test_damaged_json(damage, message):
+    plain = json.loads(RECIPES["k400-8f"].to_json())
+    damage(plain)
+    with pytest.raises(InputError, match=message):
+        Recipe.from_json(json.dumps(plain))
+    with pytest.raises(InputError, match="recipe: is not JSON"):
+        Recipe.from_json(json.dumps(plain)[:-5])
+
+
+def test_split_that_does_not_suit_the_recipe():
+    split = Split("val", (Entry(Path("a.mp4"), 0),), ("a", "b"))
+    Data().check_split(split)
+    Data(num_classes=2).check_split(split)
+    with pytest.raises(InputError, match=r"data\.num_classes: got 400, but val has 2 classes"):
+        RECIPES["k400-8f"].data.check_split(split)
+    with pytest.raises(InputError, match="val: the split holds no videos"):
+        Data().check_split(Split("val", (), ("a", "b")))

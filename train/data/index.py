@@ -1,0 +1,208 @@
+"""The index of a data set: what `python -m train prepare` found out about every entry, and what training reads.
+
+One file of JSON lines. The first says what is indexed, each other one what is known of one entry. A line is appended
+in one piece as soon as its entry has been looked at, so a writer may be killed at any moment: another goes on where it
+ended. Where an entry has several lines the last holds.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+from train.data.entries import Entry, Split
+from train.errors import InputError
+
+FORMAT = 1  # goes up when older readers would misread newer files
+
+Problem = Literal["missing", "short", "corrupt", "hung"]
+"""Why an entry cannot be used: there is no such file; it has fewer frames than it should; it cannot be read, or not
+surely; reading it did not end in time."""
+
+PROBLEMS: tuple[Problem, ...] = get_args(Problem)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of one entry."""
+
+    number: int
+    """Its place in the list."""
+    entry: Entry
+    """As it is to be read: with its number of frames, if it can be."""
+    problem: Problem | None = None
+    reason: str = ""
+
+
+class Index(NamedTuple):
+    """A data set that has been looked at: what can be used of it, and what cannot."""
+
+    split: Split
+    """The usable entries, in the list's order."""
+    gone: tuple[Checked, ...]
+    """All others, in the list's order."""
+
+    @property
+    def counts(self) -> dict[Problem, int]:
+        """How many entries each problem has taken."""
+        found = Counter(checked.problem for checked in self.gone)
+        return {problem: found[problem] for problem in PROBLEMS}
+
+    @property
+    def share_gone(self) -> float:
+        """The share of the entries that cannot be used, from 0 to 1."""
+        return len(self.gone) / (len(self.gone) + len(self.split))
+
+    def summary(self) -> str:
+        """One line, such as `val: 19404 of 19796 usable; gone: 392 (2.0%), 300 missing, 92 corrupt`."""
+        total = len(self.gone) + len(self.split)
+        kinds = "".join(f", {count} {problem}" for problem, count in self.counts.items() if count)
+        gone = f"{len(self.gone)} ({self.share_gone:.1%}){kinds}"
+        return f"{self.split.name}: {len(self.split)} of {total} usable; gone: {gone}"
+
+
+def read_index(path: Path, root: Path | None = None) -> Index:
+    """The index at `path`.
+
+    Args:
+        path: a file that `prepare` wrote.
+        root: the folder that its relative paths start from; by default the one that it was written for.
+
+    Raises:
+        InputError: no such file, no index, one of a newer format, or one that is not finished.
+    """
+    header, known = _load(path)
+    total = header["entries"]
+    if len(known) < total:
+        raise InputError(f"{path}: is not finished, {len(known)} of {total} entries are checked; run `prepare` again")
+    base = Path(header["root"]) if root is None else root
+    checked = [_from_line(known[number], base) for number in range(total)]
+    usable = tuple(item.entry for item in checked if item.problem is None)
+    gone = tuple(item for item in checked if item.problem is not None)
+    return Index(Split(header["split"], usable, tuple(header["class_names"])), gone)
+
+
+class IndexWriter:
+    """Writes the index of `split` at `path`, or goes on with one that an earlier run left. A context manager.
+
+    `root` is the folder that paths in it are relative to, `settings` what else decides what is written.
+
+    Raises InputError where the file there is none of this split and these settings: it is never overwritten.
+    """
+
+    def __init__(self, path: Path, split: Split, root: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.root = path, root.absolute()
+        self.header = {
+            "format": FORMAT,
+            "split": split.name,
+            "entries": len(split),
+            "root": str(self.root),
+            "settings": dict(settings),
+            "list": _digest(_to_line(Checked(i, entry), self.root) for i, entry in enumerate(split.entries)),
+            "class_names": list(split.class_names),
+        }
+        self.problems: dict[int, Problem | None] = {}
+        """The entries that are done with, by their numbers, and what is wrong with them."""
+        if path.exists() and path.stat().st_size:
+            self._take_up()
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if os.fstat(self._file).st_size == 0:
+            self._append(self.header)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+
+    def write(self, checked: Checked) -> None:
+        """Append what is known of an entry."""
+        self._append(_to_line(checked, self.root))
+        self.problems[checked.number] = checked.problem
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        data = json.dumps(line, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+        if os.write(self._file, data) != len(data):
+            raise OSError(f"{self.path}: the disk is full; run `prepare` again when it is not")
+
+    def _take_up(self) -> None:
+        complete = _complete_length(self.path)
+        if complete == 0:  # killed while it wrote the first line
+            os.truncate(self.path, 0)
+            return
+        header, known = _load(self.path)
+        for key, value in self.header.items():
+            if header.get(key) != value:
+                what = {"list": "of another list", "settings": f"made with {header.get(key)}"}.get(
+                    key, f"of another {key}"
+                )
+                raise InputError(f"{self.path}: holds an index {what}; delete it or choose another place")
+        os.truncate(self.path, complete)
+        self.problems = {number: line["problem"] for number, line in known.items()}
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """The first line, and the last line of each entry. What a killed writer left of a line does not count."""
+    try:
+        lines = path.read_bytes()[: _complete_length(path)].split(b"\n")[:-1]
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    header: Any = None
+    known = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line.decode(errors="surrogateescape"))
+            if number == 1:
+                header = content
+                if header["format"] > FORMAT:
+                    raise InputError(f"{path}: is of format {header['format']}, this version reads up to {FORMAT}")
+            elif 0 <= content["number"] < header["entries"]:
+                known[content["number"]] = content
+            else:
+                raise ValueError
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: is no line of an index that `prepare` writes") from error
+    if header is None:
+        raise InputError(f"{path}: is no index, it holds no complete line")
+    return header, known
+
+
+def _complete_length(path: Path) -> int:
+    """Bytes up to the end of the last complete line."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def _to_line(checked: Checked, root: Path) -> dict[str, Any]:
+    path = checked.entry.path.absolute()
+    relative = path.relative_to(root) if path.is_relative_to(root) else path
+    entry = asdict(replace(checked.entry, path=Path()))
+    return {
+        "number": checked.number,
+        **entry,
+        "path": relative.as_posix(),
+        "problem": checked.problem,
+        "reason": checked.reason,
+    }
+
+
+def _from_line(line: Mapping[str, Any], root: Path) -> Checked:
+    entry = Entry(root / line["path"], line["label"], line["kind"], line["num_frames"], line["pattern"], line["first"])
+    return Checked(line["number"], entry, line["problem"], line["reason"])
+
+
+def _digest(lines: Iterable[Mapping[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(json.dumps(line, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""A plain folder tree: `class/clip.mp4`, or `class/clip/` for a folder of frames."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.data.entries import Entry, Kind, Split
+from train.data.sources.files import visible
+from train.errors import InputError
+
+
+def read_tree(root: Path, class_names: Sequence[str] | None = None, name: str | None = None) -> Split:
+    """The clips below `root`: each folder in it is a class, each file or folder in that a clip, in sorted order.
+
+    Every file that is not hidden counts as a clip, so that none is left out unseen: checking the data set reports those
+    that are no videos.
+
+    Args:
+        root: the folder of class folders.
+        class_names: names of the classes, in the order of the labels; by default the folders' own, sorted.
+        name: of the split; by default the folder's own.
+
+    Raises:
+        InputError: no such folder, no clip in it, or a class folder that is none of `class_names`.
+    """
+    folders = [folder for folder in visible(root) if folder.is_dir()]
+    class_names = [folder.name for folder in folders] if class_names is None else class_names
+    labels = {class_name: i for i, class_name in enumerate(class_names)}
+    entries: list[Entry] = []
+    for folder in folders:
+        if folder.name not in labels:
+            raise InputError(f"{folder}: is none of the {len(labels)} classes")
+        kinds = ((clip, _kind(clip)) for clip in visible(folder))
+        entries.extend(Entry(clip, labels[folder.name], kind) for clip, kind in kinds)
+    if not entries:
+        raise InputError(f"{root}: expected videos as class/clip.mp4, found none")
+    return Split(name or root.resolve().name, tuple(entries), tuple(class_names))
+
+
+def _kind(clip: Path) -> Kind:
+    return "frames" if clip.is_dir() else "video"

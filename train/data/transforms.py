@@ -1,0 +1,166 @@
+"""Augmentation of clips: one crop and one flip for all its frames, which stay uint8 (T, H, W, 3) until the network.
+
+Where a crop is a share of the frame it is cut out of the frames as they were decoded, and what was cut out is resized
+once: the published pipelines first resize every frame to a short side of 256 and then throw half of it away.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from train.fields import check_types, require
+
+# Of ImageNet's training images, in the units of [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The words of class names that a mirror exchanges.
+_OPPOSITES = {"left": "right", "leftward": "rightward", "leftwards": "rightwards", "clockwise": "counterclockwise"}
+_OPPOSITES |= {right: left for left, right in _OPPOSITES.items()}
+_SPELLINGS = dict.fromkeys(("counter-clockwise", "anticlockwise", "anti-clockwise"), "counterclockwise")
+_DIRECTION = re.compile(rf"(?<![a-z])({'|'.join([*_SPELLINGS, *_OPPOSITES])})(?![a-z])")
+
+
+def mirrored_labels(class_names: Sequence[str]) -> tuple[int | None, ...]:
+    """What a horizontal flip makes of each class.
+
+    A class whose name has left and right (or clockwise and counterclockwise) in it becomes the one whose name has them
+    exchanged. Where there is no such class the entry is None: clips of it must not be flipped. Every other class stays
+    what it is.
+    """
+
+    def spelled_alike(match: re.Match[str]) -> str:
+        return _SPELLINGS.get(match[0], match[0])
+
+    def mirrored(match: re.Match[str]) -> str:
+        return _OPPOSITES[spelled_alike(match)]
+
+    names = [_DIRECTION.sub(spelled_alike, name.lower()) for name in class_names]
+    return tuple(
+        names.index(partner) if (partner := _DIRECTION.sub(mirrored, name)) in names else None for name in names
+    )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done at random to the frames of a training clip."""
+
+    crop_size: int = 224
+    """Height and width of the clip that the network sees, in pixels. Paper."""
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    """What shares of the frames' short side a crop's height and width may be, in falling order. Script, after TSN."""
+    max_distortion: int = 1
+    """How many steps in `scales` the height may be away from the width. Script, after TSN."""
+    positions: Literal["fixed", "any"] = "fixed"
+    """fixed: the crop lies at one of 13 places: the corners, the middles of the sides, the centre, and half way from
+    each corner to the centre (script, after TSN). any: anywhere within the frame."""
+    flip: float = 0.5
+    """Probability of a flip from left to right. Labels are swapped with it where class names say left and right."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "crop_size", self.crop_size >= 1, "at least 1")
+        falling = self.scales == tuple(sorted(set(self.scales), reverse=True)) and self.scales != ()
+        require(self, "scales", falling and self.scales[-1] > 0 and self.scales[0] <= 1, "falling shares in (0, 1]")
+        require(self, "max_distortion", self.max_distortion >= 0, "at least 0")
+        require(self, "flip", 0 <= self.flip <= 1, "a probability from 0 to 1")
+
+    def __call__(
+        self, frames: Tensor, label: int, mirrored: Sequence[int | None], rng: np.random.Generator
+    ) -> tuple[Tensor, int]:
+        """`frames` (T, H, W, 3) as a clip (T, S, S, 3), contiguous, and its label; both uint8 and drawn by `rng`."""
+        top, left, height, width = self.draw_crop(frames.shape[1], frames.shape[2], rng)
+        clip = resize(frames[:, top : top + height, left : left + width], (self.crop_size, self.crop_size))
+        clip, label = random_flip(clip, label, mirrored, rng, self.flip)
+        return clip.contiguous(), label
+
+    def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a crop of frames of this size."""
+        sides = [max(1, int(min(height, width) * scale)) for scale in self.scales]
+        steps = range(len(sides))
+        pairs = [(sides[i], sides[j]) for i in steps for j in steps if abs(i - j) <= self.max_distortion]
+        crop_height, crop_width = pairs[rng.integers(len(pairs))]
+        spare = (height - crop_height, width - crop_width)
+        if self.positions == "any":
+            top, left = (int(rng.integers(pixels + 1)) for pixels in spare)
+        else:
+            down, right = POSITIONS[rng.integers(len(POSITIONS))]
+            top, left = down * (spare[0] // 4), right * (spare[1] // 4)
+        return top, left, crop_height, crop_width
+
+
+# Where the 13 crops lie, (down, right), in quarters of the room that a crop has in the frame.
+POSITIONS = tuple(
+    (i, j) for i in range(5) for j in range(5) if (i % 2 == 0 and j % 2 == 0) or (i % 2 == 1 and j % 2 == 1)
+)
+
+
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 (T, H, W, 3) to `size`, height and width; bilinear, antialiased, as the published pipelines do."""
+    if tuple(frames.shape[1:3]) == size:
+        return frames
+    resized = interpolate(frames.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1)
+
+
+def resize_short_side(frames: Tensor, size: int) -> Tensor:
+    """Resize uint8 (T, H, W, 3) so that the shorter side has `size` pixels, in proportion."""
+    height, width = frames.shape[1:3]
+    scale = size / min(height, width)
+    return resize(frames, (max(size, round(height * scale)), max(size, round(width * scale))))
+
+
+def slide_crops(frames: Tensor, size: int, count: int) -> list[Tensor]:
+    """`count` squares of `size` pixels, side by side from end to end of the long side, in the middle of the short one.
+
+    One is the centre crop; three of 256 pixels cover frames with a short side of 256 up to a ratio of 3. (The authors'
+    code slides along the width whatever the format; mmaction2's, like this, along the longer side.) Raises ValueError
+    for frames (T, H, W, 3) smaller than the crop.
+    """
+    height, width = frames.shape[1:3]
+    if min(height, width) < size:
+        raise ValueError(f"size: got {size}, expected at most the short side of frames of {height} × {width} pixels")
+    centre = ((height - size) // 2, (width - size) // 2)
+    places = [centre]
+    if count > 1:
+        along = [i * (max(height, width) - size) // (count - 1) for i in range(count)]
+        places = [(place, centre[1]) if height > width else (centre[0], place) for place in along]
+    return [frames[:, top : top + size, left : left + size] for top, left in places]
+
+
+def random_flip(
+    frames: Tensor, label: int, mirrored: Sequence[int | None], rng: np.random.Generator, probability: float = 0.5
+) -> tuple[Tensor, int]:
+    """Flip all frames (T, H, W, 3) from left to right with a probability, and the label with them.
+
+    `mirrored` is what `mirrored_labels` gives; a class with None there is left as it is.
+    """
+    target = mirrored[label]
+    if rng.random() < probability and target is not None:
+        return frames.flip(2), target
+    return frames, label
+
+
+def normalise(clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 frames (N, T, H, W, 3) → (N, T, 3, H, W) with ImageNet's mean and deviation, computed in float32.
+
+    Runs where the clips are, and should be on the network's device: bytes are a quarter of what floats are to send.
+    The frames are channels_last, as they were before.
+    """
+    mean, deviation = _imagenet(clips.device)
+    return clips.to(torch.float32).sub_(mean).div_(deviation).to(dtype).movedim(-1, 2)
+
+
+@functools.lru_cache
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept for each device: to send them with every batch would wait for it."""
+    with torch.inference_mode(False):
+        mean, deviation = (torch.tensor(values, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, deviation

@@ -1,0 +1,164 @@
+"""`python -m train ensemble`: the mean of several networks' scores, such as those of 8 and of 16 frames."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from train.errors import InputError
+from train.evaluation.report import check_folder, describe, write_report
+from train.evaluation.scores import Accuracy, Kind, Missing, VideoScores, softmax
+
+# Names of videos that are given where files differ.
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Average the scores that several tests have saved, and report as a test does."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """The `scores.npz` of two tests or more, of the same videos and classes."""
+    weights: tuple[float, ...] = ()
+    """How much each file counts, in their order; by default all the same."""
+    average: Kind | None = None
+    """What is averaged. By default what the files hold; probabilities can be had of logits too, not the other way."""
+    common: bool = False
+    """Score the videos that all files have scores for, and count the others as missing; without, all files must have
+    the same videos."""
+    out: Path = Path("runs/ensemble")
+    """Folder for the scores and tables."""
+    overwrite: bool = False
+    """Write over the scores that are in `out`."""
+
+
+def run_ensemble(config: EnsembleConfig) -> Accuracy:
+    """Do what the command line asks for: print the accuracy and write scores, tables and picture.
+
+    Raises:
+        InputError: a file that cannot be read, files that do not belong together, or `out` holds scores.
+    """
+    check_folder(config.out, config.overwrite)
+    if len(set(config.files)) < len(config.files):
+        raise InputError(f"files: got {', '.join(map(str, config.files))}, expected each once")
+    members = {str(path): VideoScores.load(path) for path in config.files}
+    joined = average_scores(members, config.weights, config.average, config.common)
+    accuracy = joined.accuracy()
+    print(f"ensemble of {len(members)}, {joined.kind} averaged")
+    print(describe(joined, whole="of all files"))
+    print(write_report(config.out, joined))
+    return accuracy
+
+
+def average_scores(
+    members: Mapping[str, VideoScores],
+    weights: tuple[float, ...] = (),
+    average: Kind | None = None,
+    common: bool = False,
+) -> VideoScores:
+    """The weighted mean of several scores, which are known by the keys of `members`.
+
+    Args:
+        members: at least two.
+        weights: one for each, in their order, divided here by their sum; none for equal ones.
+        average: what is averaged; None for what all members hold.
+        common: as `EnsembleConfig.common`.
+
+    Raises:
+        InputError: the members' classes, labels or videos differ, some hold logits where others hold probabilities,
+            or a weight is missing or is not above 0.
+    """
+    if len(members) < 2:
+        raise InputError(f"files: got {len(members)}, expected at least 2")
+    weights = weights or (1.0,) * len(members)
+    if len(weights) != len(members) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise InputError(f"weights: got {weights}, expected {len(members)} numbers above 0, one for each file")
+    kind = _common_kind(members, average)
+    labels = _common_labels(members)
+    rows = {name: {video: row for row, video in enumerate(member.videos)} for name, member in members.items()}
+    absent = {video: name for video in labels for name in members if video not in rows[name]}
+    read = [video for video in labels if video not in absent]
+    if absent and not common:
+        _check_same_videos(members)
+    first = next(iter(members.values()))
+    mean = np.zeros((len(read), len(first.class_names)))
+    for (name, member), weight in zip(members.items(), weights, strict=True):
+        scores = member.scores[[rows[name][video] for video in read]].astype(np.float64)
+        mean += weight / sum(weights) * (scores if member.kind == kind else softmax(scores))
+    return VideoScores(
+        videos=tuple(read),
+        labels=np.array([labels[video] for video in read], dtype=np.int64),
+        scores=mean.astype(np.float32),
+        class_names=first.class_names,
+        kind=kind,
+        missing=tuple(_missing(video, labels[video], name, members[name]) for video, name in absent.items()),
+        protocol={
+            "ensemble": {name: member.protocol for name, member in members.items()},
+            "weights": list(weights),
+            "average": kind,
+        },
+    )
+
+
+def _common_kind(members: Mapping[str, VideoScores], average: Kind | None) -> Kind:
+    kinds = {member.kind for member in members.values()}
+    if average == "probabilities":
+        return average
+    if len(kinds) > 1 or average not in (None, *kinds):
+        held = ", ".join(f"{name} holds {member.kind}" for name, member in members.items())
+        raise InputError(f"average: got {average}, but {held}; probabilities can be had of both")
+    return kinds.pop()
+
+
+def _common_labels(members: Mapping[str, VideoScores]) -> dict[str, int]:
+    """The label of every video that any member knows, in the order of the first. InputError where two disagree."""
+    (first_name, first), *_ = members.items()
+    labels: dict[str, int] = {}
+    for name, member in members.items():
+        if member.class_names != first.class_names:
+            raise InputError(f"{name}: the classes are others, or in another order, than those of {first_name}")
+        known = dict(zip(member.videos, member.labels.tolist(), strict=True))
+        known |= {missing.video: missing.label for missing in member.missing}
+        for video, label in known.items():
+            if labels.setdefault(video, label) != label:
+                raise InputError(f"{name}: {video} has label {label}, in a file before it {labels[video]}")
+    return labels
+
+
+def _check_same_videos(members: Mapping[str, VideoScores]) -> None:
+    """Raise InputError unless all members have scores for the same videos, and miss the same ones besides."""
+    (first_name, first), *others = members.items()
+    for name, member in others:
+        of_scores = _difference(set(first.videos), set(member.videos))
+        of_lists = _difference(_entries(first), _entries(member))
+        if difference := of_scores or of_lists:
+            what = "scores" if of_scores else "entries"
+            raise InputError(
+                f"{name}: has {what} for other videos than {first_name}, {len(member)} of {member.entries} against "
+                f"{len(first)} of {first.entries}: {difference}; --common scores the videos that all have and counts "
+                "the others as missing"
+            )
+
+
+def _difference(first: set[str], second: set[str]) -> str:
+    """What `second` lacks of `first` and has besides, in words and by the first names; empty for equal sets."""
+    found = {"lacking": sorted(first - second), "only there": sorted(second - first)}
+    return ", ".join(f"{len(names)} {how} ({_some(names)})" for how, names in found.items() if names)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _entries(member: VideoScores) -> set[str]:
+    return {*member.videos, *(missing.video for missing in member.missing)}
+
+
+def _missing(video: str, label: int, name: str, member: VideoScores) -> Missing:
+    """Why `member`, known as `name`, has no scores for `video`."""
+    known = next((missing for missing in member.missing if missing.video == video), None)
+    return known or Missing(video, label, f"is not in {name}", f"not in {name}")

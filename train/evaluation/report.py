@@ -1,0 +1,123 @@
+"""What a test leaves: scores, a table by class, the confusion matrix as table and picture, and who is missing."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from train.errors import InputError
+from train.evaluation.scores import VideoScores
+
+SCORES = "scores.npz"
+
+# Missing videos that are named on the console; a file has them all.
+_SHOWN = 10
+# Classes up to which the picture has their names beside it.
+_NAMED = 60
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raise InputError if `folder` holds scores that are not to be written over, or cannot be a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out: {folder} is a file, expected a folder")
+    if (folder / SCORES).exists() and not overwrite:
+        raise InputError(f"out: {folder} holds scores already; take another folder, or --overwrite")
+
+
+def describe(scores: VideoScores, whole: str = "of the index") -> str:
+    """The accuracy in words, how many of all videos, those `whole`, it is of, and what it leaves out.
+
+    Raises InputError if no video has scores.
+    """
+    accuracy = scores.accuracy()
+    causes = "".join(f", {count} {cause}" for cause, count in scores.causes.items())
+    lines = [f"tested {accuracy.videos} of {scores.entries} videos {whole}{causes}"]
+    lines.append(f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} of {accuracy.videos} videos")
+    if scores.missing:
+        lines.append(
+            f"missing: {accuracy.missing} of {scores.entries} videos, which are in neither number; "
+            f"top-1 {accuracy.top1_of_all:.2%}, top-5 {accuracy.top5_of_all:.2%} if they count as wrong"
+        )
+        lines += [f"  {missing.video}: {missing.reason}" for missing in scores.missing[:_SHOWN]]
+        if len(scores.missing) > _SHOWN:
+            lines.append(f"  and {len(scores.missing) - _SHOWN} more, all of them in missing.csv")
+    return "\n".join(lines)
+
+
+def write_report(folder: Path, scores: VideoScores) -> str:
+    """Write `scores.npz`, `result.json`, `classes.csv`, `confusion.csv`, `confusion.png` and `missing.csv` to `folder`.
+
+    Returns a line that says so. Raises OSError, and InputError if no video has scores.
+    """
+    counts = {"entries": scores.entries, "not_tested": scores.causes}
+    result = {**counts, **asdict(scores.accuracy()), "protocol": scores.protocol}
+    matrix = confusion_matrix(scores)
+    folder.mkdir(parents=True, exist_ok=True)
+    scores.save(folder / SCORES)
+    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    names = scores.class_names
+    _write_csv(folder / "classes.csv", CLASS_COLUMNS, class_rows(scores, matrix))
+    rows = ([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+    _write_csv(folder / "confusion.csv", ("true \\ predicted", *names), rows)
+    _write_csv(
+        folder / "missing.csv",
+        ("video", "class", "reason"),
+        ((m.video, names[m.label], m.reason) for m in scores.missing),
+    )
+    plot_confusion(folder / "confusion.png", matrix, names)
+    return f"written to {folder}: {SCORES}, result.json, classes.csv, confusion.csv, confusion.png, missing.csv"
+
+
+def confusion_matrix(scores: VideoScores) -> NDArray[np.int64]:
+    """How many videos of each class, the row, were taken for which class, the column."""
+    classes = len(scores.class_names)
+    pairs = scores.labels * classes + scores.predicted
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+CLASS_COLUMNS = ("label", "class", "videos", "missing", "top1", "top5", "most often taken for", "times")
+
+
+def class_rows(scores: VideoScores, matrix: NDArray[np.int64]) -> Iterable[tuple[Any, ...]]:
+    """A row of `CLASS_COLUMNS` for each class. Top-1 and top-5 are from 0 to 1, and empty where there is no video."""
+    missing = Counter(video.label for video in scores.missing)
+    ranks = scores.ranks
+    for label, name in enumerate(scores.class_names):
+        own = ranks[scores.labels == label]
+        shares = [f"{(own < k).mean():.4f}" if len(own) else "" for k in (1, 5)]
+        errors = matrix[label].copy()
+        errors[label] = 0
+        most = int(errors.argmax())
+        mistaken = (scores.class_names[most], int(errors[most])) if errors[most] else ("", 0)
+        yield (label, name, len(own), missing[label], *shares, *mistaken)
+
+
+def plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence[str]) -> None:
+    """Save the confusion matrix (classes, classes) as a PNG: what share of a row's videos was taken for each class."""
+    classes = len(class_names)
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = 5 + 0.16 * classes if classes <= _NAMED else 12
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, vmin=0, vmax=100, cmap="magma_r", interpolation="nearest")
+    if classes <= _NAMED:
+        axes.set_xticks(range(classes), class_names, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(range(classes), class_names, fontsize=7, parse_math=False)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class' videos (%)")
+    figure.savefig(path, dpi=130)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    # The names of files may hold bytes that are no text.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

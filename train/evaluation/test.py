@@ -1,0 +1,163 @@
+"""`python -m train test`: how good a trained network is on a data set, by any of the published protocols."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tam_triton.nets import load_published
+from train.checkpoint import TrainedNetwork, load_checkpoint
+from train.data.dataset import Views
+from train.data.entries import fingerprint
+from train.data.index import read_index
+from train.data.loader import Loading
+from train.errors import InputError
+from train.evaluation.report import check_folder, describe, write_report
+from train.evaluation.scores import Accuracy
+from train.evaluation.views import score_videos
+from train.fields import check_types, require
+from train.networks import build_network
+from train.precision import Precision, computing
+from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3, RECIPES
+from train.team import join_team
+
+PROTOCOLS = {"10x3": CLIPS_10_CROPS_3, "4x3": CLIPS_4_CROPS_3, "2x3": CLIPS_2_CROPS_3, "1x1": CENTER}
+
+
+@dataclass(frozen=True)
+class ViewChanges:
+    """What is to differ from the protocol; each as in a recipe's `test`."""
+
+    placement: Literal["middle", "spread"] | None = None
+    """middle: one clip in the middle. spread: clips spread over the video."""
+    clips: int | None = None
+    """Clips out of a video."""
+    crops: int | None = None
+    """Squares out of a clip."""
+    short_side: int | None = None
+    """Of the resized frames, in pixels."""
+    crop_size: int | None = None
+    """Height and width of the squares. The network takes any."""
+    average: Literal["logits", "probabilities"] | None = None
+    """What is averaged over the views: logits in the authors' code, probabilities in mmaction2's."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Score a trained network on all videos of a data set. Under torchrun every process takes its share of them."""
+
+    checkpoint: tyro.conf.Positional[Path | None] = None
+    """Checkpoint of a training run. Where the run kept an average of its weights, that is the network."""
+    weights: Path | None = None
+    """Instead of a checkpoint: published weights of a TANet, of the authors' code or of mmaction2, with --recipe."""
+    recipe: str | None = None
+    """Name of the recipe that `weights` belong to, such as k400-8f."""
+    data: Path | None = None
+    """Index of the videos, as `python -m train prepare` writes it; by default the checkpoint's own `data.val`."""
+    root: Path | None = None
+    """Folder of the videos, where it is not the one that the index was written for."""
+    protocol: Literal["recipe", "10x3", "4x3", "2x3", "1x1"] = "recipe"
+    """recipe: what the recipe tests by. Otherwise clips × crops, of 256 pixels; 1x1 is the middle's centre of 224."""
+    views: ViewChanges = field(default_factory=ViewChanges)
+    out: Path = Path("runs/test")
+    """Folder for the scores and tables."""
+    overwrite: bool = False
+    """Write over the scores that are in `out`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: GPUs where there are some."""
+    batch_size: int = 32
+    """Views that a process computes at a time."""
+    precision: Precision = "fp32"
+    """bf16 and fp16 compute under autocast."""
+    channels_last: bool = True
+    """Keep pictures and convolutions in channels_last."""
+    loading: Loading = field(default_factory=Loading)
+    threads: int | None = None
+    """Threads that torch computes with on the CPU; by default as many as torch takes."""
+    timeout: float = 3600.0
+    """Seconds after which a process that does not answer the others is taken for lost; they meet only at the end."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
+        require(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
+        require(self, "timeout", self.timeout > 0, "a number of seconds above 0")
+        if (self.checkpoint is None) == (self.weights is None):
+            raise InputError(f"checkpoint: got {self.checkpoint} and weights {self.weights}, expected one of the two")
+        if (self.weights is None) != (self.recipe is None):
+            raise InputError(
+                f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither; "
+                "a checkpoint has its own recipe"
+            )
+        require(self, "recipe", self.recipe in (None, *RECIPES), f"one of {', '.join(RECIPES)}")
+
+
+def run_test(config: EvaluationConfig) -> Accuracy:
+    """Do what the command line asks for: print the accuracy and write scores, tables and picture.
+
+    Raises:
+        InputError: a file or option that cannot be used, data that do not suit the network, scores that are no
+            numbers, no video that can be read, or another process that is lost.
+    """
+    with join_team(config.device, config.timeout) as team, computing(team.device, config.threads):
+        team.led(lambda: check_folder(config.out, config.overwrite))
+        trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
+        data = config.data or (trained.recipe.data.val if trained else None)
+        if data is None:
+            raise InputError(
+                "data: is needed, the index that `python -m train prepare` writes; there is none by default"
+            )
+        index = read_index(data, config.root)
+        trained = trained or _load_weights(config, index.split.class_names)
+        views = choose_views(config, trained.recipe.test)
+        then = trained.validated_on if _is_own(data, trained.recipe.data.val) else None
+        now = fingerprint(index.split)
+        if team.leads:
+            print(f"{trained.recipe.name} on {index.summary()}", _describe_views(trained, views), sep="\n", flush=True)
+        scores = score_videos(
+            trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
+        )
+        origin = {"network": str(config.checkpoint or config.weights), "data": str(data), "in_training": then}
+        scores = replace(scores, protocol=scores.protocol | origin)
+        if team.leads:
+            if then not in (None, now):
+                print(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
+            print(describe(scores), write_report(config.out, scores), sep="\n")
+        return scores.accuracy()
+
+
+def choose_views(config: EvaluationConfig, recipe_views: Views) -> Views:
+    """The views that `config` asks for: the recipe's, or a published protocol's, and what is to differ from them."""
+    views = recipe_views if config.protocol == "recipe" else PROTOCOLS[config.protocol]
+    return replace(views, **{name: value for name, value in vars(config.views).items() if value is not None})
+
+
+def _is_own(data: Path, val: Path | None) -> bool:
+    """Whether `data` is the index that the run validated on, which is then to list what it listed."""
+    return val is not None and data.absolute() == val.absolute()
+
+
+def _load_weights(config: EvaluationConfig, class_names: tuple[str, ...]) -> TrainedNetwork:
+    """The network of `config.recipe` with published weights, which say nothing of their classes' names."""
+    recipe = RECIPES[str(config.recipe)]
+    network = build_network(recipe.model, len(class_names), recipe.sampling.num_segments, pretrained=False)
+    try:
+        report = load_published(network, Path(str(config.weights)))
+    except OSError as error:
+        raise InputError(f"weights: {config.weights}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"weights: {config.weights}: {error}") from error
+    # Only training looks at how many batches BatchNorm has seen.
+    if lacking := [key for key in report.missing if not key.endswith("num_batches_tracked")]:
+        raise InputError(
+            f"weights: {config.weights} has nothing for {len(lacking)} tensors of {recipe.name}, such as {lacking[0]}"
+        )
+    return TrainedNetwork(network.eval(), recipe, class_names)
+
+
+def _describe_views(trained: TrainedNetwork, views: Views) -> str:
+    return (
+        f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short side "
+        f"{views.short_side}, {trained.recipe.sampling.num_segments} frames), {views.average} averaged"
+    )

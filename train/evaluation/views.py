@@ -1,0 +1,178 @@
+"""From a network and the videos of a data set to scores, over all views of a protocol and all processes of a run.
+
+Whole videos are dealt to the processes, in blocks that do not depend on how many there are: so no clip is counted twice
+and one process and eight give the same bits. A video that cannot be read is named and left out, nothing stands in.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from train.checkpoint import TrainedNetwork
+from train.data.batches import Batch, collate
+from train.data.dataset import EvaluationClips, ViewKey, Views
+from train.data.entries import Entry
+from train.data.index import Checked, Index
+from train.data.loader import GuardedLoader, Loading
+from train.errors import InputError
+from train.evaluation.scores import Missing, VideoScores
+from train.fields import to_plain
+from train.metrics import evaluation_mode
+from train.precision import Precision, logits_of
+from train.team import Team
+
+
+def score_videos(
+    trained: TrainedNetwork,
+    index: Index,
+    views: Views,
+    team: Team,
+    loading: Loading,
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    channels_last: bool = True,
+) -> VideoScores:
+    """The scores of all videos of `index`, averaged over `views`; the same in all processes of `team`.
+
+    Missing are the videos that `prepare` found unusable, and those of which a clip cannot be read now.
+
+    Args:
+        trained: its network is moved to the device of `team`.
+        batch_size: views that a process computes at a time.
+        precision: other than fp32 computes under autocast.
+        channels_last: keep pictures and convolutions in channels_last.
+
+    Raises:
+        InputError: the videos' classes are not the network's; there are no videos; workers fail time and again; scores
+            are no finite numbers; or another process is lost.
+    """
+    split, recipe = index.split, trained.recipe
+    recipe.data.check_split(split)
+    _check_classes(trained.class_names, split.class_names)
+    clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
+    keys = video_batches(len(split), views, batch_size, team.rank, team.size)
+    loader = GuardedLoader(clips, keys, collate, loading.for_device(team.device))
+    network = trained.network.to(team.device)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+
+    def scores_of(batch: Batch) -> Tensor:
+        scores = logits_of(network, batch.clips, team.device, precision, channels_last)
+        return (scores.softmax(1) if views.average == "probabilities" else scores).cpu()
+
+    sums, problem = _ViewSums(len(split), len(split.class_names)), None
+    try:
+        with evaluation_mode(network), torch.inference_mode():
+            for batch in _with_progress(loader, team):
+                sums.add(batch, scores_of(batch) if len(batch) else None)
+    except InputError as error:  # all processes have to hear of it, or the others would wait for this one
+        problem = str(error)
+    finally:
+        loader.close()
+    parts = team.gather((problem, *sums.means(views.per_video), sums.reasons))
+    if problems := [part[0] for part in parts if part[0]]:
+        raise InputError("; ".join(dict.fromkeys(problems)))
+    numbers = [number for part in parts for number in part[1]]
+    reasons = {number: reason for part in parts for number, reason in part[3].items()}
+    if sorted([*numbers, *reasons]) != list(range(len(split))):
+        raise RuntimeError(f"{len(numbers)} scored and {len(reasons)} missing are not each of {len(split)} videos once")
+    order = np.argsort(numbers)
+    protocol = {
+        "recipe": recipe.name,
+        "sampling": to_plain(recipe.sampling),
+        "views": to_plain(views),
+        "precision": precision,
+        "split": split.name,
+    }
+    base = Path(os.path.commonpath([entry.path.absolute().parent for entry in split.entries]))
+    read = [split.entries[numbers[i]] for i in order]
+    return VideoScores(
+        videos=tuple(_name(entry, base) for entry in read),
+        labels=np.array([entry.label for entry in read], dtype=np.int64),
+        scores=np.concatenate([part[2] for part in parts])[order],
+        class_names=split.class_names,
+        kind=views.average,
+        missing=(
+            *(_missing_now(split.entries[number], base, reasons[number]) for number in sorted(reasons)),
+            *(_missing_before(gone, base) for gone in index.gone),
+        ),
+        protocol=protocol,
+    )
+
+
+def video_batches(
+    num_videos: int, views: Views, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[ViewKey]]:
+    """The batches of one of W processes: over all of them every clip of every video, exactly once.
+
+    A batch holds at most `batch_size` views, or a single clip with more crops; none is padded. Process r takes every
+    W-th block from the r-th on, a block being as many whole videos as fit into a batch, or one. What is in a batch
+    therefore does not depend on W, nor does the order in which the views of a video are added up.
+    """
+    videos, clips = max(1, batch_size // views.per_video), max(1, batch_size // views.crops)
+    batches: list[list[ViewKey]] = []
+    for first in range(rank * videos, num_videos, world_size * videos):
+        numbers = range(first, min(first + videos, num_videos))
+        block = [ViewKey(number, clip) for number in numbers for clip in range(views.clips)]
+        batches += [block[start : start + clips] for start in range(0, len(block), clips)]
+    return batches
+
+
+class _ViewSums:
+    """Sums over the views of each video, in float64, and what is missing."""
+
+    def __init__(self, num_videos: int, num_classes: int) -> None:
+        self.sums = torch.zeros(num_videos, num_classes, dtype=torch.float64)
+        self.views = torch.zeros(num_videos, dtype=torch.int64)
+        self.reasons: dict[int, str] = {}
+        """Why a video is missing, by its number; the reason of its first clip that is."""
+
+    def add(self, batch: Batch, scores: Tensor | None) -> None:
+        """Count the scores (views, classes) of what could be read of `batch`; None where nothing could."""
+        if scores is not None:
+            self.sums.index_add_(0, batch.indices, scores.double())
+            self.views.index_add_(0, batch.indices, torch.ones_like(batch.indices))
+        for number, failure in zip(batch.missing, batch.failures, strict=True):
+            self.reasons.setdefault(number, failure.reason)
+
+    def means(self, per_video: int) -> tuple[list[int], NDArray[np.float32]]:
+        """The numbers of the videos of which all views were counted, and their mean scores."""
+        complete = (self.views == per_video).nonzero()[:, 0]
+        return complete.tolist(), (self.sums[complete] / per_video).float().numpy()
+
+
+def _with_progress(loader: Iterable[Batch], team: Team) -> Iterable[Batch]:
+    """A bar in the leading process, where somebody can see it."""
+    return tqdm(loader, unit="batch", disable=None if team.leads else True)
+
+
+def _check_classes(expected: tuple[str, ...], got: tuple[str, ...]) -> None:
+    if len(got) != len(expected):
+        raise InputError(f"data: has {len(got)} classes, but the network was trained on {len(expected)}")
+    for label, (mine, theirs) in enumerate(zip(expected, got, strict=True)):
+        if mine != theirs:
+            raise InputError(f"data: class {label} is {theirs!r}, but the network was trained with {mine!r} there")
+
+
+def _missing_now(entry: Entry, base: Path, reason: str) -> Missing:
+    """A video that `prepare` could read."""
+    cause = "unreadable now" if entry.path.exists() else "gone since the index was made"
+    return Missing(_name(entry, base), entry.label, reason, cause)
+
+
+def _missing_before(gone: Checked, base: Path) -> Missing:
+    """A video that `prepare` could not use."""
+    reason = f"{gone.problem}: {gone.reason}"
+    return Missing(_name(gone.entry, base), gone.entry.label, reason, f"{gone.problem} when the index was made")
+
+
+def _name(entry: Entry, base: Path) -> str:
+    """The path below `base`, so that a data set in another folder has the same names; else the whole one."""
+    path = entry.path.absolute()
+    return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()

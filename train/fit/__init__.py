@@ -1,0 +1,1 @@
+"""Training: from a recipe and the indices of a data set to checkpoints."""

@@ -1,0 +1,80 @@
+"""`python -m train fit RECIPE`: from a recipe and a data set's indices to a trained network, on one GPU or many."""
+
+from train.checkpoint import RunCheckpoints
+from train.data.entries import Split
+from train.data.index import read_index
+from train.errors import InputError
+from train.fit.config import FitConfig
+from train.fit.run import Outcome, Run
+from train.fit.stopping import StopRequest, stop_on_signals
+from train.log import RunLog, tensorboard_writer
+from train.precision import computing
+from train.recipes import Recipe
+from train.team import Team, join_team
+
+
+def run_fit(config: FitConfig) -> Outcome:
+    """Do what the command line asks for.
+
+    Raises:
+        InputError: an option, file or folder that cannot be used; or the run ended before its end, as its message says.
+    """
+    recipe = config.recipe.resolve()
+    with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
+        train, val = _read_splits(recipe, team)
+        return fit(config, train, val, team, stop)
+
+
+def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopRequest) -> Outcome:
+    """Train by `config` on the videos of `train`, validating on `val`, together with the other processes of `team`.
+
+    `config.out` then holds `recipe.json`, `log.jsonl`, `checkpoints/step-*.pt` and `checkpoints/best.pt`. What is
+    returned is the same in all processes.
+
+    Raises:
+        InputError: the data do not suit the recipe; the folder holds another run; a loss is no number; too many videos
+            cannot be read; reading or writing fails for good; another process is lost.
+    """
+    recipe = config.recipe.resolve()
+    for split in (train, val):
+        recipe.data.check_split(split)
+    if train.class_names != val.class_names:
+        raise InputError("data: the training and the validation videos have different class names")
+    if recipe.validation.per_video != 1:
+        raise InputError(
+            f"validation: got {recipe.validation.per_video} views of a video, expected 1; a test takes more"
+        )
+    checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
+    team.led(lambda: _prepare_folder(config, recipe, checkpoints))
+    writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
+    folder = config.out if team.leads else None
+    settings = computing(team.device, config.threads, config.deterministic)
+    with settings, RunLog(folder, append=config.resume, writer=writer) as log:
+        run = Run(config, recipe, train, val, team, stop, checkpoints, log)
+        if config.resume:
+            run.resume()
+        return run.train()
+
+
+def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
+    paths = (recipe.data.train, recipe.data.val)
+    if None in paths:
+        raise InputError(
+            "data.train and data.val: both are needed, the indices that `python -m train prepare` writes; "
+            f"got {paths[0]} and {paths[1]}"
+        )
+    train, val = (read_index(path) for path in paths if path is not None)
+    if team.leads:
+        # What is gone is in no score of the run, so it is to be seen beside them.
+        print(train.summary(), val.summary(), sep="\n", flush=True)
+    return train.split, val.split
+
+
+def _prepare_folder(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:
+    if checkpoints.by_age() and not config.resume:
+        raise InputError(
+            f"{config.out}: holds a run already; go on with it by --resume, or take another folder by --out"
+        )
+    checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    if not checkpoints.by_age():
+        (config.out / "recipe.json").write_text(recipe.to_json() + "\n")

@@ -1,0 +1,155 @@
+"""A network that learns: one optimiser step, on one device or in step with the other processes of a run."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from train.data.batches import Batch
+from train.errors import InputError
+from train.fit.config import Compute
+from train.fit.ema import MovingAverage
+from train.fit.optimizer import Schedule, build_sgd, set_rate
+from train.fit.recompute import recompute_blocks
+from train.metrics import Score, Tally
+from train.precision import logits_of
+from train.recipes import Optimisation
+from train.team import Team
+
+
+class StepResult(NamedTuple):
+    """What one step was like. Both are on the device, so that no step waits for it."""
+
+    loss: Tensor
+    """Mean cross-entropy of this process' clips."""
+    grad_norm: Tensor
+    """Norm of all gradients before they were clipped."""
+
+
+class Learner:
+    """A network with its optimiser and schedule, the average of its weights, and its score over the epoch so far.
+
+    Args:
+        network: logits (N, classes) from normalised clips (N, T, 3, H, W), with the last layer in `fc`; moved to the
+            device of `team` and changed in place.
+        optimisation: as the recipe says.
+        schedule: factor of the learning rate by the number of steps done.
+        compute: how to compute.
+        team: this process and the others.
+
+    Raises:
+        InputError: `compute` asks for what the network or the device does not have.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimisation: Optimisation,
+        schedule: Schedule,
+        compute: Compute | None = None,
+        team: Team | None = None,
+    ) -> None:
+        self.compute = compute or Compute()
+        self.team = team or Team(torch.device("cpu"))
+        self.device = self.team.device
+        on_gpu = self.device.type == "cuda"
+        if self.compute.sync_batchnorm and not on_gpu:
+            raise InputError("compute.sync_batchnorm: torch has it for GPUs only, and this run computes on the CPU")
+        network = network.to(self.device).train()
+        if self.compute.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        if self.compute.sync_batchnorm:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if self.compute.recompute:
+            recompute_blocks(network)
+        self.network = network
+        self.optimiser = build_sgd(network, optimisation, fused=on_gpu)
+        self.max_grad_norm = optimisation.max_grad_norm or float("inf")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.precision == "fp16")
+        self.average = MovingAverage(network, self.compute.ema) if self.compute.ema else None
+        self.parallel = self._parallel(network)
+        self._forward: Any = (
+            torch.compile(self.parallel or network) if self.compute.compile else self.parallel or network
+        )
+        self.schedule = schedule
+        self.steps = 0
+        self.tally = Tally()
+        set_rate(self.optimiser, schedule(0))
+
+    def _parallel(self, network: nn.Module) -> DistributedDataParallel | None:
+        if self.team.size == 1:
+            return None
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, of parameters with factor 1."""
+        group = self.optimiser.param_groups[0]
+        return float(group["lr"])
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate: the average where there is one."""
+        return self.average.network if self.average else self.network
+
+    def step(self, parts: Sequence[Batch]) -> StepResult:
+        """One optimiser step on this process' clips, which are computed in `parts`, one after the other."""
+        self.optimiser.zero_grad()
+        compute = self.compute
+        total = sum(len(part) for part in parts)
+        loss = torch.zeros((), device=self.device)
+        for number, batch in enumerate(parts, start=1):
+            labels = batch.labels.to(self.device, non_blocking=True)
+            with self._gradients_shared(number == len(parts)):
+                logits = logits_of(self._forward, batch.clips, self.device, compute.precision, compute.channels_last)
+                part = cross_entropy(logits, labels, reduction="sum") / total
+                self.scaler.scale(part).backward()
+            loss += part.detach()
+            self.tally.add(logits.detach(), labels)
+        self.scaler.unscale_(self.optimiser)
+        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average:
+            self.average.update(self.network)
+        self.steps += 1
+        set_rate(self.optimiser, self.schedule(self.steps))
+        return StepResult(loss, grad_norm)
+
+    def _gradients_shared(self, now: bool) -> AbstractContextManager[None]:
+        """Add up the processes' gradients after the last part of a step alone."""
+        return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
+
+    def take_score(self) -> Score:
+        """This process' score over the steps since this was last called."""
+        score, self.tally = self.tally.score(), Tally()
+        return score
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on but the random generators; the same in all processes."""
+        return {
+            "steps": self.steps,
+            "model": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.network.state_dict() if self.average else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, on another kind of device too."""
+        self.network.load_state_dict(state["model"])
+        fused = self.optimiser.defaults["fused"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:
+            group["fused"] = fused
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.network.load_state_dict(state["average"])
+        self.steps = state["steps"]
+        set_rate(self.optimiser, self.schedule(self.steps))
