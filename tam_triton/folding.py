@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from tam_triton.checks import transforming
+
 BATCH_NORMS_1D: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.SyncBatchNorm)
 BATCH_NORMS_2D: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
 # As they were when this file was imported: a class whose forward was replaced since is another class.
@@ -48,7 +50,9 @@ def fold(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_si
         local_branch: L, from X̂ to V; as built Conv1d, BatchNorm1d, ReLU, Conv1d, Sigmoid.
         kernel_size: K, which the last weight of G must give.
     """
-    if not is_ordinary(x) or any(GLOBAL_HOOKS) or in_transform():
+    if not is_ordinary(x) or any(GLOBAL_HOOKS):
+        return None
+    if not torch.compiler.is_compiling() and (transforming() or torch.jit.is_tracing()):
         return None
     if not (is_plain(global_branch, nn.Sequential) and is_plain(local_branch, nn.Sequential)):
         return None
@@ -157,14 +161,3 @@ def is_ordinary(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():  # tensors are then stand-ins, of classes of the compiler's own
         return not is_traceable_wrapper_subclass(tensor)
     return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
-
-
-def in_transform() -> bool:
-    """Inside torch.func, forward-mode AD or torch.jit.trace: they follow torch's own layers."""
-    if torch.compiler.is_compiling():
-        return False
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
-    )
