@@ -3,9 +3,9 @@
 Shapes: `x`, `dy` `(N·T, C, H, W)`; importance V `(N, C, T)`; kernel Θ `(N, C, K)`. Sums accumulate in float32
 (float64 for float64) and are rounded once.
 
-Each of the two formulas over pixels stands here three times. `by_tap` says what is computed, on anything that torch
-runs on, with derivatives. Executed as it stands it crosses memory several times, so the CPU has a form that crosses it
-about once: `in_cache` where torch executes call by call, `by_frame` where Inductor generates code.
+Each of the two formulas over pixels stands here four times. `by_tap` says what is computed, on anything that torch
+runs on, with derivatives. Executed as it stands it crosses memory several times, so the CPU has forms that cross it
+about once: `in_cache` where torch executes call by call, `by_frame` and `by_shift` where Inductor generates code.
 """
 
 from tam_triton.cpu.evaluation import activated_aggregate, activated_squeeze, branches

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton import layout
-from tam_triton.cpu import by_frame, by_tap, in_cache
+from tam_triton.cpu import by_frame, by_shift, by_tap, in_cache
 from tam_triton.cpu.views import accumulator, clip_view, inside_clip, widened
 
 
@@ -38,7 +38,7 @@ def weighted_sum(
     2.11 gives such a function's inputs gradients of zero.
     """
     weights = widened(importance)[..., None] * widened(kernel)[:, :, None]
-    form = choose(importance.shape[-1], frames, weights, *(() if offset is None else (offset,)))
+    form = choose(importance.shape[-1], channels_last, frames, weights, *(() if offset is None else (offset,)))
     wide = frames.type_as(weights) if form is in_cache else frames
     result = form.weighted_sum(wide, weights, offset, transposed, channels_last).type_as(frames)
     return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
@@ -51,11 +51,11 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     """
     T, K = importance.shape[-1], kernel.shape[-1]
     dtype = accumulator(x)
-    form = choose(T, dy, x, importance, kernel)
+    channels_last = layout.is_channels_last(x)
+    form = choose(T, channels_last, dy, x, importance, kernel)
     if form is by_tap:
         band = by_tap.band(dy, x, T, K)
     else:
-        channels_last = layout.is_channels_last(x)
         if form is in_cache:
             dy, x = dy.to(dtype), x.to(dtype)
         band = form.band(dy, x, T, K, channels_last)
@@ -65,13 +65,14 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     return d_importance.to(importance.dtype), d_kernel.to(kernel.dtype)
 
 
-def choose(T: int, *operands: Tensor) -> ModuleType:
+def choose(T: int, channels_last: bool, *operands: Tensor) -> ModuleType:
     """The form for these operands: written for the CPU, unless they need derivatives or another device's code."""
     if any(t.device.type != "cpu" for t in operands):
         return by_tap
     if torch.compiler.is_compiling():
-        unrolled = T <= by_frame.MAX_FRAMES and not torch.onnx.is_in_onnx_export()  # ONNX has no loops to fuse
-        return by_frame if unrolled else by_tap
+        if torch.onnx.is_in_onnx_export():  # it has no loops to fuse
+            return by_tap
+        return by_frame if channels_last and T <= by_frame.MAX_FRAMES else by_shift
     plain = all(type(t) in (Tensor, nn.Parameter) and t.dtype != torch.float64 for t in operands)
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
     return in_cache if plain and not recorded else by_tap

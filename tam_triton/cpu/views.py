@@ -32,6 +32,11 @@ def rows_of_pixels(x: Tensor, num_segments: int, channels_last: bool) -> Tensor:
     return clip_view(pixels, num_segments)
 
 
+def per_row(weights: Tensor, channels_last: bool) -> Tensor:
+    """`(…, C)` to be broadcast over the pixels of `(…, C, P)`, or of `(…, P, C)` if channels_last."""
+    return weights[..., None, :] if channels_last else weights[..., None]
+
+
 def taps(length: int, kernel_size: int) -> list[tuple[int, slice, slice]]:
     """For each tap k that reaches inside the clip: (k, frames t, frames t + k − K//2)."""
     shifts = [(k, k - kernel_size // 2) for k in range(kernel_size)]

@@ -1,4 +1,4 @@
-"""The three forms of plain torch agree, on what is not finite too, and the compiler's does what it is for."""
+"""The forms of plain torch agree, on what is not finite too, and the compiler's does what it is for."""
 
 import math
 from types import ModuleType
@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tam_triton import layout
-from tam_triton.cpu import by_frame, by_tap, in_cache, operators
+from tam_triton.cpu import by_frame, by_shift, by_tap, in_cache, operators
 from tests.support.strategies import Problem, problems
 
-each_form = pytest.mark.parametrize("form", [by_frame, in_cache], ids=["by_frame", "in_cache"])
-each_layout = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+each_form = pytest.mark.parametrize(
+    ("form", "channels_last"),
+    [(by_frame, True), *((form, layout) for form in (by_shift, in_cache) for layout in (False, True))],
+    ids=lambda value: (
+        value.__name__.split(".")[-1] if isinstance(value, ModuleType) else ["nchw", "channels_last"][value]
+    ),
+)
 integers = problems(dtypes=(torch.float32,), integers=True)
 
 
@@ -24,9 +29,9 @@ def weights(problem: Problem) -> Tensor:
 
 
 @each_form
-@given(problem=integers, transposed=st.booleans(), channels_last=st.booleans(), has_offset=st.booleans())
+@given(problem=integers, transposed=st.booleans(), has_offset=st.booleans())
 def test_weighted_sum_is_the_definition(
-    form: ModuleType, problem: Problem, transposed: bool, channels_last: bool, has_offset: bool
+    form: ModuleType, channels_last: bool, problem: Problem, transposed: bool, has_offset: bool
 ) -> None:
     offset = problem.tensor(problem.N, problem.C, problem.T, salt=5) if has_offset else None
     arguments = (problem.features(), weights(problem), offset, transposed, channels_last)
@@ -36,15 +41,14 @@ def test_weighted_sum_is_the_definition(
 
 
 @each_form
-@given(problem=integers, channels_last=st.booleans())
-def test_band_is_the_definition(form: ModuleType, problem: Problem, channels_last: bool) -> None:
+@given(problem=integers)
+def test_band_is_the_definition(form: ModuleType, channels_last: bool, problem: Problem) -> None:
     dy, x = problem.features(salt=3), problem.features()
     result = form.band(dy, x, problem.T, problem.K, channels_last)
     assert torch.equal(result, by_tap.band(dy, x, problem.T, problem.K))
 
 
 @each_form
-@each_layout
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_what_is_not_finite_reaches_only_its_taps(form: ModuleType, channels_last: bool, value: float) -> None:
     problem = Problem(N=2, T=4, C=5, H=3, W=3, K=3)
@@ -61,8 +65,8 @@ def test_what_is_not_finite_reaches_only_its_taps(form: ModuleType, channels_las
 def test_each_situation_has_its_form() -> None:
     chosen = []
 
-    def record(x: Tensor) -> Tensor:
-        chosen.append(operators.choose(8, x))
+    def record(x: Tensor, T: int = 8, channels_last: bool = True) -> Tensor:
+        chosen.append(operators.choose(T, channels_last, x))
         return x + 1
 
     x = torch.ones(2)
@@ -70,5 +74,8 @@ def test_each_situation_has_its_form() -> None:
     record(x.double())
     record(x.clone().requires_grad_())
     record(x.to("meta"))
-    torch.compile(record, backend="eager")(x)
-    assert chosen == [in_cache, by_tap, by_tap, by_tap, by_frame]
+    compiled = torch.compile(record, backend="eager")
+    compiled(x)
+    compiled(x, channels_last=False)
+    compiled(x, T=by_frame.MAX_FRAMES + 1)
+    assert chosen == [in_cache, by_tap, by_tap, by_tap, by_frame, by_shift, by_shift]

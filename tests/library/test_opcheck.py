@@ -53,6 +53,6 @@ def check_all() -> None:
 
 def test_in_plain_torch() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", "from tests import test_opcheck; test_opcheck.check_all()"]
+    command = [sys.executable, "-c", "from tests.library import test_opcheck; test_opcheck.check_all()"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stderr

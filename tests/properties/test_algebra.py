@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -107,6 +107,7 @@ def test_symmetry(
 
 @each_backend
 @examples(0.24)
+@example(problem=Problem(N=1, T=3, C=2, H=1, W=2, K=3, layout="channels_last"), place=0)
 @given(problem=problems(dtypes=(torch.float32, torch.float16, torch.bfloat16)), place=st.integers(0, 6))
 def test_one_tap_is_a_shift(backend: ModuleType, problem: Problem, place: int) -> None:
     """V = 1 and a single tap: the identity (TSN) where it is the middle one, else a shift in time either way (TSM)."""
