@@ -18,10 +18,21 @@ import torch
 from torch import Tensor
 
 from tam_triton import layout, ops
+from tam_triton.checks import transforming
 
 
 class Operator(torch.autograd.Function):
     """An operator of either implementation, its last argument."""
+
+    @classmethod
+    def call(cls, *args: Any) -> Any:
+        """`apply`, at the least cost to the host that what torch does now allows."""
+        if torch.compiler.is_compiling() or transforming():
+            return cls.apply(*args)
+        if torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in args):
+            # What `apply` itself ends in, after it has looked for default arguments, and for transforms once more.
+            return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+        return cls.forward(*args)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
@@ -47,7 +58,7 @@ class Squeeze(Operator):
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor, *_: None) -> Tensor:
-        return Squeeze.apply(x, *ctx.settings)
+        return Squeeze.call(x, *ctx.settings)
 
 
 class Aggregate(Operator):
@@ -97,11 +108,11 @@ class InputGradient(Operator):
         wanted = ctx.needs_input_grad
         d_dy = d_importance = d_kernel = d_squeezed = None
         if wanted[0]:
-            d_dy = Aggregate.apply(d_dx, importance, kernel, ctx.impl)
+            d_dy = Aggregate.call(d_dx, importance, kernel, ctx.impl)
         if wanted[1] or wanted[2]:
-            d_importance, d_kernel = WeightGradients.apply(dy, d_dx, importance, kernel, ctx.impl)
+            d_importance, d_kernel = WeightGradients.call(dy, d_dx, importance, kernel, ctx.impl)
         if wanted[3]:
-            d_squeezed = Squeeze.apply(d_dx, importance.shape[-1], ctx.impl)
+            d_squeezed = Squeeze.call(d_dx, importance.shape[-1], ctx.impl)
         return d_dy, d_importance, d_kernel, d_squeezed, None, None
 
     @staticmethod
@@ -111,7 +122,7 @@ class InputGradient(Operator):
     ) -> Tensor:  # fmt: skip
         dy, importance, kernel = ctx.saved_tensors
         terms = [
-            InputGradient.apply(*arguments, None, ctx.channels_last, ctx.impl)
+            InputGradient.call(*arguments, None, ctx.channels_last, ctx.impl)
             for arguments in replaced((dy, importance, kernel), (t_dy, t_importance, t_kernel))
         ]
         return total(terms if t_squeezed is None else [*terms, spread(t_squeezed, dy.shape)])
@@ -135,12 +146,12 @@ class WeightGradients(Operator):
         pairs = ((dd_importance, kernel), (importance, dd_kernel))
         d_dy = dx = d_importance = d_kernel = None
         if ctx.needs_input_grad[0]:
-            d_dy = total(Aggregate.apply(x, *pair, ctx.impl) for pair in pairs)
+            d_dy = total(Aggregate.call(x, *pair, ctx.impl) for pair in pairs)
         if ctx.needs_input_grad[1]:
             channels_last = is_channels_last(x)
-            dx = total(InputGradient.apply(dy, *pair, None, channels_last, ctx.impl) for pair in pairs)
+            dx = total(InputGradient.call(dy, *pair, None, channels_last, ctx.impl) for pair in pairs)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            d_importance, d_kernel = WeightGradients.apply(dy, x, dd_importance, dd_kernel, ctx.impl)
+            d_importance, d_kernel = WeightGradients.call(dy, x, dd_importance, dd_kernel, ctx.impl)
         return d_dy, dx, d_importance, d_kernel, None
 
     @staticmethod
@@ -153,11 +164,11 @@ class WeightGradients(Operator):
         *_: None,
     ) -> tuple[Tensor, Tensor]:
         dy, x, importance, kernel = ctx.saved_tensors
-        terms = [WeightGradients.apply(*pair, importance, kernel, ctx.impl) for pair in replaced((dy, x), (t_dy, t_x))]
+        terms = [WeightGradients.call(*pair, importance, kernel, ctx.impl) for pair in replaced((dy, x), (t_dy, t_x))]
         if t_importance is not None or t_kernel is not None:
             t_importance = torch.zeros_like(importance) if t_importance is None else t_importance
             t_kernel = torch.zeros_like(kernel) if t_kernel is None else t_kernel
-            terms.append(WeightGradients.apply(dy, x, t_importance, t_kernel, ctx.impl))
+            terms.append(WeightGradients.call(dy, x, t_importance, t_kernel, ctx.impl))
         d_importances, d_kernels = zip(*terms, strict=True)
         return total(d_importances), total(d_kernels)
 
@@ -233,7 +244,7 @@ def gradient(function: type[Operator], *args: Any) -> Any:
     if torch.compiler.is_compiling():
         return function.forward(*args)
     batched = [isinstance(one, Tensor) and torch._C._functorch.is_legacy_batchedtensor(one) for one in args]
-    return of_batched(function, batched, args) if any(batched) else function.apply(*args)
+    return of_batched(function, batched, args) if any(batched) else function.call(*args)
 
 
 def mapped(
@@ -260,7 +271,7 @@ def of_batched(function: type[Operator], batched: list[bool], args: tuple[Any, .
     pairs = list(zip(args, batched, strict=True))
     unwrapped = [torch._remove_batch_dim(one, level, 1, 0) if yes else one for one, yes in pairs]
     samples = unwrapped[batched.index(True)].shape[0]
-    results, _ = mapped(function.apply, samples, [0 if yes else None for yes in batched], unwrapped)
+    results, _ = mapped(function.call, samples, [0 if yes else None for yes in batched], unwrapped)
     if isinstance(results, Tensor):
         return torch._add_batch_dim(results, 0, level)
     return tuple(torch._add_batch_dim(one, 0, level) for one in results)
@@ -300,7 +311,7 @@ def spread(d_squeezed: Tensor, shape: torch.Size) -> Tensor:
 def product_rule(ctx: Any, tangents: tuple[Tensor | None, ...]) -> Tensor:
     """The tangent of an aggregation."""
     terms = replaced(ctx.saved_tensors, tangents[:3])
-    return total(Aggregate.apply(*arguments, ctx.impl) for arguments in terms)
+    return total(Aggregate.call(*arguments, ctx.impl) for arguments in terms)
 
 
 class Functions(NamedTuple):

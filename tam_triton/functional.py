@@ -44,7 +44,7 @@ def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
     chosen = choose(impl, x)
     if chosen == "triton" and torch.compiler.is_compiling():
         return ops.IMPLEMENTATIONS[chosen].squeeze(x, num_segments)
-    return derivatives.functions().squeeze.apply(x, num_segments, chosen)
+    return derivatives.functions().squeeze.call(x, num_segments, chosen)
 
 
 def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None = None) -> Tensor:
@@ -70,7 +70,7 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None
     chosen = choose(impl, x)
     if chosen == "triton" and torch.compiler.is_compiling():
         return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel)
-    return derivatives.functions().aggregate.apply(x, importance, kernel, chosen)
+    return derivatives.functions().aggregate.call(x, importance, kernel, chosen)
 
 
 def squeeze_and_aggregate(
@@ -111,11 +111,11 @@ def squeeze_and_aggregate(
     # Under autocast V and Θ may be wider than x.
     weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
     functions = derivatives.functions()
-    squeezed, *slots = functions.squeeze_with_slots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
+    squeezed, *slots = functions.squeeze_with_slots.call(x, num_segments, kernel_size, weights_dtype, chosen)
     importance, kernel = check_branch_results(x, branches(squeezed), num_segments, kernel_size)
     if any(torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in (importance, kernel)):
         return aggregate(x, importance, kernel, impl=chosen)  # the slots would round V and Θ
-    return functions.aggregate_with_slots.apply(x, importance, kernel, *slots, chosen)
+    return functions.aggregate_with_slots.call(x, importance, kernel, *slots, chosen)
 
 
 def evaluate(
