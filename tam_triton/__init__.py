@@ -1,6 +1,6 @@
 """TAM: Temporal Adaptive Module for Video Recognition (arXiv 2005.06803), as Triton kernels and modules for PyTorch."""
 
 from tam_triton.functional import aggregate, squeeze, squeeze_and_aggregate
-from tam_triton.module import TAM
+from tam_triton.temporal import TAM
 
 __all__ = ["TAM", "aggregate", "squeeze", "squeeze_and_aggregate"]

@@ -24,6 +24,8 @@ from tam_triton.checks import transforming
 class Operator(torch.autograd.Function):
     """An operator of either implementation, its last argument."""
 
+    operator: str  # its name in `ops.OPERATORS`
+
     @classmethod
     def call(cls, *args: Any) -> Any:
         """`apply`, at the least cost to the host that what torch does now allows."""
@@ -42,6 +44,8 @@ class Operator(torch.autograd.Function):
 
 class Squeeze(Operator):
     """x `(N·T, C, H, W)`, T → X̂ `(N, C, T)`."""
+
+    operator = "squeeze"
 
     @staticmethod
     def forward(x: Tensor, num_segments: int, impl: str) -> Tensor:
@@ -63,6 +67,8 @@ class Squeeze(Operator):
 
 class Aggregate(Operator):
     """x `(N·T, C, H, W)`, V `(N, C, T)`, Θ `(N, C, K)` → y of x's shape."""
+
+    operator = "aggregate"
 
     @staticmethod
     def forward(x: Tensor, importance: Tensor, kernel: Tensor, impl: str) -> Tensor:
@@ -90,6 +96,8 @@ class Aggregate(Operator):
 
 class InputGradient(Operator):
     """dY, V, Θ, dX̂ if any, whether dX is to be channels_last → dX."""
+
+    operator = "input_gradient"
 
     @staticmethod
     def forward(
@@ -131,6 +139,8 @@ class InputGradient(Operator):
 class WeightGradients(Operator):
     """dY, X, V, Θ → dV and dΘ; dV does not depend on V, nor dΘ on Θ."""
 
+    operator = "weight_gradients"
+
     @staticmethod
     def forward(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor, impl: str) -> tuple[Tensor, Tensor]:
         return ops.IMPLEMENTATIONS[impl].weight_gradients(dy, x, importance, kernel)
@@ -171,6 +181,9 @@ class WeightGradients(Operator):
             terms.append(WeightGradients.call(dy, x, t_importance, t_kernel, ctx.impl))
         d_importances, d_kernels = zip(*terms, strict=True)
         return total(d_importances), total(d_kernels)
+
+
+OF_OPERATORS: tuple[type[Operator], ...] = (Squeeze, Aggregate, InputGradient, WeightGradients)
 
 
 class SqueezeWithSlots(Operator):

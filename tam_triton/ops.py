@@ -1,7 +1,7 @@
 """The operators as torch sees them: `torch.library` schemas, fakes and device implementations.
 
 `torch.ops.tam_triton` holds the operators. On a GPU they launch the Triton kernels; so they do on the CPU under
-TRITON_INTERPRET=1; elsewhere they run plain torch. `cpu` has the same as plain functions that `torch.compile` can
+TRITON_INTERPRET=1; elsewhere they run plain torch. `plain` has the same as functions that `torch.compile` can
 see into. Derivatives are written once over either, in `derivatives`.
 """
 
@@ -10,12 +10,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tam_triton import cpu, layout
+from tam_triton import layout, plain
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # As Triton reads it when kernels are decorated; not imported for a variable that is not set.
@@ -27,53 +28,54 @@ ONE_THREAD: AbstractContextManager[object] = (
 )  # Triton's interpreter is one for all threads
 
 
-class Primitives(NamedTuple):
-    """The operators of one implementation; arguments and shapes as in `cpu`."""
+class Operator(NamedTuple):
+    """What torch must know of an operator; its derivative, if any, stands in `derivatives`."""
 
-    squeeze: Callable[..., Tensor]
-    aggregate: Callable[..., Tensor]
-    weight_gradients: Callable[..., tuple[Tensor, Tensor]]
-    input_gradient: Callable[..., Tensor]
-    branches: Callable[..., tuple[Tensor, Tensor]]
-    activated_squeeze: Callable[..., Tensor]
-    activated_aggregate: Callable[..., Tensor]
+    schema: str
+    fake: Callable[..., Any]
 
 
-SCHEMAS = {
-    "squeeze": "(Tensor x, SymInt num_segments) -> Tensor",
-    "aggregate": "(Tensor x, Tensor importance, Tensor kernel) -> Tensor",
-    "weight_gradients": "(Tensor dy, Tensor x, Tensor importance, Tensor kernel) -> (Tensor, Tensor)",
-    "input_gradient": (
-        "(Tensor dy, Tensor importance, Tensor kernel, Tensor? d_squeezed, bool channels_last) -> Tensor"
-    ),
-    "branches": (
-        "(Tensor squeezed, Tensor[] global_branch, Tensor[] local_branch, float eps, bool channels_last)"
-        " -> (Tensor, Tensor)"
-    ),
-    "activated_squeeze": "(Tensor x, Tensor[] norm, float eps, SymInt num_segments) -> Tensor",
-    "activated_aggregate": "(Tensor x, Tensor[] norm, float eps, Tensor importance, Tensor kernel) -> Tensor",
-}
+OPERATORS: dict[str, Operator] = {}
+"""By name, under which `kernels` and `plain` have it too."""
 
 
-def fake_squeeze(x: Tensor, num_segments: int) -> Tensor:
+def operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Puts an operator into the table, under the name of its fake: a result's shape, dtype and strides."""
+
+    def put(fake: Callable[..., Any]) -> Callable[..., Any]:
+        OPERATORS[fake.__name__] = Operator(schema, fake)
+        return fake
+
+    return put
+
+
+@operator("(Tensor x, SymInt num_segments) -> Tensor")
+def squeeze(x: Tensor, num_segments: int) -> Tensor:
     return x.new_empty(x.shape[0] // num_segments, x.shape[1], num_segments)
 
 
-def fake_aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+@operator("(Tensor x, Tensor importance, Tensor kernel) -> Tensor")
+def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
     return layout.empty_result(x)
 
 
-def fake_weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+@operator("(Tensor dy, Tensor x, Tensor importance, Tensor kernel) -> (Tensor, Tensor)")
+def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     return importance.new_empty(importance.shape), kernel.new_empty(kernel.shape)
 
 
-def fake_input_gradient(
+@operator("(Tensor dy, Tensor importance, Tensor kernel, Tensor? d_squeezed, bool channels_last) -> Tensor")
+def input_gradient(
     dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
 ) -> Tensor:
     return layout.empty(dy, channels_last)
 
 
-def fake_branches(
+@operator(
+    "(Tensor squeezed, Tensor[] global_branch, Tensor[] local_branch, float eps, bool channels_last)"
+    " -> (Tensor, Tensor)"
+)
+def branches(
     squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, channels_last: bool
 ) -> tuple[Tensor, Tensor]:
     lengths = (squeezed.shape[-1], global_branch[-1].shape[0])
@@ -81,46 +83,22 @@ def fake_branches(
     return importance, kernel
 
 
-def fake_activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
-    return fake_squeeze(x, num_segments)
+@operator("(Tensor x, Tensor[] norm, float eps, SymInt num_segments) -> Tensor")
+def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
+    return x.new_empty(x.shape[0] // num_segments, x.shape[1], num_segments)
 
 
-def fake_activated_aggregate(
-    x: Tensor, norm: Sequence[Tensor], eps: float, importance: Tensor, kernel: Tensor
-) -> Tensor:
+@operator("(Tensor x, Tensor[] norm, float eps, Tensor importance, Tensor kernel) -> Tensor")
+def activated_aggregate(x: Tensor, norm: Sequence[Tensor], eps: float, importance: Tensor, kernel: Tensor) -> Tensor:
     return layout.empty_result(x)
 
 
-def register() -> None:
-    """Defines `torch.ops.tam_triton`; runs once, when this module is imported."""
-    fakes: dict[str, Callable[..., Any]] = {
-        "squeeze": fake_squeeze,
-        "aggregate": fake_aggregate,
-        "weight_gradients": fake_weight_gradients,
-        "input_gradient": fake_input_gradient,
-        "branches": fake_branches,
-        "activated_squeeze": fake_activated_squeeze,
-        "activated_aggregate": fake_activated_aggregate,
-    }
-    for name, schema in SCHEMAS.items():
-        operator = f"tam_triton::{name}"
-        # The fakes derive the result's strides from the input's: the compiler must not pass others.
-        torch.library.define(operator, schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-        torch.library.register_fake(operator, fakes[name])
-        if INTERPRETED:
-            torch.library.impl(operator, "default", kernel(name))
-        else:
-            torch.library.impl(operator, "default", plain(name))
-        if HAS_TRITON and not INTERPRETED:
-            torch.library.impl(operator, "cuda", kernel(name))
-
-
-def plain(name: str) -> Any:
+def in_plain_torch(name: str) -> Any:
     """An operator in plain torch."""
-    return getattr(cpu, name)
+    return getattr(plain, name)
 
 
-def kernel(name: str) -> Any:
+def on_triton(name: str) -> Any:
     """The Triton launcher of an operator; Triton is imported when the first one is needed."""
 
     def launch(*args: Any) -> Any:
@@ -132,9 +110,23 @@ def kernel(name: str) -> Any:
     return launch
 
 
+def register() -> None:
+    """Defines `torch.ops.tam_triton`; runs once, when this module is imported."""
+    # The fakes derive the result's strides from the input's: the compiler must not pass others.
+    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+    for name, (schema, fake) in OPERATORS.items():
+        full_name = f"tam_triton::{name}"
+        torch.library.define(full_name, schema, tags=tags)
+        torch.library.register_fake(full_name, fake)
+        torch.library.impl(full_name, "default", on_triton(name) if INTERPRETED else in_plain_torch(name))
+        if HAS_TRITON and not INTERPRETED:
+            torch.library.impl(full_name, "cuda", on_triton(name))
+
+
 register()
 
 IMPLEMENTATIONS = {
-    "triton": Primitives(*(getattr(torch.ops.tam_triton, name) for name in Primitives._fields)),
-    "torch": Primitives(*(plain(name) for name in Primitives._fields)),
+    "triton": SimpleNamespace(**{name: getattr(torch.ops.tam_triton, name) for name in OPERATORS}),
+    "torch": SimpleNamespace(**{name: in_plain_torch(name) for name in OPERATORS}),
 }
+"""The operators of each, with arguments and shapes as in `plain`."""

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tam_triton import derivatives
 from tam_triton.checks import transforming
-from tam_triton.ops import SCHEMAS
+from tam_triton.ops import OPERATORS
 
 
 def refuse_backward(ctx: Any, *_: Tensor) -> None:
@@ -49,13 +49,8 @@ def refusing(name: str, autograd: Callable[..., Any]) -> Callable[..., Any]:
 
 def register() -> None:
     """Autograd of `torch.ops.tam_triton`; runs once, when `functional` is imported."""
-    functions: dict[str, type[derivatives.Operator]] = {
-        "squeeze": derivatives.Squeeze,
-        "aggregate": derivatives.Aggregate,
-        "weight_gradients": derivatives.WeightGradients,
-        "input_gradient": derivatives.InputGradient,
-    }
-    for name in SCHEMAS:
+    functions = {function.operator: function for function in derivatives.OF_OPERATORS}
+    for name in OPERATORS:
         info = registration(functions[name]) if name in functions else Info(refuse_backward, None)
         operator = getattr(torch.ops.tam_triton, name).default
         if name in functions:

@@ -100,7 +100,7 @@ def weights_kernel(
 def branches(
     squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, channels_last: bool
 ) -> tuple[Tensor, Tensor]:
-    """importance V `(N, C, T)` and kernel Θ `(N, C, K)` of X̂ `(N, C, T)`, in X̂'s dtype; arguments as in `cpu`."""
+    """importance V `(N, C, T)` and kernel Θ `(N, C, K)` of X̂ `(N, C, T)`, in X̂'s dtype; arguments as in `plain`."""
     squeezed = squeezed.contiguous()
     g_first, *g_norm, g_second = (tensor.contiguous() for tensor in global_branch)
     l_first, *l_norm, l_second = (tensor.contiguous() for tensor in local_branch)

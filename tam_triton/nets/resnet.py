@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from tam_triton.module import TAM
+from tam_triton.temporal.tam import TAM
 
 # The paper's names of the residual stages and torchvision's attributes for them.
 STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}

@@ -16,7 +16,7 @@ from tam_triton.checks import (
     check_parameter,
 )
 from tam_triton.nets.resnet import STAGES, insert_tam
-from tam_triton.tracing import is_traced
+from tam_triton.temporal.tracing import is_traced
 
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
 

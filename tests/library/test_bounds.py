@@ -22,7 +22,7 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 from bench.interpreted import AddressError
 from bench.shapes import LAYOUTS
 from bench.static import read
-from tam_triton import cpu, kernels
+from tam_triton import kernels, plain
 from tam_triton.layout import INT32_ELEMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -117,13 +117,13 @@ def test_right_beyond_int32(clips: int, segments: int, channels: int, size: int,
         dv, dtheta = kernels.weight_gradients(dy, x, importance, kernel)
         dx = kernels.input_gradient(dy, importance, kernel, importance, layout == "channels_last")
 
-    assert torch.equal(squeezed[-1, end, -1], cpu.squeeze(last_x, segments)[0, :, -1])  # the last frame
-    expected = cpu.weight_gradients(last_dy, last_x, last_v, last_theta)
+    assert torch.equal(squeezed[-1, end, -1], plain.squeeze(last_x, segments)[0, :, -1])  # the last frame
+    expected = plain.weight_gradients(last_dy, last_x, last_v, last_theta)
     assert torch.equal(dv[-1:, end], expected[0])
     assert torch.equal(dtheta[-1:, end], expected[1])
     pixel = (slice(-segments, None), -1, -1, -1)  # the last element of a frame, in either layout
-    assert torch.equal(y[pixel], cpu.aggregate(last_x, last_v, last_theta)[pixel])
-    assert torch.equal(dx[pixel], cpu.input_gradient(last_dy, last_v, last_theta, last_v, False)[pixel])
+    assert torch.equal(y[pixel], plain.aggregate(last_x, last_v, last_theta)[pixel])
+    assert torch.equal(dx[pixel], plain.input_gradient(last_dy, last_v, last_theta, last_v, False)[pixel])
 
 
 def test_compiled_base_offsets_are_int64(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "names"),
     [
-        (ops, ["SCHEMAS", "Primitives", "register", "INTERPRETED"]),
+        (ops, ["OPERATORS", "operator", "INTERPRETED"]),
         (registered, ["register", "refuse_backward"]),
         (kernels, ["__all__"]),
         (launch, ["on_device", "accumulator", "offset_dtype"]),

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,8 +178,8 @@ def operators_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return run
 
     for impl, operators in ops.IMPLEMENTATIONS.items():
-        recording: list[Any] = [recorded(name, operator) for name, operator in operators._asdict().items()]
-        monkeypatch.setitem(ops.IMPLEMENTATIONS, impl, ops.Primitives(*recording))
+        recording = {name: recorded(name, operator) for name, operator in vars(operators).items()}
+        monkeypatch.setitem(ops.IMPLEMENTATIONS, impl, SimpleNamespace(**recording))
     squeeze(X, 4)
     assert ran == ["squeeze"]  # else what runs would not be seen
     ran.clear()

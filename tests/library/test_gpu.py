@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from tam_triton import TAM, cpu, kernels, layout
+from tam_triton import TAM, kernels, layout, plain
 from tests.library.test_kernels import each_layout, each_shape
 from tests.support.strategies import Problem
 from tests.support.tolerance import INPUTS, assert_close, nudged
@@ -28,13 +28,13 @@ def test_compiled_kernels_equal_plain_torch_in_float64(dtype: torch.dtype, memor
     }
     for name, (tensors, rest) in calls.items():
         results = as_tuple(getattr(kernels, name)(*(t.cuda() for t in tensors), *rest))
-        plain = as_tuple(getattr(cpu, name)(*tensors, *rest))
-        truth = as_tuple(getattr(cpu, name)(*(t.double() for t in tensors), *rest))
+        usual = as_tuple(getattr(plain, name)(*tensors, *rest))
+        truth = as_tuple(getattr(plain, name)(*(t.double() for t in tensors), *rest))
         # In float64 plain torch is the truth itself: what rounding costs shows on inputs a rounding away.
-        moved = [as_tuple(getattr(cpu, name)(*(nudged(t, i) for t in tensors), *rest)) for i in range(1, INPUTS)]
+        moved = [as_tuple(getattr(plain, name)(*(nudged(t, i) for t in tensors), *rest)) for i in range(1, INPUTS)]
         for i, result in enumerate(results):
             others = itertools.cycle(values[i] for values in moved)
-            assert_close(result.cpu(), truth[i].numpy(), plain[i], lambda _, others=others: next(others))  # type: ignore[misc]
+            assert_close(result.cpu(), truth[i].numpy(), usual[i], lambda _, others=others: next(others))  # type: ignore[misc]
 
 
 def as_tuple(results: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -11,8 +11,8 @@ from torch.nn.functional import batch_norm, conv1d, conv2d, relu
 from torchvision.models import ResNet18_Weights, WeightsEnum, resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from tam_triton.module import TAM
 from tam_triton.nets import C2D, TABasicBlock, TABottleneck, TANet, c2d18, c2d50, insert_tam, tanet, tanet18, tanet50
+from tam_triton.temporal.tam import TAM
 
 T = 4
 

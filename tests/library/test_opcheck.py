@@ -33,7 +33,7 @@ def opcheck(operator: Operator, problem: Problem) -> None:
 
 
 def test_every_operator_has_a_row() -> None:
-    assert {operator.name for operator in OPERATORS} == set(ops.SCHEMAS)
+    assert {operator.name for operator in OPERATORS} == set(ops.OPERATORS)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own look at .grad

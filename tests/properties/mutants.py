@@ -155,22 +155,22 @@ MUTANTS = (
         REFERENCE, "branches", escapes=True,
     ),
     Mutant(
-        "taps in reverse order", "cpu/views.py",
+        "taps in reverse order", "plain/views.py",
         "(k, k - kernel_size // 2)", "(k, kernel_size // 2 - k)",
         SHIFT,
     ),
     Mutant(
-        "dX̂ not divided by P", "cpu/operators.py",
+        "dX̂ not divided by P", "plain/operators.py",
         "d_squeezed.to(accumulator(dy)) / (dy.shape[2] * dy.shape[3])", "d_squeezed.to(accumulator(dy))",
         REFERENCE, "input_gradient+d_squeezed",
     ),
     Mutant(
-        "<= for <: a tap past the clip's end", "cpu/views.py",
+        "<= for <: a tap past the clip's end", "plain/views.py",
         "(frame >= 0) & (frame < length)", "(frame >= 0) & (frame <= length)",
         REFERENCE, "weight_gradients",
     ),
     Mutant(
-        "one piece of the pixels skipped", "cpu/in_cache.py",
+        "one piece of the pixels skipped", "plain/in_cache.py",
         "zip(dclips[1:], clips[1:], strict=True)", "zip(dclips[2:], clips[2:], strict=True)",
         "test_mutants.test_pieces_of_pixels_add_up",
     ),

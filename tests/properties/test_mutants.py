@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tam_triton import cpu, kernels
-from tam_triton.cpu import in_cache
+from tam_triton import kernels, plain
+from tam_triton.plain import in_cache
 from tests.properties.mutants import MUTANTS, Mutant, injected, kill, mutated_source
 from tests.support.strategies import Problem
 
@@ -28,7 +28,7 @@ def test_every_mutant_is_killed() -> None:
 
 def test_an_unchanged_copy_survives() -> None:
     """Else being a copy is what kills."""
-    for mutant in (next(m for m in MUTANTS if m.backend == backend and m.operator) for backend in ("kernels", "cpu")):
+    for mutant in (next(m for m in MUTANTS if m.backend == backend and m.operator) for backend in ("kernels", "plain")):
         same = Mutant(**{**vars(mutant), "wrong": mutant.right})
         assert not kill(same)
 
@@ -51,7 +51,7 @@ def test_pieces_of_pixels_add_up() -> None:
     problem = Problem(N=1, T=2, C=64, H=80, W=80, K=3, layout="channels_last", values="integers")
     arguments = (problem.features(salt=3), problem.features(), problem.importance(), problem.kernel())
     assert arguments[0].nbytes > 3 * in_cache.PIECE_BYTES
-    exact = cpu.weight_gradients(*(tensor.double() for tensor in arguments))  # float64 takes another form
-    for result, expected in zip(cpu.weight_gradients(*arguments), exact, strict=True):
+    exact = plain.weight_gradients(*(tensor.double() for tensor in arguments))  # float64 takes another form
+    for result, expected in zip(plain.weight_gradients(*arguments), exact, strict=True):
         assert torch.equal(result.double(), expected)
-    assert torch.equal(cpu.aggregate(*arguments[1:]).double(), cpu.aggregate(*(t.double() for t in arguments[1:])))
+    assert torch.equal(plain.aggregate(*arguments[1:]).double(), plain.aggregate(*(t.double() for t in arguments[1:])))

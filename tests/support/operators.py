@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import reference
 from bench import peers as eager
-from tam_triton import cpu, kernels, layout, ops
+from tam_triton import kernels, layout, ops, plain
 from tests.support.strategies import DTYPES, Problem
 from tests.support.tolerance import assert_close, nudged
 
@@ -34,7 +34,7 @@ class Operator:
     """One row.
 
     Attributes:
-        name: of the function, in `tam_triton.kernels` and `tam_triton.cpu` alike.
+        name: of the function, in `tam_triton.kernels` and `tam_triton.plain` alike.
         arguments: those of a problem, by name and in order.
         truth: the reference, from the arguments as NumPy arrays, feature maps as clip views `(N, T, C, H, W)`.
         plain: the same from torch's own operations, in the arguments' precision.
@@ -117,7 +117,7 @@ def check_against_reference(backend: ModuleType, operator: Operator, problem: Pr
             return operator.in_plain_torch(each_tensor(lambda tensor: nudged(tensor, number), arguments))[i]
 
         assert_close(result, truth, plain[i], again)
-    fakes = together(getattr(ops, f"fake_{operator.name}")(*arguments.values()))
+    fakes = together(ops.OPERATORS[operator.name].fake(*arguments.values()))
     assert [strides(result) for result in results] == [strides(fake) for fake in fakes]
 
 
@@ -336,7 +336,7 @@ OPERATORS = (
 )
 LINEAR = [(operator, group) for operator in OPERATORS for group in operator.transposes]
 
-each_backend = pytest.mark.parametrize("backend", [kernels, cpu], ids=["kernels", "cpu"])
+each_backend = pytest.mark.parametrize("backend", [kernels, plain], ids=["kernels", "plain"])
 each_operator = pytest.mark.parametrize("operator", OPERATORS, ids=str)
 each_channelwise = pytest.mark.parametrize("operator", [op for op in OPERATORS if op.channelwise], ids=str)
 each_linear = pytest.mark.parametrize(

@@ -7,7 +7,7 @@ vectorised. Generated code grows with T·K.
 import torch
 from torch import Tensor
 
-from tam_triton.cpu.views import accumulator, per_row, rows_of_pixels
+from tam_triton.plain.views import accumulator, per_row, rows_of_pixels
 
 MAX_FRAMES = 32  # the code for longer clips would take too long to compile
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tam_triton import functional, tracing
+from tam_triton import functional
 from tam_triton.checks import (
     check_count,
     check_device,
@@ -14,7 +14,8 @@ from tam_triton.checks import (
     check_parameter,
     check_taps,
 )
-from tam_triton.folding import Folded, fold, fold_activated, is_bare
+from tam_triton.temporal import tracing
+from tam_triton.temporal.folding import Folded, fold, fold_activated, is_bare
 
 BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tam_triton import layout
-from tam_triton.cpu.views import inside_clip, rows_of_pixels, taps
+from tam_triton.plain.views import inside_clip, rows_of_pixels, taps
 
 PIECE_BYTES = 2**20  # of each operand: two or three of them fit the L2 caches of two cores
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tam_triton import layout
-from tam_triton.cpu.views import accumulator, clip_view, taps
+from tam_triton.plain.views import accumulator, clip_view, taps
 
 
 def weighted_sum(

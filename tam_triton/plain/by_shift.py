@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tam_triton.cpu.views import inside_clip, per_row, rows_of_pixels, widened
+from tam_triton.plain.views import inside_clip, per_row, rows_of_pixels, widened
 
 
 def weighted_sum(

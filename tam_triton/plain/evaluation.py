@@ -1,6 +1,6 @@
 """The operators that only evaluation uses, in plain torch: BatchNorm enters by its running statistics.
 
-`norm` is a BatchNorm's weight, bias, running mean and running variance. Shapes as in `tam_triton.cpu`.
+`norm` is a BatchNorm's weight, bias, running mean and running variance. Shapes as in `tam_triton.plain`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tam_triton import layout
-from tam_triton.cpu.operators import aggregate, squeeze
+from tam_triton.plain.operators import aggregate, squeeze
 
 
 def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton import layout
-from tam_triton.cpu import by_frame, by_shift, by_tap, in_cache
-from tam_triton.cpu.views import accumulator, clip_view, inside_clip, widened
+from tam_triton.plain import by_frame, by_shift, by_tap, in_cache
+from tam_triton.plain.views import accumulator, clip_view, inside_clip, widened
 
 
 def squeeze(x: Tensor, num_segments: int) -> Tensor:

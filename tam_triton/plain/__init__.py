@@ -8,8 +8,8 @@ runs on, with derivatives. Executed as it stands it crosses memory several times
 about once: `in_cache` where torch executes call by call, `by_frame` and `by_shift` where Inductor generates code.
 """
 
-from tam_triton.cpu.evaluation import activated_aggregate, activated_squeeze, branches
-from tam_triton.cpu.operators import aggregate, input_gradient, squeeze, weight_gradients
+from tam_triton.plain.evaluation import activated_aggregate, activated_squeeze, branches
+from tam_triton.plain.operators import aggregate, input_gradient, squeeze, weight_gradients
 
 __all__ = [
     "activated_aggregate",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tam_triton import layout
-from tam_triton.cpu import by_frame, by_shift, by_tap, in_cache, operators
+from tam_triton.plain import by_frame, by_shift, by_tap, in_cache, operators
 from tests.support.strategies import Problem, problems
 
 each_form = pytest.mark.parametrize(
