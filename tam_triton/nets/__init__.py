@@ -6,7 +6,8 @@ except ImportError as error:
     raise ImportError("tam_triton.nets needs torchvision: pip install 'tam-triton[nets]'") from error
 
 from tam_triton.nets.checkpoints import LoadReport, load_published
-from tam_triton.nets.resnet import TABasicBlock, TABottleneck, insert_tam
+from tam_triton.nets.resnet import insert_tam
+from tam_triton.nets.ta_block import TABlock
 from tam_triton.nets.video import C2D, TANet
 from tam_triton.nets.zoo import (
     c2d,
@@ -26,8 +27,7 @@ from tam_triton.nets.zoo import (
 __all__ = [
     "C2D",
     "LoadReport",
-    "TABasicBlock",
-    "TABottleneck",
+    "TABlock",
     "TANet",
     "c2d",
     "c2d18",

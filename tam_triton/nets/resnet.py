@@ -1,87 +1,17 @@
-"""TA-Blocks on torchvision's residual blocks (paper §3.4, figure 2)."""
+"""TA-Blocks in the stages of a ResNet (paper §3.4)."""
 
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
-from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torch import nn
 
-from tam_triton.temporal.tam import TAM
+from tam_triton.nets.ta_block import TABlock, check_block
+from tam_triton.temporal import TAM
 
 # The paper's names of the residual stages and torchvision's attributes for them.
 STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class TABasicBlock(nn.Module):
-    """A basic residual block with a TAM after its first conv-BN-ReLU.
-
-    `block`'s submodules are taken over under their own names, so the state dict is the block's plus `tam.*`.
-    A basic block carries its stride in `conv1`: the TAM runs at the resolution after it.
-
-    Args:
-        block: torchvision's `BasicBlock`.
-        tam: a TAM of `block.conv1.out_channels` channels.
-
-    Raises:
-        TypeError: `block` or `tam` is something else.
-        ValueError: `tam` has another number of channels.
-    """
-
-    def __init__(self, block: BasicBlock, tam: TAM) -> None:
-        super().__init__()
-        _check_block(block, tam, BasicBlock)
-        self.conv1, self.bn1 = block.conv1, block.bn1
-        self.conv2, self.bn2 = block.conv2, block.bn2
-        self.relu = block.relu
-        self.downsample = block.downsample
-        self.stride = block.stride
-        self.tam = tam
-        self.training = block.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N·T, C_in, H, W) → (N·T, C, H/stride, W/stride)."""
-        out = self.tam.activated(self.conv1(x), self.bn1, self.relu)
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
-
-class TABottleneck(nn.Module):
-    """A bottleneck block, plain, wide or ResNeXt, with a TAM after its first conv-BN-ReLU.
-
-    `block`'s submodules are taken over under their own names, so the state dict is the block's plus `tam.*`.
-    A bottleneck carries its stride in `conv2`: the TAM runs at the resolution before it.
-
-    Args:
-        block: torchvision's `Bottleneck`.
-        tam: a TAM of `block.conv1.out_channels` channels.
-
-    Raises:
-        TypeError: `block` or `tam` is something else.
-        ValueError: `tam` has another number of channels.
-    """
-
-    def __init__(self, block: Bottleneck, tam: TAM) -> None:
-        super().__init__()
-        _check_block(block, tam, Bottleneck)
-        self.conv1, self.bn1 = block.conv1, block.bn1
-        self.conv2, self.bn2 = block.conv2, block.bn2
-        self.conv3, self.bn3 = block.conv3, block.bn3
-        self.relu = block.relu
-        self.downsample = block.downsample
-        self.stride = block.stride
-        self.tam = tam
-        self.training = block.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N·T, C_in, H, W) → (N·T, C, H/stride, W/stride)."""
-        out = self.tam.activated(self.conv1(x), self.bn1, self.relu)
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
 
 
 def insert_tam(
@@ -112,8 +42,8 @@ def insert_tam(
         `resnet` itself.
 
     Raises:
-        TypeError: `resnet` lacks a stage, a block is neither `BasicBlock` nor `Bottleneck`, `stages` is no sequence,
-            or TAM refuses its arguments.
+        TypeError: `resnet` lacks a stage, a block is neither `BasicBlock` nor `Bottleneck` or has hooks or a forward of
+            its own, `stages` is no sequence, or TAM refuses its arguments.
         ValueError: `stages` is empty, unknown or repeated; a block already has a TAM; or TAM refuses its arguments.
     """
     new = {}
@@ -144,25 +74,13 @@ def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]
     return chosen
 
 
-def _check_block(block: nn.Module, tam: TAM, expected: type[BasicBlock] | type[Bottleneck]) -> None:
-    if not isinstance(block, expected):
-        raise TypeError(f"block: got {type(block).__name__}, expected torchvision's {expected.__name__}")
-    if not isinstance(tam, TAM):
-        raise TypeError(f"tam: got {type(tam).__name__}, expected a TAM")
-    if tam.channels != block.conv1.out_channels:
-        raise ValueError(
-            f"tam: got one of {tam.channels} channels, expected block.conv1.out_channels = {block.conv1.out_channels}"
-        )
-
-
 def _ta_block(
     block: nn.Module, num_segments: int, kernel_size: int, alpha: int, beta: int, impl: str | None
-) -> TABasicBlock | TABottleneck:
-    if isinstance(block, TABasicBlock | TABottleneck):
+) -> TABlock:
+    if isinstance(block, TABlock):
         raise ValueError("resnet: got TA-Blocks in the chosen stages, expected plain residual blocks")
-    if not isinstance(block, BasicBlock | Bottleneck):
-        raise TypeError(f"resnet: got a {type(block).__name__}, expected torchvision's BasicBlock or Bottleneck")
-    weight = block.conv1.weight
-    tam = TAM(block.conv1.out_channels, num_segments, kernel_size, alpha, beta, impl=impl)
-    tam.to(device=weight.device, dtype=weight.dtype).train(block.training)
-    return TABottleneck(block, tam) if isinstance(block, Bottleneck) else TABasicBlock(block, tam)
+    residual = check_block("resnet", block)
+    weight = residual.conv1.weight
+    tam = TAM(residual.conv1.out_channels, num_segments, kernel_size, alpha, beta, impl=impl)
+    tam.to(device=weight.device, dtype=weight.dtype).train(residual.training)
+    return TABlock(residual, tam)
