@@ -13,8 +13,8 @@ class TABlock(nn.Module):
     """A residual block of torchvision's, basic or bottleneck (plain, wide or ResNeXt), with a TAM.
 
     `block`'s submodules are taken over under their own names, so the state dict is the block's plus `tam.*`. A basic
-    block carries its stride in `conv1`, and the TAM runs at the resolution after it. A bottleneck carries it in `conv2`,
-    and the TAM runs at the resolution before it.
+    block carries its stride in `conv1`: the TAM runs at the resolution after it. A bottleneck has it in `conv2`: the TAM
+    runs at the resolution before it.
 
     Args:
         block: torchvision's `BasicBlock` or `Bottleneck`.
