@@ -12,9 +12,10 @@ FORWARDS = (BasicBlock.forward, Bottleneck.forward)
 class TABlock(nn.Module):
     """A residual block of torchvision's, basic or bottleneck (plain, wide or ResNeXt), with a TAM.
 
-    `block`'s submodules are taken over under their own names, so the state dict is the block's plus `tam.*`. A basic
-    block carries its stride in `conv1`: the TAM runs at the resolution after it. A bottleneck has it in `conv2`: the TAM
-    runs at the resolution before it.
+    `block`'s submodules are taken over under their own names, so the state dict is the block's plus `tam.*`.
+
+    The TAM runs after `conv1`: in a basic block, which carries its stride there, at the lower resolution; in a
+    bottleneck, which carries it in `conv2`, at the higher one.
 
     Args:
         block: torchvision's `BasicBlock` or `Bottleneck`.
