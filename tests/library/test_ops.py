@@ -1,5 +1,6 @@
 """Autograd over the operators: gradcheck, one gradient of X, what is saved, double backward."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,16 +99,16 @@ def test_double_backward(impl: str) -> None:
     assert check(lambda t: squeeze_and_aggregate(t, branches, SMALL.T, 3, impl=impl), x, fast_mode=True)
 
 
-def test_gradients_are_operators_with_gradients() -> None:
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize("name", ["weight_gradients", "input_gradient", "input_gradient of a squeezed X"])
+def test_gradients_are_operators_with_gradients(name: str, check: Callable[..., bool]) -> None:
     """Those registered with torch, called as they are: first and second derivatives."""
     x, importance, kernel = inputs()
     dy, d_squeezed = (t.requires_grad_() for t in (SMALL.features(salt=3), SMALL.importance().flip(0)))
-    registered = ops.IMPLEMENTATIONS["triton"]
-    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
-        assert check(registered.weight_gradients, (dy, x, importance, kernel), fast_mode=True)
-        for offset in (d_squeezed, None):
-            arguments: tuple[Any, ...] = (dy, importance, kernel, offset, False)
-            assert check(registered.input_gradient, arguments, fast_mode=True)
+    arguments: tuple[Any, ...] = (dy, x, importance, kernel)
+    if name != "weight_gradients":
+        arguments = (dy, importance, kernel, d_squeezed if "squeezed" in name else None, False)
+    assert check(getattr(ops.IMPLEMENTATIONS["triton"], name.split()[0]), arguments, fast_mode=True)
 
 
 def test_operators_by_name_are_mapped() -> None:
