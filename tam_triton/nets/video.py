@@ -14,6 +14,7 @@ from tam_triton.checks import (
     check_dtype,
     check_module,
     check_parameter,
+    fails,
 )
 from tam_triton.nets.resnet import STAGES, insert_tam
 from tam_triton.temporal.tracing import is_traced
@@ -143,13 +144,13 @@ def checked_frames(x: Tensor, num_segments: int, channels: int) -> Tensor:
         raise TypeError(f"x: got dtype {x.dtype}, expected normalised frames in {', '.join(map(str, FLOATS))}")
     if x.ndim not in (4, 5):
         raise ValueError(f"x: got {x.ndim} dimensions in shape {tuple(x.shape)}, {expected}")
-    if x.shape[-3] != channels:
+    if fails(x.shape[-3] == channels):
         raise ValueError(f"x: got {x.shape[-3]} channels in shape {tuple(x.shape)}, {expected}")
-    if x.ndim == 5 and x.shape[1] != num_segments:
+    if x.ndim == 5 and fails(x.shape[1] == num_segments):
         raise ValueError(f"x: got {x.shape[1]} frames in shape {tuple(x.shape)}, {expected}")
-    if x.ndim == 4 and x.shape[0] % num_segments:
+    if x.ndim == 4 and fails(x.shape[0] % num_segments == 0):
         raise ValueError(f"x: got {x.shape[0]} frames in shape {tuple(x.shape)}, {expected}")
-    if x.numel() == 0:
+    if any(fails(size > 0) for size in x.shape):
         raise ValueError(f"x: got empty shape {tuple(x.shape)}, {expected}")
     check_addressable(x)
     return x

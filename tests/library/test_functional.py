@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tam_triton import TAM, aggregate, ops, squeeze
 from tam_triton.functional import choose
+from tests.support.networks import small_tanet, videos
 
 X = torch.zeros(8, 8, 3, 3)
 
@@ -79,6 +80,21 @@ def test_a_batch_that_no_compiler_knows(training: bool, impl: str, memory_format
             torch.testing.assert_close(*results, check_stride=True)
     with torch.set_grad_enabled(training), pytest.raises(RuntimeError, match="u0"):
         compiled(torch.rand(7, 8, 3, 3).contiguous(memory_format=memory_format).requires_grad_(training))
+
+
+@pytest.mark.parametrize("impl", ["triton", "torch"])
+@pytest.mark.parametrize("rank", [4, 5])
+def test_clips_that_no_compiler_knows(rank: int, impl: str) -> None:
+    """A whole network, on frames or on clips."""
+    network = small_tanet(impl, stages=["res3"])
+    torch.compiler.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for clips in (2, 3):
+            x = videos(clips)[..., :16, :16].flatten(0, 5 - rank).contiguous()
+            torch._dynamo.decorators.mark_unbacked(x, 0)
+            with torch.compiler.set_stance("default" if clips == 2 else "fail_on_recompile"):
+                torch.testing.assert_close(compiled(x), network(x))
 
 
 @pytest.mark.parametrize("impl", ["triton", "torch"])
