@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo_config
+from torch.autograd import forward_ad
 
 from tam_triton import TAM, functional
 from tam_triton.nets import TANet
@@ -180,13 +181,23 @@ def test_half_precision_is_for_autocast() -> None:
 
 @each_impl
 def test_transforms_of_evaluation(impl: str) -> None:
-    """functional_call with other weights, stacked states under vmap, forward-mode AD."""
-    module, x = small_tam(impl), feature_maps(2)
+    """Other weights by functional_call; forward-mode derivatives by torch.func and by dual tensors."""
+    module, x, tangent = small_tam(impl), feature_maps(2), feature_maps(2).flip(0)
     other = {name: tensor * 1.3 for name, tensor in module.named_parameters()}
     twin = small_tam(impl)
     twin.load_state_dict({**module.state_dict(), **other})
+    exact = small_tam("torch").double()
+    step = 1e-6 * tangent.double()
     with torch.no_grad():
         torch.testing.assert_close(torch.func.functional_call(module, other, (x,)), twin(x))
+        y, derivative = torch.func.jvp(module, (x,), (tangent,))  # type: ignore[misc]
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(module(forward_ad.make_dual(x, tangent)))
+        expected = (exact(x.double() + step) - exact(x.double() - step)) / 2e-6
+        torch.testing.assert_close(y, module(x))
+        torch.testing.assert_close(dual.primal, y)
+        torch.testing.assert_close(dual.tangent, derivative)
+        torch.testing.assert_close(derivative.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 LATER = ["G.1: another eps", "L.0: circular", "L.2: forward hook", "G: forward hook", "G.3: patched forward"]
