@@ -39,8 +39,8 @@ class Data:
     """The largest share of the training videos, from 0 to 1, that may turn out to be unreadable during a run; beyond it
     the run ends. This project's choice: what `prepare` found to be bad is not in the index and does not count."""
     decoder: Decoder = "auto"
-    """What decodes video files. auto: PyAV for H.264, of which it decodes no more than the clip needs, and decord for
-    everything else; files that no decoder may seek in are read straight through by PyAV whatever this says."""
+    """What decodes video files. auto: PyAV, which seeks where that is exact, decodes no more than a clip needs, and reads
+    all other files straight through. decord, torchcodec: these where they are exact too. pyav: always straight."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -1,4 +1,4 @@
-"""Frames by decord, which seeks: only for files of which `container.why_not_seek` says that it may."""
+"""Frames by decord, which seeks: only for files of which `packets` says that it may."""
 
 import contextlib
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.reader.errors import UnsuitedError, VideoError
+from train.data.reader.files import name_for_ffmpeg
 
 
 class DecordFile:
@@ -18,11 +19,11 @@ class DecordFile:
         decord = import_decord()
         try:
             # The tolerance makes reading raise at the first frame that decord would have to make up.
-            self._reader: Any = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-6)
+            self._reader: Any = decord.VideoReader(name_for_ffmpeg(path), num_threads=1, fault_tol=1e-6)
             self._num_frames = len(self._reader)
         except Exception as error:  # decord's own errors derive from Exception directly
-            if "cannot find video stream" in str(error):
-                raise UnsuitedError("has no decoder") from error
+            if "cannot find video stream" in str(error) or isinstance(error, UnicodeEncodeError):
+                raise UnsuitedError("has no decoder for it, or takes no such name") from error
             raise VideoError(path, _reason(error)) from error
 
     def __len__(self) -> int:

@@ -1,0 +1,119 @@
+"""Files whose packets are not what they seem: every decoder's reader counts and shows what decoding shows."""
+
+import numpy as np
+import pytest
+
+from tests.odd_files import VP8, packed_mpeg4, with_hidden_frames, with_notes
+from tests.video_files import VP9, decode, encode, striped_frames
+from train.data.check import check
+from train.data.entries import Entry
+from train.data.reader import Decoder, VideoError, VideoFile
+from train.data.reader.bitstream import first_slice, look_of
+from train.data.reader.packets import read_packets
+from train.data.reader.stream import Stream
+
+DECODERS: tuple[Decoder, ...] = ("auto", "decord", "pyav")
+
+
+def assert_read_right(path, expected):
+    order = np.random.default_rng(0).permutation(len(expected))
+    for decoder in DECODERS:
+        video = VideoFile(path, decoder)
+        assert len(video) == len(expected)
+        np.testing.assert_array_equal(video.read(order), expected[order])
+        np.testing.assert_array_equal(VideoFile(path, decoder).read(order[:3]), expected[order[:3]])
+        checked = check(0, Entry(path, 0), decoder=decoder)
+        assert (checked.problem, checked.reason, checked.entry.num_frames) == (None, "", len(expected))
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".mkv"])
+def test_frames_that_are_never_shown(tmp_path, suffix):
+    path = with_hidden_frames(tmp_path / f"hidden{suffix}")
+    expected = decode(path)
+    assert len(expected) == 54
+    assert_read_right(path, expected)
+    assert VideoFile(path).read_by == VideoFile(path, "decord").read_by == "SeekingFile"
+
+
+def test_packets_without_a_picture(tmp_path):
+    path = with_notes(tmp_path / "notes.mp4")
+    assert_read_right(path, decode(tmp_path / "without_notes.mp4"))
+    assert len(read_packets(Stream(path)).times) == 50
+
+
+def test_packets_of_two_frames_and_of_none(tmp_path):
+    path = packed_mpeg4(tmp_path / "packed.avi")
+    expected = decode(path)
+    np.testing.assert_array_equal(expected, decode(tmp_path / "unpacked.avi"))
+    assert_read_right(path, expected)
+    assert VideoFile(path, "decord").read_by == "StraightFile"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.webm", VP8), ("b.webm", VP9), ("c.mkv", VP9), ("d.mkv", ("libx264", {"g": "12"}))]
+)
+def test_no_duration_in_the_header(tmp_path, name, codec):
+    """As live muxers and browsers write."""
+    path = encode(tmp_path / name, striped_frames(50), codec, container_options={"live": "1"})
+    stream = Stream(path)
+    assert stream.has_no_duration
+    assert_read_right(path, decode(path))
+    assert VideoFile(path, "decord").read_by == "SeekingFile"
+
+
+def test_frames_of_fields_are_counted_by_decoding(tmp_path):
+    """H.264 that may be coded in fields: two packets a frame, or one; nothing short of decoding tells."""
+    codec = ("libx264", {"flags": "+ildct+ilme", "x264-params": "tff=1"})
+    for name in ("fields.mp4", "fields.ts", "fields.mkv"):
+        path = encode(tmp_path / name, striped_frames(20), codec)
+        assert not read_packets(Stream(path)).frames_known
+        assert_read_right(path, decode(path))
+
+
+def test_a_count_that_is_known_is_not_made_again(tmp_path, monkeypatch):
+    path = encode(tmp_path / "stream.ts", striped_frames(20))
+    expected = decode(path)
+    monkeypatch.setattr("train.data.reader.straight._count", lambda path: pytest.fail("counted again"))
+    np.testing.assert_array_equal(VideoFile(path, num_frames=20).read([7]), expected[[7]])
+
+
+def test_what_the_first_bytes_say():
+    def unit(kind, importance=3):
+        return b"\0\0\0\5" + bytes([importance << 5 | kind]) + bytes(4)
+
+    def look(codec, data, configuration=None, progressive=True):
+        return look_of(codec, configuration, progressive)(memoryview(data))
+
+    four = bytes([1, 100, 0, 30, 0xFF])
+    assert first_slice(memoryview(unit(6) + unit(7) + unit(5)), 4) == 5
+    assert first_slice(memoryview(unit(6) + unit(1) + unit(5)), 4) == 1
+    assert first_slice(memoryview(unit(6)), 4) is None
+    assert look("h264", unit(9) + unit(1), four) == 1
+    assert look("h264", unit(9) + unit(6), four) == 0
+    assert look("h264", unit(1), four, progressive=False) is None
+    assert look("h264", b"\0\0\0\1" + unit(1)) is None  # units that nothing measures
+    assert (look("vp8", b"\x10\0"), look("vp8", b"\0\0")) == (1, 0)
+    assert (look("vp9", b"\x82\0"), look("vp9", b"\x88\0"), look("vp9", b"\x84\0")) == (1, 1, 0)
+    assert look("vp9", b"\x84\0\xc1") == 1  # a superframe, of which the last is shown
+    assert look("vp9", b"\xb4\0") is None
+    assert look("mpeg4", b"\0\0\1\xb6" + bytes(30)) == 1
+    assert look("mpeg4", b"\0\0\1\xb6" + bytes(9)) is None
+    assert look("mpeg4", 2 * (b"\0\0\1\xb6" + bytes(30))) is None
+    assert look("wmv3", bytes(30)) is None
+
+
+@pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov", "faststart+no_such_table"])
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+def test_mp4_cut_behind_its_index(tmp_path, flags, share):
+    """Also where the index is one that this project would not know how to read by itself."""
+    whole = encode(
+        tmp_path / "whole.mp4",
+        striped_frames(90),
+        container_options={"movflags": flags.replace("+no_such_table", "")},
+    ).read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.replace(b"hdlr", b"hdlR", 1 if "no_such" in flags else 0)[: int(len(whole) * share)])
+    for decoder in DECODERS:
+        with pytest.raises(VideoError, match="truncated"):
+            VideoFile(path, decoder)
+    assert check(0, Entry(path, 0)).problem == "corrupt"
