@@ -40,13 +40,15 @@ A file that the reader refuses raises `VideoError`, which names it: in training 
 counted, in evaluation it is reported as missing. What is `short` reads without an error as far as it goes: Matroska
 says nothing at its start about how many frames follow; only `prepare`, which compares times, sees that the end is lost.
 
-Which decoder reads a file is decided before any of it is decoded, by its container and its packets. *Seeking* is PyAV,
-which seeks to the key frame before a wanted one and from there leaves out what no wanted frame needs: of H.264, MPEG-4
-and VP8 it decodes those frames alone that others may refer to, which saves a third of the time in files as x264 encodes
-by default. *Straight* is PyAV from the first frame on, for files in which seeking is not exact.
+Which decoder reads a file is decided before any of it is decoded, by its packets. *Selective* is PyAV, which starts at
+the key frame before each wanted one and leaves out what no wanted frame needs: on the way, it decodes those frames of
+H.264, MPEG-4 and VP8 alone that others may refer to, which saves a third of the time in files that x264 encodes.
+*Straight* is PyAV from the first frame on, for files in which decoding cannot start at each key frame, or in which
+packets do not tell.
 `--data.decoder decord` and `torchcodec` take these for the files in which they are exact as well, and PyAV for all
-others: for those with hidden frames, several video streams or pictures to be turned; decord also not for those that do
-not say how long they are and for H.264 in 4:4:4. `pyav` goes straight always.
+others: those in containers without exact seeking, with an edit list that leaves out frames, with hidden frames, several
+video streams or pictures to be turned; decord also not for those that do not say how long they are, and for H.264 in
+4:4:4. `pyav` goes straight always.
 
 A packet is no frame: VP8 and VP9 store some that are never shown, XviD and DivX pack two into one, others hold no
 picture. Such files read as decoding shows them. Where packets do not tell how many frames there are (H.264 that may be

@@ -14,7 +14,7 @@ from train.data.entries import Entry
 from train.data.reader import VideoError, open_frames
 from train.data.reader.files import name_for_ffmpeg
 
-# Most frames are B-frames to which nothing refers, so that `train.data.reader.seeking` decodes three to reach one, on
+# Most frames are B-frames to which nothing refers, so that `train.data.reader.selective` decodes three to reach one, on
 # average. With no B-frames and a key frame in every eight it would be five, and files would be larger by four tenths.
 _GROUPS = {"g": "16", "sc_threshold": "0", "bf": "3", "b-pyramid": "none"}
 OPTIONS = {**_GROUPS, "tune": "fastdecode", "preset": "medium"}

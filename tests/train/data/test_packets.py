@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.odd_files import VP8, packed_mpeg4, with_hidden_frames, with_notes
-from tests.video_files import VP9, decode, encode, striped_frames
+from tests.video_files import VP9, decode, encode, striped_frames, with_edits
 from train.data.check import check
 from train.data.entries import Entry
 from train.data.reader import Decoder, VideoError, VideoFile
@@ -32,7 +32,7 @@ def test_frames_that_are_never_shown(tmp_path, suffix):
     expected = decode(path)
     assert len(expected) == 54
     assert_read_right(path, expected)
-    assert VideoFile(path).read_by == VideoFile(path, "decord").read_by == "SeekingFile"
+    assert VideoFile(path).read_by == VideoFile(path, "decord").read_by == "SelectiveFile"
 
 
 def test_packets_without_a_picture(tmp_path):
@@ -58,7 +58,7 @@ def test_no_duration_in_the_header(tmp_path, name, codec):
     stream = Stream(path)
     assert stream.has_no_duration
     assert_read_right(path, decode(path))
-    assert VideoFile(path, "decord").read_by == "SeekingFile"
+    assert VideoFile(path, "decord").read_by == "SelectiveFile"
 
 
 def test_frames_of_fields_are_counted_by_decoding(tmp_path):
@@ -75,6 +75,16 @@ def test_a_count_that_is_known_is_not_made_again(tmp_path, monkeypatch):
     expected = decode(path)
     monkeypatch.setattr("train.data.reader.straight._count", lambda path: pytest.fail("counted again"))
     np.testing.assert_array_equal(VideoFile(path, num_frames=20).read([7]), expected[[7]])
+
+
+@pytest.mark.parametrize("edit", [None, (21, 24)])
+def test_a_file_too_large_to_be_held_is_read_again(tmp_path, monkeypatch, edit):
+    path = encode(tmp_path / "long.mp4", striped_frames(60), ("libx264", {"g": "12", "bf": "3"}))
+    path = path if edit is None else with_edits(tmp_path / "edited.mp4", path, [edit])
+    monkeypatch.setattr("train.data.reader.packets._MOST_HELD", 100)
+    assert not read_packets(Stream(path)).held
+    assert_read_right(path, decode(path))
+    assert VideoFile(path).read_by == "SelectiveFile"
 
 
 def test_what_the_first_bytes_say():

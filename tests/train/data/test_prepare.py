@@ -301,7 +301,7 @@ def test_transcode(tmp_path):
     for entry in index.split.entries:
         frames = open_frames(entry)
         assert isinstance(frames, VideoFile)
-        assert (frames.read_by, len(frames)) == ("SeekingFile", entry.num_frames)
+        assert (frames.read_by, len(frames)) == ("SelectiveFile", entry.num_frames)
         height, width = frames.read([0]).shape[1:3]
         sizes[entry.path.relative_to(tmp_path / "small" / "class").as_posix()] = (entry.num_frames, width, height)
         packets = read_packets(Stream(entry.path))

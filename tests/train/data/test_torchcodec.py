@@ -43,7 +43,7 @@ def test_torchcodec_is_asked_in_its_exact_mode(folder, monkeypatch):
     with pytest.raises(VideoError, match=r"ten\.mp4: cannot be decoded"):
         video.read([9])
     edited = with_edits(folder / "edited.mp4", path, [(5, 2)])
-    assert VideoFile(edited, "torchcodec").read_by == "StraightFile"
+    assert VideoFile(edited, "torchcodec").read_by == "SelectiveFile"
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(InputError, match="torchcodec cannot be used here"):
         VideoFile(path, "torchcodec")

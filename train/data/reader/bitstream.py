@@ -23,7 +23,7 @@ def look_of(codec: str, configuration: bytes | None, progressive: bool) -> Look:
     """
     if codec == "h264":
         length_bytes = length_bytes_of(configuration)
-        return _unknown if not (length_bytes and progressive) else lambda data: _of_h264(data, length_bytes)
+        return _of_h264(length_bytes) if length_bytes and progressive else _unknown
     return _LOOKS.get(codec, _unknown)
 
 
@@ -48,8 +48,13 @@ def length_bytes_of(configuration: bytes | None) -> int:
     return (configuration[4] & 3) + 1 if configuration and len(configuration) > 4 and configuration[0] == 1 else 0
 
 
-def _of_h264(data: memoryview, length_bytes: int) -> int:
-    return 0 if first_slice(data, length_bytes) is None else 1
+def _of_h264(length_bytes: int) -> Look:
+    def look(data: memoryview) -> int:
+        if len(data) > length_bytes and data[length_bytes] & 31 == 1:  # the first unit, nearly always
+            return 1
+        return 0 if first_slice(data, length_bytes) is None else 1
+
+    return look
 
 
 def _of_mpeg4(data: memoryview) -> int | None:

@@ -1,5 +1,6 @@
 """A video stream of an open file: the one place at which PyAV is asked."""
 
+import itertools
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +36,9 @@ class Stream:
         if self._stream is None or self._stream.codec_context is None:
             nothing = "has no video stream (audio only, or not a single frame)"
             raise VideoError(path, _why_not_open(path, None) or nothing)
+        for other in self._container.streams:
+            if other is not self._stream:
+                other.discard = av.stream.Discard.all  # so that the sound is passed over and not read
         self.codec: Any = self._stream.codec_context
         self.codec.thread_count = 1
         self.look = look_of(self.codec.name, self.codec.extradata, self.codec.field_order == _PROGRESSIVE)
@@ -63,10 +67,10 @@ class Stream:
         """Whether the file does not say how long it is."""
         return self._container.duration is None
 
-    def ends_early(self) -> bool:
-        """Whether the index places a frame behind the end of the file."""
-        size = self.path.stat().st_size
-        return any(entry.pos + entry.size > size for entry in self._stream.index_entries)
+    def ends_early(self, num_packets: int) -> bool:
+        """Whether the index places a frame behind the end of the file, of which `num_packets` were found."""
+        index, size = self._stream.index_entries, self.path.stat().st_size
+        return len(index) > num_packets and any(entry.pos + entry.size > size for entry in index)
 
     def packets(self) -> closing[Generator[Any, None, None]]:
         """The packets that hold anything, from where the stream stands, as a context. Raises VideoError.
@@ -98,12 +102,10 @@ class Stream:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(self.path, reason(error)) from error
 
-    def seek(self, time: int) -> None:
-        """Go to the last key frame up to `time`, in ticks. Raises VideoError."""
-        try:
-            self._container.seek(time, stream=self._stream)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(self.path, reason(error)) from error
+    def packets_again(self, start: int, end: int) -> list[Any]:
+        """The packets at the places from `start` to before `end`, from a file opened anew. Raises VideoError."""
+        with Stream(self.path).packets() as packets:
+            return list(itertools.islice(packets, start, end))
 
     def frames(self) -> Iterator[Any]:
         """All frames that are shown, from where the stream stands on. Raises VideoError."""
@@ -157,10 +159,12 @@ class Pictures:
         self._matrix: NDArray[np.int32] | None = None
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        """The picture of one frame."""
+        """The picture of one frame; it may lie in FFmpeg's memory, which saves a copy, and is not to be written to."""
         if self._matrix is None:
             self._matrix = _display_matrix(frame)
-        pixels = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray().view(np.uint8)
+        plane: Any = self._converter.reformat(frame, format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
         return turned(pixels, self._matrix) if self._matrix.size else pixels
 
 

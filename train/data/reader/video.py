@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from train.data.reader.errors import UnsuitedError, VideoError
 from train.data.reader.files import check_indices, check_regular, system_reason
 from train.data.reader.packets import only_for_pyav, read_packets
-from train.data.reader.seeking import SeekingFile
+from train.data.reader.selective import SelectiveFile
 from train.data.reader.straight import StraightFile, decoded_frames
 from train.data.reader.stream import Stream
 from train.data.reader.with_decord import DecordFile
 from train.data.reader.with_torchcodec import TorchcodecFile
 
 Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
-"""auto: PyAV, which seeks where the packets of a file say that this is exact, and reads it straight through elsewhere.
+"""auto: PyAV, which decodes no more of a file than it needs where its packets say that this is exact.
 decord, torchcodec: these, where they are exact too. pyav: PyAV, straight through always.
 """
 
@@ -79,13 +79,12 @@ def _open(path: Path, decoder: Decoder, num_frames: int | None) -> _Backend:
         raise ValueError(f"decoder must be one of {', '.join(map(repr, get_args(Decoder)))}, got {decoder!r}")
     stream = Stream(path)
     packets = read_packets(stream)
-    count = int(packets.shown.sum()) if packets.frames_known else num_frames
-    if packets.why_not_seek or decoder == "pyav":
-        return StraightFile(path, count)
+    if not packets.may_start_at_keys or decoder == "pyav":
+        return StraightFile(path, int(packets.shown.sum()) if packets.frames_known else num_frames)
     if decoder == "auto" or only_for_pyav(packets, stream, decoder, next(decoded_frames(path), None)):
-        return SeekingFile(stream, packets)
+        return SelectiveFile(stream, packets)
     try:
         other = DecordFile(path) if decoder == "decord" else TorchcodecFile(path)
     except UnsuitedError:
-        return SeekingFile(stream, packets)
-    return other if len(other) == count else SeekingFile(stream, packets)
+        return SelectiveFile(stream, packets)
+    return other if len(other) == packets.shown.sum() else SelectiveFile(stream, packets)

@@ -1,16 +1,20 @@
-"""Frames by PyAV, which seeks and leaves out what no wanted frame needs.
+"""Frames by PyAV, which starts at the key frame before each wanted one and leaves out what no wanted frame needs.
 
 To show a frame a decoder must have seen the key frame before it and, up to its own place in the file, all frames that
 others may refer to. As x264 encodes by default that is half of them, the others being B-frames to which nothing refers:
 readers that decode every frame on the way spend a third of their time on pictures that nobody sees.
+
+Nothing is sought in the file: a look at its packets has read all of them, so the decoder is given those that it needs.
+That is exact in every container, and no slower than seeking.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.reader.errors import UnsuitedError, VideoError
+from train.data.reader.errors import VideoError
 from train.data.reader.packets import Packets
 from train.data.reader.stream import Pictures, Stream
 
@@ -18,28 +22,31 @@ from train.data.reader.stream import Pictures, Stream
 _KNOWS_REFERENCES = {"h264", "mpeg4", "vp8"}
 
 
-class SeekingFile:
-    """A video in which a reader may seek, with its `packets`."""
+class SelectiveFile:
+    """A video in which decoding may start at each key frame, with its `packets`."""
 
     def __init__(self, stream: Stream, packets: Packets) -> None:
-        self.path, self._stream, self._times = stream.path, stream, packets.times
+        self.path, self._stream, self._packets = stream.path, stream, packets
         shown = np.flatnonzero(packets.shown)
         self._positions = shown[np.argsort(packets.times[shown])]  # in the file, of the frames as they are shown
         self._keys = np.flatnonzero(packets.keys)
-        self._leaves_out = stream.codec.name in _KNOWS_REFERENCES
+        # Where a cut has taken references, what a decoder makes up for them depends on all frames before.
+        is_whole = np.array_equal(packets.shown, packets.pictures)
+        self._leaves_out = is_whole and stream.codec.name in _KNOWS_REFERENCES
         self._picture = Pictures()
 
     def __len__(self) -> int:
         return self._positions.size
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError or UnsuitedError."""
+        """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError."""
         positions = self._positions[indices]
         wanted = np.unique(positions)
         groups = np.searchsorted(self._keys, wanted, side="right") - 1
         pictures: dict[int, NDArray[np.uint8]] = {}
         for group in np.unique(groups):
-            pictures |= self._read_group(int(self._keys[group]), wanted[groups == group])
+            of_group = wanted[groups == group]
+            pictures |= self._read_group(self._data(int(self._keys[group]), int(of_group[-1]) + 1), of_group)
         absent = [int(index) for index, position in zip(indices, positions, strict=True) if position not in pictures]
         if absent:
             raise VideoError(self.path, f"its frame {absent[0]} cannot be decoded, it is damaged")
@@ -47,12 +54,13 @@ class SeekingFile:
             raise VideoError(self.path, "its frames change their size")
         return np.stack([pictures[position] for position in positions.tolist()])
 
-    def _read_group(self, key: int, wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
-        """The pictures at the places `wanted`, in order, of the group of frames that begins with the one at `key`.
+    def _data(self, start: int, end: int) -> Sequence[Any]:
+        """The packets at the places from `start` to before `end`."""
+        return self._packets.held[start:end] if self._packets.held else self._stream.packets_again(start, end)
 
-        Raises UnsuitedError where the packets are not those that were there at first.
-        """
-        position_at = {int(self._times[position]): position for position in wanted.tolist()}
+    def _read_group(self, packets: Sequence[Any], wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+        """The pictures at the places `wanted`, in order, out of `packets` that begin with a key frame."""
+        position_at = {int(self._packets.times[position]): position for position in wanted.tolist()}
         pictures: dict[int, NDArray[np.uint8]] = {}
 
         def keep(frames: list[Any]) -> None:
@@ -61,14 +69,10 @@ class SeekingFile:
                 if position is not None and not frame.is_corrupt:
                     pictures[position] = self._picture(frame)
 
-        self._stream.seek(int(self._times[key]))
-        with self._stream.packets() as packets:
-            for position in range(key, int(wanted[-1]) + 1):
-                packet = next(packets, None)
-                if packet is None or packet.pts != self._times[position]:
-                    raise UnsuitedError("a seek leads elsewhere than its packets say")
-                if self._leaves_out:
-                    self._stream.codec.skip_frame = "DEFAULT" if packet.pts in position_at else "NONREF"
-                keep(self._stream.decode(packet))
+        self._stream.codec.flush_buffers()
+        for packet in packets:
+            if self._leaves_out:
+                self._stream.codec.skip_frame = "DEFAULT" if packet.pts in position_at else "NONREF"
+            keep(self._stream.decode(packet))
         keep(self._stream.decode(None))  # what it holds back for frames that would be shown before
         return pictures
