@@ -39,7 +39,8 @@ class Data:
     """The largest share of the training videos, from 0 to 1, that may turn out to be unreadable during a run; beyond it
     the run ends. This project's choice: what `prepare` found to be bad is not in the index and does not count."""
     decoder: Decoder = "auto"
-    """What decodes video files. auto: PyAV, which decodes no more than a clip needs where that is exact. decord, torchcodec: these where they are exact too. pyav: always straight."""
+    """What decodes video files. auto: PyAV, which decodes no more than a clip needs where that is exact. decord,
+    torchcodec: these, where they are exact too. pyav: all of a file, always."""
 
     def __post_init__(self) -> None:
         check_types(self)
