@@ -18,8 +18,9 @@ test: lint
 
 # For a night: forty times the examples of `test`, others each time, and how many there were.
 test-thorough: $(READY)
-	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -n $(JOBS) --dist worksteal --timeout=0 -p tests.count_examples \
-		tests/test_properties_*.py tests/test_kernels.py tests/test_module.py tests/test_cpu.py $(PYTEST)
+	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -n $(JOBS) --dist worksteal --timeout=0 -p tests.support.count_examples \
+		tests/properties --ignore tests/properties/test_mutants.py \
+		tests/library/test_kernels.py tests/library/test_module.py tests/library/test_cpu.py $(PYTEST)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

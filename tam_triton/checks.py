@@ -10,10 +10,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ADDRESSABLE_BYTES = 2**47  # of a process
 BATCH_NORM = ("weight", "bias", "running mean", "running variance")
+
+
+def fails(condition: bool | torch.SymBool) -> bool:
+    """Whether a condition on sizes does not hold; what a compiler cannot know yet, its program asserts as it runs."""
+    if not torch.compiler.is_compiling():
+        return not condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # which imports sympy
+
+    if not guard_or_true(condition):
+        return True
+    torch._check(condition)
+    return False
+
+
+def holds_clips(x: Tensor, num_segments: int) -> bool:
+    """Whether the frames of x are whole clips, one at least; that tells a compiler that N is not 0."""
+    return not fails(x.shape[0] % num_segments == 0) and not fails(x.shape[0] >= num_segments)
 
 
 def check_impl(impl: str | None) -> None:
@@ -90,7 +108,7 @@ def check_features(x: Tensor) -> None:
     check_tensor("x", x)
     if x.dim() != 4:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected 4 dimensions (N·T, C, H, W)")
-    if 0 in x.shape:
+    if any(fails(size > 0) for size in x.shape):
         raise ValueError(f"x: got empty shape {tuple(x.shape)}, expected every dimension of (N·T, C, H, W) above 0")
     check_addressable(x)
 
@@ -98,7 +116,7 @@ def check_features(x: Tensor) -> None:
 def check_segments(x: Tensor, num_segments: int) -> None:
     """Raises TypeError or ValueError unless T divides the frames of x."""
     check_int("num_segments", num_segments)
-    if num_segments < 1 or x.shape[0] % num_segments:
+    if num_segments < 1 or not holds_clips(x, num_segments):
         raise ValueError(f"num_segments: got {num_segments}, expected a divisor of x's N·T = {x.shape[0]}")
 
 
@@ -106,16 +124,16 @@ def check_weights(x: Tensor, importance: Tensor, kernel: Tensor) -> None:
     """Raises TypeError or ValueError unless V and Θ fit one another and x, which has been checked."""
     for name, weight, shape in (("importance", importance, "(N, C, T)"), ("kernel", kernel, "(N, C, K)")):
         check_tensor(name, weight)
-        if weight.dim() != 3 or 0 in weight.shape:
+        if weight.dim() != 3 or any(fails(size > 0) for size in weight.shape):
             raise ValueError(f"{name}: got shape {tuple(weight.shape)}, expected 3 dimensions above 0: {shape}")
-    if x.shape[0] % importance.shape[-1]:
+    if not holds_clips(x, importance.shape[-1]):
         raise ValueError(
             f"importance: got T = {importance.shape[-1]} frames in shape {tuple(importance.shape)}, "
             f"expected a divisor of x's N·T = {x.shape[0]}"
         )
     rows = (x.shape[0] // importance.shape[-1], x.shape[1])
     for name, weight in (("importance", importance), ("kernel", kernel)):
-        if tuple(weight.shape[:2]) != rows:
+        if any(fails(size == row) for size, row in zip(weight.shape, rows, strict=False)):
             raise ValueError(
                 f"{name}: got (N, C) = {tuple(weight.shape[:2])}, expected {rows} for x of shape {tuple(x.shape)} "
                 f"with T = {importance.shape[-1]}"
@@ -142,6 +160,31 @@ def check_branch_results(x: Tensor, results: Any, num_segments: int, kernel_size
     if kernel.shape[-1] != kernel_size:
         raise ValueError(f"kernel: got {kernel.shape[-1]} taps, expected kernel_size={kernel_size}")
     return importance, kernel
+
+
+def check_statistics(branches: object) -> None:
+    """Raises NotImplementedError if torch.func is to transform BatchNorms that update statistics it does not know."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return
+    module = getattr(branches, "__self__", branches)
+    for layer in module.modules() if isinstance(module, nn.Module) else ():
+        counter = getattr(layer, "num_batches_tracked", None) if layer.training else None
+        if counter is not None and not torch._C._functorch.is_functorch_wrapped_tensor(counter):
+            raise NotImplementedError(IN_PLACE)
+
+
+IN_PLACE = (
+    "tam_triton: torch.func has no transform of a BatchNorm in training, which updates its statistics in place; "
+    "call torch.func.replace_all_batch_norm_modules_(module) before, or give torch.func.functional_call the buffers as "
+    "arguments of what is transformed"
+)
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether the tensor is inside a transform of torch.func, or has a tangent."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def check_folded(
@@ -171,6 +214,8 @@ def check_folded(
     recording = torch.is_grad_enabled()
     if recording and x.requires_grad:
         raise ValueError(NO_GRADIENT.format("x"))
+    if is_transformed(x):
+        raise NotImplementedError(NO_TRANSFORM.format("x"))
     for branch, (tensors, shapes) in expected.items():
         for i, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
             if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in FLOATS:
@@ -184,9 +229,15 @@ def check_folded(
                 raise ValueError(f"{branch}[{i}]: got device {tensor.device}, expected x's {x.device}")
             if recording and tensor.requires_grad:
                 raise ValueError(NO_GRADIENT.format(f"{branch}[{i}]"))
+            if is_transformed(tensor):
+                raise NotImplementedError(NO_TRANSFORM.format(f"{branch}[{i}]"))
 
 
 NO_GRADIENT = "{}: got requires_grad=True, expected none, or torch.no_grad(): a folded BatchNorm has no gradient"
+NO_TRANSFORM = (
+    "tam_triton: {} is inside a transform of torch.func or has a tangent, and a folded BatchNorm has neither; "
+    "use TAM's layers: a TAM where gradients are enabled"
+)
 
 
 def leading(name: str, tensors: Sequence[Tensor], *indices: int) -> list[int]:

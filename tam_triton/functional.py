@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tam_triton import layout, ops
+from tam_triton import derivatives, layout, ops, registered
 from tam_triton.checks import (
     check_branch_results,
     check_eps,
@@ -18,6 +18,7 @@ from tam_triton.checks import (
     check_folded,
     check_impl,
     check_segments,
+    check_statistics,
     check_taps,
     check_weights,
 )
@@ -40,7 +41,10 @@ def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
     """
     check_features(x)
     check_segments(x, num_segments)
-    return ops.IMPLEMENTATIONS[choose(impl, x)].squeeze(x, num_segments)
+    chosen = choose(impl, x)
+    if chosen == "triton" and torch.compiler.is_compiling():
+        return ops.IMPLEMENTATIONS[chosen].squeeze(x, num_segments)
+    return derivatives.functions().squeeze.apply(x, num_segments, chosen)
 
 
 def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None = None) -> Tensor:
@@ -63,9 +67,10 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None
     """
     check_features(x)
     check_weights(x, importance, kernel)
-    if (chosen := choose(impl, x)) == "triton":
+    chosen = choose(impl, x)
+    if chosen == "triton" and torch.compiler.is_compiling():
         return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel)
-    return ops.Aggregate.apply(x, importance, kernel, chosen)
+    return derivatives.functions().aggregate.apply(x, importance, kernel, chosen)
 
 
 def squeeze_and_aggregate(
@@ -90,6 +95,7 @@ def squeeze_and_aggregate(
 
     Raises:
         TypeError: as `squeeze` and `aggregate`; `branches` cannot be called, or returns no pair.
+        NotImplementedError: torch.func transforms BatchNorms in training, of the module that `branches` is a method of.
         ValueError: the same; what `branches` returns has another T or K.
     """
     check_features(x)
@@ -97,17 +103,19 @@ def squeeze_and_aggregate(
     check_taps("kernel_size", kernel_size)
     if not callable(branches):
         raise TypeError(f"branches: got {type(branches).__name__}, expected a function of X̂")
+    check_statistics(branches)
     chosen = choose(impl, x)
     if not (torch.is_grad_enabled() and x.requires_grad):
         results = branches(squeeze(x, num_segments, impl=chosen))
         return aggregate(x, *check_branch_results(x, results, num_segments, kernel_size), impl=chosen)
     # Under autocast V and Θ may be wider than x.
     weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    squeezed, *slots = ops.SqueezeWithSlots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
+    functions = derivatives.functions()
+    squeezed, *slots = functions.squeeze_with_slots.apply(x, num_segments, kernel_size, weights_dtype, chosen)
     importance, kernel = check_branch_results(x, branches(squeezed), num_segments, kernel_size)
     if any(torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in (importance, kernel)):
         return aggregate(x, importance, kernel, impl=chosen)  # the slots would round V and Θ
-    return ops.AggregateWithSlots.apply(x, importance, kernel, *slots, chosen)
+    return functions.aggregate_with_slots.apply(x, importance, kernel, *slots, chosen)
 
 
 def evaluate(
@@ -139,6 +147,7 @@ def evaluate(
     Raises:
         TypeError: an argument is no dense float tensor, or x is float64.
         ValueError: shapes or devices disagree, `eps` is not above 0, or a gradient would be recorded.
+        NotImplementedError: an argument is inside a transform of torch.func, or has a tangent.
     """
     check_features(x)
     check_segments(x, num_segments)
@@ -167,3 +176,6 @@ def choose(impl: str | None, x: Tensor) -> str:
             "or on the CPU with TRITON_INTERPRET=1 set before tam_triton is imported"
         )
     return impl
+
+
+registered.register()

@@ -129,7 +129,7 @@ class TAM(nn.Module):
         """What Triton needs to replace the layers in evaluation, or None where it may not (see `folding`)."""
         if self.training or torch.is_grad_enabled() or functional.choose(self.impl, x) != "triton":
             return None
-        if x.dtype == torch.float64 or type(self).branches is not TAM.branches or "branches" in self.__dict__:
+        if x.dtype == torch.float64 or getattr(self.branches, "__func__", None) is not BRANCHES:
             return None
         return fold(x, self.G, self.L, self.kernel_size)
 
@@ -140,3 +140,6 @@ class TAM(nn.Module):
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
         return f"channels={self.channels}, num_segments={self.num_segments}, kernel_size={self.kernel_size}"
+
+
+BRANCHES = TAM.branches  # as it is written here: replaced on an object, a subclass or this class, it is called

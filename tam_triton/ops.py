@@ -1,19 +1,15 @@
-"""The operators as torch sees them: `torch.library` schemas, fakes, device implementations and autograd.
+"""The operators as torch sees them: `torch.library` schemas, fakes and device implementations.
 
 `torch.ops.tam_triton` holds the operators. On a GPU they launch the Triton kernels; so they do on the CPU under
 TRITON_INTERPRET=1; elsewhere they run plain torch. `cpu` has the same as plain functions that `torch.compile` can
-see into. Autograd is written once over either.
-
-How dX is written once. X reaches the output by two ways, through the squeeze and through the aggregation; autograd
-would write both gradients and then add them. Instead the squeeze hands out, beside X̂, three slots without storage,
-shaped like X, V and Θ, which only the aggregation takes. The aggregation's backward returns dY, V and Θ as the
-"gradients" of these slots, so the squeeze's backward, which runs last, holds all it needs to write dX. The slots never
-leave `squeeze_and_aggregate`.
+see into. Derivatives are written once over either, in `derivatives`.
 """
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +18,13 @@ from torch import Tensor
 from tam_triton import cpu, layout
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")  # read when kernels are decorated
+# As Triton reads it when kernels are decorated; not imported for a variable that is not set.
+INTERPRETED = HAS_TRITON and bool(
+    "TRITON_INTERPRET" in os.environ and importlib.import_module("triton.knobs").runtime.interpret
+)
+ONE_THREAD: AbstractContextManager[object] = (
+    threading.RLock() if INTERPRETED else nullcontext()
+)  # Triton's interpreter is one for all threads
 
 
 class Primitives(NamedTuple):
@@ -89,102 +91,6 @@ def fake_activated_aggregate(
     return layout.empty_result(x)
 
 
-def setup_squeeze(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.shape = inputs[0].shape
-
-
-def squeeze_backward(ctx: Any, d_squeezed: Tensor) -> tuple[Tensor, None]:
-    """dX = dX̂/P at every pixel: a view, nothing is written."""
-    pixels = ctx.shape[2] * ctx.shape[3]
-    return (d_squeezed / pixels).transpose(1, 2).reshape(*ctx.shape[:2], 1, 1).expand(ctx.shape), None
-
-
-def setup_aggregate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.impl = inputs[-1] if isinstance(inputs[-1], str) else "triton"
-
-
-def aggregate_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    x, importance, kernel = ctx.saved_tensors
-    backend = IMPLEMENTATIONS[ctx.impl]
-    dx = d_importance = d_kernel = None
-    if ctx.needs_input_grad[0]:
-        dx = backend.input_gradient(dy, importance, kernel, None, layout.is_channels_last(x))
-    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-        d_importance, d_kernel = backend.weight_gradients(dy, x, importance, kernel)
-    return dx, d_importance, d_kernel
-
-
-def refuse_double_backward(ctx: Any, *_: Tensor) -> None:
-    raise NotImplementedError("tam_triton: the gradients have no derivative; create_graph=True is not supported")
-
-
-def refuse_backward(ctx: Any, *_: Tensor) -> None:
-    raise NotImplementedError("tam_triton: operators with BatchNorm folded have no gradient; use TAM's layers")
-
-
-class Aggregate(torch.autograd.Function):
-    """Excitation and aggregation in plain torch, with the gradients in explicit form."""
-
-    @staticmethod
-    def forward(x: Tensor, importance: Tensor, kernel: Tensor, impl: str) -> Tensor:
-        return IMPLEMENTATIONS[impl].aggregate(x, importance, kernel)
-
-    setup_context = staticmethod(setup_aggregate)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return *aggregate_backward(ctx, dy), None
-
-
-class SqueezeWithSlots(torch.autograd.Function):
-    """X → X̂ and the slots through which the aggregation's backward reaches this one (see the top of this file)."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, num_segments: int, kernel_size: int, weights_dtype: torch.dtype, impl: str
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        squeezed = IMPLEMENTATIONS[impl].squeeze(x, num_segments)
-        weight = x.new_zeros((), dtype=weights_dtype)
-        return (
-            squeezed,
-            x.new_zeros(()).expand(x.shape),
-            weight.expand(squeezed.shape),
-            weight.expand(*squeezed.shape[:2], kernel_size),
-        )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.channels_last = layout.is_channels_last(inputs[0])
-        ctx.impl = inputs[-1]
-
-    @staticmethod
-    def backward(ctx: Any, d_squeezed: Tensor, dy: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Any, ...]:
-        dx = IMPLEMENTATIONS[ctx.impl].input_gradient(dy, importance, kernel, d_squeezed, ctx.channels_last)
-        return dx, None, None, None, None
-
-
-class AggregateWithSlots(torch.autograd.Function):
-    """Aggregation whose gradient of X leaves through the slots."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, importance: Tensor, kernel: Tensor, dy_slot: Tensor, v_slot: Tensor, theta_slot: Tensor, impl: str
-    ) -> Tensor:
-        return IMPLEMENTATIONS[impl].aggregate(x, importance, kernel)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        setup_aggregate(ctx, inputs, output)
-        ctx.weights_dtype = inputs[4].dtype  # a gradient has the dtype of what it belongs to
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, importance, kernel = ctx.saved_tensors
-        d_importance, d_kernel = IMPLEMENTATIONS[ctx.impl].weight_gradients(dy, x, importance, kernel)
-        return None, d_importance, d_kernel, dy, importance.to(ctx.weights_dtype), kernel.to(ctx.weights_dtype), None
-
-
 def register() -> None:
     """Defines `torch.ops.tam_triton`; runs once, when this module is imported."""
     fakes: dict[str, Callable[..., Any]] = {
@@ -207,12 +113,6 @@ def register() -> None:
             torch.library.impl(operator, "default", plain(name))
         if HAS_TRITON and not INTERPRETED:
             torch.library.impl(operator, "cuda", kernel(name))
-    torch.library.register_autograd("tam_triton::squeeze", squeeze_backward, setup_context=setup_squeeze)
-    torch.library.register_autograd("tam_triton::aggregate", aggregate_backward, setup_context=setup_aggregate)
-    for name in ("weight_gradients", "input_gradient"):
-        torch.library.register_autograd(f"tam_triton::{name}", refuse_double_backward)
-    for name in ("branches", "activated_squeeze", "activated_aggregate"):
-        torch.library.register_autograd(f"tam_triton::{name}", refuse_backward)
 
 
 def plain(name: str) -> Any:
@@ -226,7 +126,8 @@ def kernel(name: str) -> Any:
     def launch(*args: Any) -> Any:
         from tam_triton import kernels
 
-        return getattr(kernels, name)(*args)
+        with ONE_THREAD:
+            return getattr(kernels, name)(*args)
 
     return launch
 

@@ -1,7 +1,7 @@
 """Top-1, top-5 and loss of a network on batches, as sums that do not wait for the device."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from train.data.batches import Batch
-from train.data.transforms import normalise
 from train.errors import InputError
+from train.precision import Precision, logits_of
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,14 @@ class Tally:
 
 @torch.inference_mode()
 def tally_batches(
-    network: nn.Module, batches: Iterable[Batch], autocast: AbstractContextManager[object] | None = None
+    network: nn.Module, batches: Iterable[Batch], precision: Precision = "fp32", channels_last: bool = True
 ) -> Tally:
     """Count how `network` does on all clips of `batches`, on the network's device; leaves it in the mode it was in."""
     tally, device = Tally(), next(network.parameters()).device
     with evaluation_mode(network):
         for batch in batches:
             if len(batch.labels):
-                frames = normalise(batch.clips.to(device, non_blocking=True))
-                with autocast or nullcontext():
-                    logits = network(frames)
+                logits = logits_of(network, batch.clips, device, precision, channels_last)
                 tally.add(logits, batch.labels.to(device, non_blocking=True))
     return tally
 

@@ -34,11 +34,12 @@ def weighted_sum(
 def band(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:
     """B[s, k] = Σ_p dY[s−k+K//2, p]·X[s, p] as `(N, C, T, K)`; 0 where that frame of dY is outside the clip."""
     clip, dclip = clip_view(x, T), clip_view(dy, T)
-    result = torch.zeros(clip.shape[0], clip.shape[2], T, K, dtype=accumulator(x), device=x.device)
+    dtype = accumulator(x)
+    columns = [x.new_zeros(clip.shape[0], clip.shape[2], T, dtype=dtype)] * K
     for k, target, source in taps(T, K):
-        product = dclip[:, target].to(result.dtype) * clip[:, source].to(result.dtype)
-        result[:, :, source, k] = product.sum((3, 4)).transpose(1, 2)
-    return result
+        sums = (dclip[:, target].to(dtype) * clip[:, source].to(dtype)).sum((3, 4)).transpose(1, 2)
+        columns[k] = functional.pad(sums, (source.start, T - source.stop))
+    return torch.stack(columns, -1)
 
 
 def per_pixel(weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tam_triton import layout
-from tam_triton.cpu.views import rows_of_pixels, taps
+from tam_triton.cpu.views import inside_clip, rows_of_pixels, taps
 
 PIECE_BYTES = 2**20  # of each operand: two or three of them fit the L2 caches of two cores
 
@@ -33,7 +33,7 @@ def weighted_sum_of_rows(frames: Tensor, weights: Tensor, offset: Tensor | None,
     """Each row of pixels of a contiguous result is a weighted bag of the rows that its taps reach."""
     N, C, T, K = weights.shape
     rows, positions, starts = bags(C, T, K, transposed)
-    clip = torch.arange(N, dtype=rows.dtype)[:, None]
+    clip = torch.arange(N, dtype=rows.dtype, device=rows.device)[:, None]
     total = functional.embedding_bag(
         (rows + clip * (T * C)).view(-1),
         layout.to_layout(frames, channels_last=False).view(N * T * C, -1),
@@ -98,13 +98,7 @@ def band_of_rows(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:
         product = products[n, margin : margin + C * T * T].view(C, T, T)
         torch.bmm(dclip[n].transpose(0, 1), clip[n].permute(1, 2, 0), out=product)
     diagonals = products.as_strided((N, C, T, K), (products.shape[1], T * T, T + 1, T))  # k counts down
-    return torch.where(inside_clip(T, K), diagonals.flip(-1), 0.0)
-
-
-def inside_clip(T: int, K: int) -> Tensor:
-    """Whether frame s − k + K//2 exists, as `(T, K)`."""
-    frame = torch.arange(T)[:, None] - torch.arange(K) + K // 2
-    return (frame >= 0) & (frame < T)
+    return torch.where(inside_clip(T, K, x.device), diagonals.flip(-1), 0.0)
 
 
 def band_in_pieces(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tam_triton import layout
 from tam_triton.cpu import by_frame, by_tap, in_cache
-from tam_triton.cpu.views import accumulator, clip_view, widened
+from tam_triton.cpu.views import accumulator, clip_view, inside_clip, widened
 
 
 def squeeze(x: Tensor, num_segments: int) -> Tensor:
@@ -59,8 +59,9 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
         if form is in_cache:
             dy, x = dy.to(dtype), x.to(dtype)
         band = form.band(dy, x, T, K, channels_last)
-    d_importance = (band * kernel.to(dtype)[:, :, None]).sum(-1)
-    d_kernel = (band * importance.to(dtype)[..., None]).sum(2)
+    inside = inside_clip(T, K, x.device)  # beyond it is nothing, not 0·Θ, which may be NaN
+    d_importance = (band * kernel.to(dtype)[:, :, None]).where(inside, 0.0).sum(-1)
+    d_kernel = (band * importance.to(dtype)[..., None]).where(inside, 0.0).sum(2)
     return d_importance.to(importance.dtype), d_kernel.to(kernel.dtype)
 
 

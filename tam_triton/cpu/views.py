@@ -40,3 +40,9 @@ def taps(length: int, kernel_size: int) -> list[tuple[int, slice, slice]]:
         for k, d in shifts
         if abs(d) < length
     ]
+
+
+def inside_clip(length: int, kernel_size: int, device: torch.device) -> Tensor:
+    """Whether frame s − k + K//2 exists, as `(T, K)`."""
+    frame = torch.arange(length, device=device)[:, None] - torch.arange(kernel_size, device=device) + kernel_size // 2
+    return (frame >= 0) & (frame < length)

@@ -70,26 +70,31 @@ def banded_kernel(
             v = tl.load(importance_ptr + t * step, mask=written, other=0.0).to(ACC)
             if SPAN == 2:
                 next_v = tl.load(importance_ptr + following * T + t * step, mask=written, other=0.0).to(ACC)
+                v = tl.where(own, v, next_v)
         y = tl.zeros([VECTORS, VECTOR], ACC)
         for k in tl.static_range(K):
             # Loaded anew for every frame, from the cache: kept, taps of their own for every lane take 24 registers.
             tap_ptr = kernel_ptr + (K - 1 - k if TRANSPOSED else k) * step
-            weight = tl.load(tap_ptr).to(ACC)
+            s = t + k - HALF
+            present = (s >= 0) & (s < T)  # else weights are 0: not even NaN of Θ is a term
+            weight = tl.load(tap_ptr, mask=present, other=0.0).to(ACC)
             z: tl.tensor = window[k].to(ACC)
             if ACTIVATED:
                 z = relu(z * scale + shift)
             if not TRANSPOSED:
-                s = t + k - HALF
-                present = (s >= 0) & (s < T)
                 v = tl.load(importance_ptr + s * step, mask=present, other=0.0).to(ACC)
                 if SPAN == 2:
                     next_v = tl.load(importance_ptr + following * T + s * step, mask=present, other=0.0).to(ACC)
             if SPAN == 2:
-                weight = tl.where(own, weight * v, tl.load(tap_ptr + following * K).to(ACC) * next_v)
-            elif not TRANSPOSED:
-                z *= v
+                next_weight = tl.load(tap_ptr + following * K, mask=present, other=0.0).to(ACC)
+                if not TRANSPOSED:
+                    next_weight *= next_v
+            if not TRANSPOSED:
+                weight *= v
+            if SPAN == 2:
+                weight = tl.where(own, weight, next_weight)
             y += weight * z
-        if TRANSPOSED and SPAN != 2:
+        if TRANSPOSED:
             y *= v
         if OFFSET:
             offset = tl.load(offset_ptr + t * step, mask=written, other=0.0).to(ACC) * inverse_pixels

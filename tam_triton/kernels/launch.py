@@ -110,7 +110,7 @@ def register_limit(tile: Tile, dtype: torch.dtype, num_segments: int, kernel_siz
 
     Only where it keeps the limit without spills, which `bench static` shows; AMD's compiler has no such option.
     """
-    fits = tile.threads >= 256 if tile.run == 0 else dtype == torch.float16
+    fits = tile.threads >= 256 and (tile.run == 0 or dtype == torch.float16)
     if not fits or tile.vector < 8 or num_segments > 8 or kernel_size > 3 or warp_size() != 32:
         return {}
     return {"maxnreg": HALF_OCCUPANCY_REGISTERS}

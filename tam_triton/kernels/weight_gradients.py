@@ -61,10 +61,13 @@ def weight_gradients_kernel(
         )
         for k in tl.static_range(K):
             band = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)[:, None]
-            # Θ[k] in the column of dV[s], V[s] in that of dΘ[k]; zero elsewhere, which must not meet the band's Inf.
-            weight = tl.load(kernel_ptr + k, mask=present & (j == s - first), other=0.0).to(ACC)
-            weight += tl.load(importance_ptr + s, mask=present & (j == FRAMES + k), other=0.0).to(ACC)
-            sums += tl.where(weight != 0.0, weight * band, 0.0)
+            t = s - k + HALF
+            there = present & (t >= 0) & (t < T)
+            # dV[s] takes Θ[k], dΘ[k] takes V[s]; other columns, and frames outside the clip, must not meet an Inf.
+            of_frame, of_tap = there & (j == s - first), there & (j == FRAMES + k)
+            theta = tl.load(kernel_ptr + k, mask=of_frame, other=0.0).to(ACC)
+            v = tl.load(importance_ptr + s, mask=of_tap, other=0.0).to(ACC)
+            sums = tl.where(of_frame | of_tap, sums + tl.where(of_tap, v, theta) * band, sums)
         window = window[1:]
     of_frame = present & (j < FRAMES) & (first + j < T)
     of_tap = present & (j >= FRAMES) & (j < FRAMES + K)

@@ -21,7 +21,7 @@ from torch import Tensor
 from triton_viz.core.trace import TritonTrace  # type: ignore[import-not-found]
 
 from tam_triton import kernels
-from tests.mutants import MUTANTS, Mutant, injected
+from tests.properties.mutants import MUTANTS, Mutant, injected
 
 EPS = 1e-5
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}

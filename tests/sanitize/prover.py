@@ -11,8 +11,8 @@ sanitizer of triton-viz 3.0 is sharpened where it would accept too much, or coul
   if it then still comes to new addresses, they are carried from pass to pass, and that is a failure.
 - Sums and gathers keep their block's shape. What is computed from loaded values may not become an address or a mask.
 
-Integers are unbounded here: that offsets do not overflow is what tests/test_bounds.py is for. Importing this module
-wraps `triton.jit`, so it must come before any kernel.
+Integers are unbounded here: that offsets do not overflow is what tests/library/test_bounds.py is for. Importing this
+module wraps `triton.jit`, so it must come before any kernel.
 """
 
 import os

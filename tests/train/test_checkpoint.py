@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.video_files import run_python
+from tests.support.video_files import run_python
 from train.checkpoint import FORMAT, RunCheckpoints, TrainedNetwork, load_checkpoint, read_checkpoint, save_checkpoint
 from train.errors import InputError
 from train.networks import build_network

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from tests.data_sets import DATA_SETS, VIDEOS
+from tests.support.data_sets import DATA_SETS, VIDEOS
 from train.__main__ import main
 
 # Form: recipe, protocol, clips and crops. Every recipe's own protocol, and the one of validation.

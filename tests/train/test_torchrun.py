@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.fit_runs import Videos, equal_bits, final_bits
+from tests.support.fit_runs import Videos, equal_bits, final_bits
 from tests.train.evaluation.test_testing import TWO_PROCESSES
 from train.evaluation.scores import VideoScores
 

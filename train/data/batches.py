@@ -5,7 +5,7 @@ batch without looking at an earlier one; a global batch is the same whatever the
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -46,16 +46,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The batch with its tensors on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; called by the DataLoader."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        clips, labels, indices, views = map(change, (self.clips, self.labels, self.indices, self.views))
+        clips, labels, indices, views = (t.pin_memory() for t in (self.clips, self.labels, self.indices, self.views))
         return Batch(clips, labels, self.failures, self.missing, indices, views)
 
 

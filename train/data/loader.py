@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -43,8 +43,8 @@ class Loading:
     prefetch: int = 2
     """Batches that each worker holds ready."""
     pin_memory: bool | None = None
-    """Put batches into page-locked memory, from which a GPU fetches them without waiting; by default where there is a
-    GPU."""
+    """Put batches into page-locked memory, from which a GPU fetches them without waiting; by default where a GPU
+    computes."""
     timeout: float = 120.0
     """Seconds that one clip may take to be read before its file is taken for one that hangs the decoder."""
 
@@ -52,6 +52,15 @@ class Loading:
     def pins(self) -> bool:
         """Whether batches go into page-locked memory."""
         return torch.cuda.is_available() if self.pin_memory is None else self.pin_memory
+
+    def for_device(self, device: torch.device) -> "Loading":
+        """The same, with `pin_memory` decided for batches that go to `device`: what was asked for, else by its kind.
+
+        Raises InputError where page-locked memory is asked for and there is no GPU, whose driver gives it.
+        """
+        if self.pin_memory and not torch.cuda.is_available():
+            raise InputError("loading.pin_memory: got True, but torch finds no GPU here")
+        return replace(self, pin_memory=device.type == "cuda") if self.pin_memory is None else self
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -102,11 +102,6 @@ POSITIONS = tuple(
 )
 
 
-def multi_scale_crop(frames: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """One crop out of all `frames` (T, H, W, 3), by the published rule, resized to (T, size, size, 3)."""
-    return Augmentation(crop_size=size, flip=0.0)(frames, 0, (0,), rng)[0]
-
-
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize uint8 (T, H, W, 3) to `size`, height and width; bilinear, antialiased, as the published pipelines do."""
     if tuple(frames.shape[1:3]) == size:
@@ -120,12 +115,6 @@ def resize_short_side(frames: Tensor, size: int) -> Tensor:
     height, width = frames.shape[1:3]
     scale = size / min(height, width)
     return resize(frames, (max(size, round(height * scale)), max(size, round(width * scale))))
-
-
-def center_crop(frames: Tensor, size: int) -> Tensor:
-    """The square of `size` pixels in the middle of all frames (T, H, W, 3)."""
-    (crop,) = slide_crops(frames, size, 1)
-    return crop
 
 
 def slide_crops(frames: Tensor, size: int, count: int) -> list[Tensor]:

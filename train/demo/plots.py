@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from tam_triton import TAM, squeeze
 from train.data.batches import Batch
-from train.data.transforms import normalise
 from train.demo.side_by_side import EpochResult
 from train.metrics import Score, evaluation_mode
+from train.precision import logits_of
 
 Kernels = dict[str, Tensor]
 
@@ -119,7 +119,7 @@ def learned_kernels(network: nn.Module, batches: Iterable[Batch]) -> Kernels:
         with evaluation_mode(network):
             for batch in batches:
                 if len(batch.labels):
-                    network(normalise(batch.clips))
+                    logits_of(network, batch.clips, torch.device("cpu"))
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,7 @@ from train.data.dataset import EvaluationClips
 from train.data.entries import Entry, Split
 from train.data.loader import Loading
 from train.data.reader import VideoError
-from train.data.transforms import normalise
+from train.precision import logits_of
 
 
 class Prediction(NamedTuple):
@@ -35,7 +35,7 @@ def predict(trained: TrainedNetwork, video: Path, top: int = 5) -> list[Predicti
     loader.close()
     if batch.missing:
         raise VideoError(*batch.failures[0])
-    probabilities = trained.network(normalise(batch.clips)).softmax(1)[0]
+    probabilities = logits_of(trained.network, batch.clips, torch.device("cpu")).softmax(1)[0]
     best = probabilities.topk(min(top, len(trained.class_names)))
     return [
         Prediction(trained.class_names[index], probability)

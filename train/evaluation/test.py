@@ -1,12 +1,9 @@
 """`python -m train test`: how good a trained network is on a data set, by any of the published protocols."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from tam_triton.nets import load_published
@@ -21,7 +18,7 @@ from train.evaluation.scores import Accuracy
 from train.evaluation.views import score_videos
 from train.fields import check_types, require
 from train.networks import build_network
-from train.precision import reproducible
+from train.precision import Precision, computing
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3, RECIPES
 from train.team import join_team
 
@@ -71,7 +68,7 @@ class EvaluationConfig:
     """auto: GPUs where there are some."""
     batch_size: int = 32
     """Views that a process computes at a time."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """bf16 and fp16 compute under autocast."""
     channels_last: bool = True
     """Keep pictures and convolutions in channels_last."""
@@ -103,7 +100,7 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         InputError: a file or option that cannot be used, data that do not suit the network, scores that are no
             numbers, no video that can be read, or another process that is lost.
     """
-    with join_team(config.device, config.timeout) as team, _settings(config, team.device):
+    with join_team(config.device, config.timeout) as team, computing(team.device, config.threads):
         team.led(lambda: check_folder(config.out, config.overwrite))
         trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
         data = config.data or (trained.recipe.data.val if trained else None)
@@ -164,15 +161,3 @@ def _describe_views(trained: TrainedNetwork, views: Views) -> str:
         f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short side "
         f"{views.short_side}, {trained.recipe.sampling.num_segments} frames), {views.average} averaged"
     )
-
-
-@contextmanager
-def _settings(config: EvaluationConfig, device: torch.device) -> Iterator[None]:
-    """The same bits each time on the CPU; GPUs would lose speed by it."""
-    if device.type == "cpu":
-        with reproducible(config.threads):
-            yield
-        return
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    yield

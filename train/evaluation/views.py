@@ -7,7 +7,6 @@ and one process and eight give the same bits. A video that cannot be read is nam
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,12 +20,11 @@ from train.data.dataset import EvaluationClips, ViewKey, Views
 from train.data.entries import Entry
 from train.data.index import Checked, Index
 from train.data.loader import GuardedLoader, Loading
-from train.data.transforms import normalise
 from train.errors import InputError
 from train.evaluation.scores import Missing, VideoScores
 from train.fields import to_plain
 from train.metrics import evaluation_mode
-from train.precision import DTYPES
+from train.precision import Precision, logits_of
 from train.team import Team
 
 
@@ -37,7 +35,7 @@ def score_videos(
     team: Team,
     loading: Loading,
     batch_size: int = 32,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Precision = "fp32",
     channels_last: bool = True,
 ) -> VideoScores:
     """The scores of all videos of `index`, averaged over `views`; the same in all processes of `team`.
@@ -59,16 +57,13 @@ def score_videos(
     _check_classes(trained.class_names, split.class_names)
     clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
     keys = video_batches(len(split), views, batch_size, team.rank, team.size)
-    loader = GuardedLoader(clips, keys, collate, loading)
+    loader = GuardedLoader(clips, keys, collate, loading.for_device(team.device))
     network = trained.network.to(team.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
-    dtype = DTYPES.get(precision)
 
     def scores_of(batch: Batch) -> Tensor:
-        frames = normalise(batch.clips.to(team.device, non_blocking=True))
-        with torch.autocast(team.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            scores: Tensor = network(frames if channels_last else frames.contiguous()).float()
+        scores = logits_of(network, batch.clips, team.device, precision, channels_last)
         return (scores.softmax(1) if views.average == "probabilities" else scores).cpu()
 
     sums, problem = _ViewSums(len(split), len(split.class_names)), None

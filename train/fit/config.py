@@ -9,6 +9,7 @@ import tyro
 from train.data.loader import Loading
 from train.errors import InputError
 from train.fields import check_types, require
+from train.precision import Precision
 from train.recipes import Recipe, recipe_subcommands
 
 
@@ -20,7 +21,7 @@ class Compute:
     those of all processes.
     """
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """bf16 and fp16 compute under autocast, fp16 with a loss scaler; weights stay float32."""
     accumulate: int = 1
     """Parts that each process computes its clips of a step in, one after the other (gradient accumulation)."""

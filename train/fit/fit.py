@@ -1,10 +1,5 @@
 """`python -m train fit RECIPE`: from a recipe and a data set's indices to a trained network, on one GPU or many."""
 
-import os
-from contextlib import AbstractContextManager, nullcontext
-
-import torch
-
 from train.checkpoint import RunCheckpoints
 from train.data.entries import Split
 from train.data.index import read_index
@@ -13,7 +8,7 @@ from train.fit.config import FitConfig
 from train.fit.run import Outcome, Run
 from train.fit.stopping import StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
-from train.precision import reproducible
+from train.precision import computing
 from train.recipes import Recipe
 from train.team import Team, join_team
 
@@ -53,7 +48,8 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     team.led(lambda: _prepare_folder(config, recipe, checkpoints))
     writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
     folder = config.out if team.leads else None
-    with _settings(config, team.device), RunLog(folder, append=config.resume, writer=writer) as log:
+    settings = computing(team.device, config.threads, config.deterministic)
+    with settings, RunLog(folder, append=config.resume, writer=writer) as log:
         run = Run(config, recipe, train, val, team, stop, checkpoints, log)
         if config.resume:
             run.resume()
@@ -82,13 +78,3 @@ def _prepare_folder(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoin
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
     if not checkpoints.by_age():
         (config.out / "recipe.json").write_text(recipe.to_json() + "\n")
-
-
-def _settings(config: FitConfig, device: torch.device) -> AbstractContextManager[None]:
-    deterministic = device.type == "cpu" if config.deterministic is None else config.deterministic
-    if not deterministic:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        return nullcontext()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
-    return reproducible(config.threads)

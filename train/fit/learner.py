@@ -10,14 +10,13 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from train.data.batches import Batch
-from train.data.transforms import normalise
 from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.ema import MovingAverage
 from train.fit.optimizer import Schedule, build_sgd, set_rate
 from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
-from train.precision import DTYPES
+from train.precision import logits_of
 from train.recipes import Optimisation
 from train.team import Team
 
@@ -101,12 +100,13 @@ class Learner:
     def step(self, parts: Sequence[Batch]) -> StepResult:
         """One optimiser step on this process' clips, which are computed in `parts`, one after the other."""
         self.optimiser.zero_grad()
+        compute = self.compute
         total = sum(len(part) for part in parts)
         loss = torch.zeros((), device=self.device)
         for number, batch in enumerate(parts, start=1):
             labels = batch.labels.to(self.device, non_blocking=True)
             with self._gradients_shared(number == len(parts)):
-                logits = self._logits(batch.clips)
+                logits = logits_of(self._forward, batch.clips, self.device, compute.precision, compute.channels_last)
                 part = cross_entropy(logits, labels, reduction="sum") / total
                 self.scaler.scale(part).backward()
             loss += part.detach()
@@ -121,19 +121,9 @@ class Learner:
         set_rate(self.optimiser, self.schedule(self.steps))
         return StepResult(loss, grad_norm)
 
-    def _logits(self, clips: Tensor) -> Tensor:
-        frames = normalise(clips.to(self.device, non_blocking=True))
-        with self.autocast():
-            return self._forward(frames if self.compute.channels_last else frames.contiguous()).float()
-
     def _gradients_shared(self, now: bool) -> AbstractContextManager[None]:
         """Add up the processes' gradients after the last part of a step alone."""
         return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
-
-    def autocast(self) -> torch.autocast:
-        """The precision that the network computes in."""
-        dtype = DTYPES.get(self.compute.precision)
-        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
     def take_score(self) -> Score:
         """This process' score over the steps since this was last called."""

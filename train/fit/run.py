@@ -5,10 +5,10 @@ has met trouble, and what the checkpoint holds is the state between two steps.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -87,9 +87,7 @@ class Run:
         self.config, self.recipe, self.train_split, self.val_split = config, recipe, train, val
         self.team, self.stop, self.checkpoints, self.log = team, stop, checkpoints, log
         optimisation, compute = recipe.optimisation, config.compute
-        # Only from page-locked memory do clips reach a GPU while it computes.
-        pin_memory = config.loading.pin_memory or team.device.type == "cuda"
-        self.loading = replace(config.loading, pin_memory=pin_memory)
+        self.loading = config.loading.for_device(team.device)
         self.batches = TrainingBatches(
             len(train),
             optimisation.batch_size,
@@ -224,15 +222,14 @@ class Run:
         if spoilt := self.watch.problem():
             verdict, problem = Verdict.DIVERGED, spoilt
         verdict = Verdict(self.team.highest(verdict))
-        if verdict is Verdict.GO:
-            return parts
-        for part in parts:  # not trained on, so the run that resumes will count them
-            self.failures.counts.subtract(part.failures)
-            self.failures.tried -= len(part) + len(part.failures)
-        self._end(verdict, problem)
-        raise AssertionError("unreachable")
+        if verdict is not Verdict.GO:
+            for part in parts:  # not trained on, so the run that resumes will count them
+                self.failures.counts.subtract(part.failures)
+                self.failures.tried -= len(part) + len(part.failures)
+            self._end(verdict, problem)
+        return parts
 
-    def _end(self, verdict: Verdict, problem: str | None) -> None:
+    def _end(self, verdict: Verdict, problem: str | None) -> NoReturn:
         """End the run in all processes as they agreed."""
         self._report()
         if verdict is not Verdict.DIVERGED:
@@ -284,7 +281,7 @@ class Run:
 
     def _validate(self) -> tuple[Score, list[Failure]]:
         """The score over all processes' parts of the validation videos, each counted once, and what it is without."""
-        network = self.learner.evaluated
+        network, compute = self.learner.evaluated, self.config.compute
         self.team.share_buffers(network)
         failures: list[Failure] = []
         problem, tally = None, Tally()
@@ -297,7 +294,7 @@ class Run:
                 yield batch
 
         try:
-            tally = tally_batches(network, until_stopped(), self.learner.autocast())
+            tally = tally_batches(network, until_stopped(), compute.precision, compute.channels_last)
         except InputError as error:
             problem = str(error)
         verdict = Verdict.STOP if self.stop.number is not None else Verdict.FAILED if problem else Verdict.GO

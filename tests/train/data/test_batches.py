@@ -10,7 +10,7 @@ import torch
 
 import train.data.dataset
 import train.data.loader
-from tests.video_files import bad_videos, encode, striped_frames
+from tests.support.video_files import bad_videos, encode, striped_frames
 from train.data.batches import (
     Batch,
     FailureTally,
@@ -214,9 +214,10 @@ def test_batch_without_any_good_video(videos):
     assert (len(batch), batch.missing) == (0, (0,))
 
 
-def test_batch_moves_as_a_whole(videos):
+def test_batch_is_pinned_as_a_whole(videos, monkeypatch):
     batch = next(iter(training(videos, workers=0)))
-    moved = batch.to("meta")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.to("meta"))
+    moved = batch.pin_memory()
     assert {t.device.type for t in (moved.clips, moved.labels, moved.indices, moved.views)} == {"meta"}
     assert (moved.failures, moved.missing) == (batch.failures, batch.missing)
 

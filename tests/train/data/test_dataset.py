@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.video_files import bad_videos, decode, encode, striped_frames
+from tests.support.video_files import bad_videos, decode, encode, striped_frames
 from train.data.dataset import MAX_ATTEMPTS, ClipKey, EvaluationClips, TrainingClips, ViewKey, Views
 from train.data.entries import Entry, Split
 from train.data.sampling import Sampling

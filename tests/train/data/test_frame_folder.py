@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import train.data.reader.folder
-from tests.video_files import striped_frames
+from tests.support.video_files import striped_frames
 from train.data.entries import Entry
 from train.data.reader import FrameFolder, VideoError, open_frames
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.video_files import encode, striped_frames
+from tests.support.video_files import encode, striped_frames
 from train.data.entries import Entry
 from train.data.index import read_index
 from train.data.reader import Decoder, VideoFile, open_frames

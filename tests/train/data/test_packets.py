@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.odd_files import VP8, packed_mpeg4, with_hidden_frames, with_notes
-from tests.video_files import VP9, decode, encode, striped_frames, with_edits
+from tests.support.odd_files import VP8, packed_mpeg4, with_hidden_frames, with_notes
+from tests.support.video_files import VP9, decode, encode, striped_frames, with_edits
 from train.data.check import check
 from train.data.entries import Entry
 from train.data.reader import Decoder, VideoError, VideoFile

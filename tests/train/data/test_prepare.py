@@ -12,8 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.train.data.test_frame_folder import write_folder
-from tests.video_files import (
+from tests.support.video_files import (
     VP9,
     audio_only,
     cut_without_encoding,
@@ -23,6 +22,7 @@ from tests.video_files import (
     with_display_matrix,
     with_edits,
 )
+from tests.train.data.test_frame_folder import write_folder
 from train.data.check import check
 from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter, read_index

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from tests import video_file_table
-from tests.odd_files import VP8
-from tests.video_files import (
+from tests.support import video_file_table
+from tests.support.odd_files import VP8
+from tests.support.video_files import (
     HEVC,
     OPEN_GOP,
     VP9,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.video_files import decode, encode, run_python, striped_frames
+from tests.support.video_files import decode, encode, run_python, striped_frames
 from train.data.reader import VideoFile
 from train.data.reader.stream import Stream
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.video_files import VP9, decode, encode, striped_frames, with_edits
 from tests.train.data.test_reader import assert_frames_are_those_asked_for
-from tests.video_files import VP9, decode, encode, striped_frames, with_edits
 from train.data.reader import VideoError, VideoFile
 from train.data.reader.with_torchcodec import TorchcodecFile
 from train.errors import InputError

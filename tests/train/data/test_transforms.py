@@ -7,9 +7,7 @@ from PIL import Image
 
 from train.data.transforms import (
     Augmentation,
-    center_crop,
     mirrored_labels,
-    multi_scale_crop,
     normalise,
     random_flip,
     resize,
@@ -135,7 +133,7 @@ def test_crop_anywhere():
 def test_multi_scale_crop_is_one_resize_of_the_decoded_pixels():
     frames = smooth(3, 90, 120)
     for seed in range(10):
-        clip = multi_scale_crop(frames, 56, np.random.default_rng(seed))
+        clip, _ = Augmentation(crop_size=56, flip=0.0)(frames, 0, (0,), np.random.default_rng(seed))
         top, left, height, width = Augmentation().draw_crop(90, 120, np.random.default_rng(seed))
         for frame, result in zip(frames.numpy(), clip.numpy(), strict=True):
             crop = Image.fromarray(frame[top : top + height, left : left + width])
@@ -161,12 +159,14 @@ def test_crop_before_resize_shows_what_the_published_order_shows():
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 400)])
 def test_tiny_frames(size):
     frames = torch.full((2, *size, 3), 77, dtype=torch.uint8)
-    assert (multi_scale_crop(frames, 32, np.random.default_rng(0)) == 77).all()
+    clip, _ = Augmentation(crop_size=32)(frames, 0, (0,), np.random.default_rng(0))
+    assert (clip == 77).all()
     assert (slide_crops(resize_short_side(frames, 32), 32, 3)[2] == 77).all()
 
 
-def test_center_crop():
-    assert center_crop(coordinates(2, 20, 31), 16)[1, 0, 0].tolist() == [1, 2, 7]
+def test_one_crop_lies_in_the_centre():
+    (crop,) = slide_crops(coordinates(2, 20, 31), 16, 1)
+    assert crop[1, 0, 0].tolist() == [1, 2, 7]
 
 
 @pytest.mark.parametrize(

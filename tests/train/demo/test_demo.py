@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tam_triton import TAM
-from tests.video_files import bad_videos, cut_without_encoding, encode, striped_frames
+from tests.support.video_files import bad_videos, cut_without_encoding, encode, striped_frames
 from train.__main__ import main
 from train.checkpoint import load_checkpoint
 from train.data.batches import evaluation_batches

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import train.demo.synthetic
-from tests.video_files import decode
+from tests.support.video_files import decode
 from train.data.sampling import Sampling
 from train.data.sources import read_class_names, read_list
 from train.demo.render import CLASS_NAMES, render

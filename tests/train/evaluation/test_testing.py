@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.fit_runs import Videos, run_one, tiny_config
+from tests.support.fit_runs import Videos, run_one, tiny_config
 from train.__main__ import main
 from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from train.data.dataset import Views

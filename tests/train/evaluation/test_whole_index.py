@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.fit_runs import Videos
+from tests.support.fit_runs import Videos
 from tests.train.evaluation.test_scores import make_scores
 from tests.train.evaluation.test_testing import SMALL, make_trained, make_video
 from train.__main__ import main

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bench import batch_finder
 from bench.batch_finder import find_batch, find_largest, report
-from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
+from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from train.__main__ import main
 from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data import dataset

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
+from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from train.checkpoint import RunCheckpoints
 from train.fit.learner import Learner
 from train.fit.run import Run
 
 
 def scenario(*arguments):
-    command = [sys.executable, "-m", "tests.fit_runs", *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.support.fit_runs", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,77 @@
+"""Derivatives of the operators by their names, `torch.ops.tam_triton`: those of `derivatives`, but backwards only.
+
+A compiler and an exported program call them so, and whoever wants to.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
+from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
+
+from tam_triton import derivatives
+from tam_triton.ops import SCHEMAS
+
+
+def refuse_backward(ctx: Any, *_: Tensor) -> None:
+    raise NotImplementedError("tam_triton: operators with BatchNorm folded have no gradient; use TAM's layers")
+
+
+def refusing(name: str, autograd: Callable[..., Any]) -> Callable[..., Any]:
+    """Autograd of an operator by its name. torch would run it on the values alone, and take all tangents for zero."""
+
+    def run(keyset: Any, *args: Any) -> Any:
+        tensors = [one for one in pytree.tree_leaves(args) if isinstance(one, Tensor)]
+        tangents = torch._C._is_fwd_grad_enabled() and any(
+            forward_ad.unpack_dual(one).tangent is not None for one in tensors
+        )
+        recorded = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+        if tangents or (recorded and torch._C._are_functorch_transforms_active()):
+            missing = "forward-mode derivative" if tangents else "torch.func.grad"
+            raise NotImplementedError(
+                f"tam_triton: torch.ops.tam_triton.{name} has no {missing}; use the functions of tam_triton or TAM's "
+                "layers, without torch.compile"
+            )
+        return autograd(keyset, *args)
+
+    return run
+
+
+def register() -> None:
+    """Autograd of `torch.ops.tam_triton`; runs once, when `functional` is imported."""
+    functions: dict[str, type[derivatives.Operator]] = {
+        "squeeze": derivatives.Squeeze,
+        "aggregate": derivatives.Aggregate,
+        "weight_gradients": derivatives.WeightGradients,
+        "input_gradient": derivatives.InputGradient,
+    }
+    for name in SCHEMAS:
+        info = registration(functions[name]) if name in functions else Info(refuse_backward, None)
+        operator = getattr(torch.ops.tam_triton, name).default
+        if name in functions:
+            torch.library.register_vmap(operator, partial(of_samples, operator))
+        LIBRARY.impl(name, refusing(name, make_autograd_impl(operator, info)), "Autograd", with_keyset=True)
+
+
+def of_samples(operator: Any, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
+    """`vmap` of an operator by its name."""
+    return derivatives.mapped(operator, info.batch_size, in_dims, args)
+
+
+def registration(function: type[derivatives.Operator]) -> Info:
+    """The function's derivative for the operator, whose arguments end before the implementation."""
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        function.setup_context(ctx, (*inputs, "triton"), output)
+
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return function.backward(ctx, *gradients)[:-1]
+
+    return Info(backward, setup)
+
+
+LIBRARY = torch.library.Library("tam_triton", "IMPL")  # what it holds is registered as long as it lives

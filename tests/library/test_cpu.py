@@ -1,0 +1,74 @@
+"""The three forms of plain torch agree, on what is not finite too, and the compiler's does what it is for."""
+
+import math
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tam_triton import layout
+from tam_triton.cpu import by_frame, by_tap, in_cache, operators
+from tests.support.strategies import Problem, problems
+
+each_form = pytest.mark.parametrize("form", [by_frame, in_cache], ids=["by_frame", "in_cache"])
+each_layout = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+integers = problems(dtypes=(torch.float32,), integers=True)
+
+
+def weights(problem: Problem) -> Tensor:
+    """Θ[k]·V[s] as `(N, C, T, K)`."""
+    return problem.importance()[..., None] * problem.kernel()[:, :, None]
+
+
+@each_form
+@given(problem=integers, transposed=st.booleans(), channels_last=st.booleans(), has_offset=st.booleans())
+def test_weighted_sum_is_the_definition(
+    form: ModuleType, problem: Problem, transposed: bool, channels_last: bool, has_offset: bool
+) -> None:
+    offset = problem.tensor(problem.N, problem.C, problem.T, salt=5) if has_offset else None
+    arguments = (problem.features(), weights(problem), offset, transposed, channels_last)
+    result = form.weighted_sum(*arguments)
+    assert torch.equal(result, by_tap.weighted_sum(*arguments))  # sums of small integers are exact
+    assert layout.to_layout(result, channels_last) is result
+
+
+@each_form
+@given(problem=integers, channels_last=st.booleans())
+def test_band_is_the_definition(form: ModuleType, problem: Problem, channels_last: bool) -> None:
+    dy, x = problem.features(salt=3), problem.features()
+    result = form.band(dy, x, problem.T, problem.K, channels_last)
+    assert torch.equal(result, by_tap.band(dy, x, problem.T, problem.K))
+
+
+@each_form
+@each_layout
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_not_finite_reaches_only_its_taps(form: ModuleType, channels_last: bool, value: float) -> None:
+    problem = Problem(N=2, T=4, C=5, H=3, W=3, K=3)
+    x = problem.features().abs() + 1
+    x[0, 1, 1, 1] = value  # the first frame of the first clip
+    arguments = (x, weights(problem).abs(), None, False, channels_last)
+    torch.testing.assert_close(
+        form.weighted_sum(*arguments), by_tap.weighted_sum(*arguments), equal_nan=True, check_stride=False
+    )
+    band = form.band(x.abs(), x, problem.T, problem.K, channels_last)
+    torch.testing.assert_close(band, by_tap.band(x.abs(), x, problem.T, problem.K), equal_nan=True)
+
+
+def test_each_situation_has_its_form() -> None:
+    chosen = []
+
+    def record(x: Tensor) -> Tensor:
+        chosen.append(operators.choose(8, x))
+        return x + 1
+
+    x = torch.ones(2)
+    record(x)
+    record(x.double())
+    record(x.clone().requires_grad_())
+    record(x.to("meta"))
+    torch.compile(record, backend="eager")(x)
+    assert chosen == [in_cache, by_tap, by_tap, by_tap, by_frame]

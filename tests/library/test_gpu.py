@@ -1,0 +1,66 @@
+"""The compiled kernels on a real GPU: `pytest -m gpu`. Skipped where there is none."""
+
+import itertools
+
+import pytest
+import torch
+
+from tam_triton import TAM, cpu, kernels, layout
+from tests.library.test_kernels import each_layout, each_shape
+from tests.support.strategies import Problem
+from tests.support.tolerance import INPUTS, assert_close, nudged
+
+pytestmark = pytest.mark.gpu
+
+
+@each_layout
+@each_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_compiled_kernels_equal_plain_torch_in_float64(dtype: torch.dtype, memory: str, shape: Problem) -> None:
+    problem = Problem(**{**vars(shape), "layout": memory, "dtype": dtype})
+    x, dy, v, theta = problem.features(), problem.features(salt=3), problem.importance(), problem.kernel()
+    channels_last = layout.is_channels_last(x)
+    calls = {
+        "squeeze": ((x,), (problem.T,)),
+        "aggregate": ((x, v, theta), ()),
+        "weight_gradients": ((dy, x, v, theta), ()),
+        "input_gradient": ((dy, v, theta, v), (channels_last,)),
+    }
+    for name, (tensors, rest) in calls.items():
+        results = as_tuple(getattr(kernels, name)(*(t.cuda() for t in tensors), *rest))
+        plain = as_tuple(getattr(cpu, name)(*tensors, *rest))
+        truth = as_tuple(getattr(cpu, name)(*(t.double() for t in tensors), *rest))
+        # In float64 plain torch is the truth itself: what rounding costs shows on inputs a rounding away.
+        moved = [as_tuple(getattr(cpu, name)(*(nudged(t, i) for t in tensors), *rest)) for i in range(1, INPUTS)]
+        for i, result in enumerate(results):
+            others = itertools.cycle(values[i] for values in moved)
+            assert_close(result.cpu(), truth[i].numpy(), plain[i], lambda _, others=others: next(others))  # type: ignore[misc]
+
+
+def as_tuple(results: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (results,) if isinstance(results, torch.Tensor) else results
+
+
+@each_layout
+@pytest.mark.parametrize("size", [56, 28, 14, 7])
+def test_same_bits_every_time(size: int, memory: str) -> None:
+    problem = Problem(N=8, T=8, C=64, H=size, W=size, K=3, layout=memory, dtype=torch.bfloat16)
+    module = TAM(64, 8).cuda().train()
+    x, dy = problem.features().cuda().requires_grad_(), problem.features(salt=3).cuda()
+    with torch.autocast("cuda", torch.bfloat16):
+        runs = [torch.autograd.grad(module(x), (x, *module.parameters()), dy) for _ in range(3)]
+    for run in runs[1:]:
+        for first, again in zip(runs[0], run, strict=True):
+            assert torch.equal(first, again)
+
+
+@each_layout
+def test_compiled_module(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # the branches' convolutions, by whichever algorithm
+    problem = Problem(N=2, T=8, C=32, H=14, W=14, K=3, layout=memory)
+    module = TAM(32, 8).cuda()
+    x = problem.features().cuda().requires_grad_()
+    dy = torch.randn_like(x)
+    expected = torch.autograd.grad(module(x), (x, *module.parameters()), dy)
+    compiled = torch.compile(module, fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), (x, *module.parameters()), dy), expected)

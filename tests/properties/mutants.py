@@ -1,0 +1,272 @@
+"""Wrong kernels, each by one replacement in a copy of the source, and the property of the suite that must see it.
+
+`python -m tests.properties.mutants` runs them all and prints which property killed which mutant. The properties draw
+the same examples as in CI, but do not shrink what they find.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+SOURCES = Path(__file__).parents[2] / "tam_triton"
+JOBS = 2
+NET = ExitStack()  # of a process that runs mutants; closed with it
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is wrong, where, and what has to see it.
+
+    Attributes:
+        fault: in words.
+        file: below `tam_triton`; its folder names the backend.
+        right: text that occurs in it once.
+        wrong: what stands there instead.
+        prop: a test of the suite, as "module.test".
+        operator: a row of `tests.support.operators`, for properties of operators.
+        group: arguments in which that is linear, for properties of those.
+        escapes: it leaves its tensors, which the check of every address must see before any property does.
+    """
+
+    fault: str
+    file: str
+    right: str
+    wrong: str
+    prop: str
+    operator: str = ""
+    group: tuple[str, ...] = ()
+    escapes: bool = False
+
+    @property
+    def backend(self) -> str:
+        return self.file.split("/")[0]
+
+    @property
+    def killer(self) -> str:
+        """The property with its arguments, for the table."""
+        subject = "-".join(part for part in (self.operator, ",".join(self.group)) if part)
+        return self.prop + (f"[{subject}]" if subject else "")
+
+
+REFERENCE = "test_values.test_equals_the_reference"
+EDGES = "test_values.test_edges_of_blocks"
+TRANSPOSE = "test_algebra.test_gradient_is_the_transpose"
+SHIFT = "test_algebra.test_one_tap_is_a_shift"
+MEMORY = "test_memory.test_writes_all_of_the_result_and_nothing_else"
+BANDED, WEIGHTS, SQUEEZE = "kernels/banded.py", "kernels/weight_gradients.py", "kernels/squeeze.py"
+
+MUTANTS = (
+    Mutant(
+        "halo mask dropped: frames before the clip are read", BANDED,
+        "mask=inside & present, other=0.0)", "mask=inside, other=0.0)",
+        REFERENCE, "aggregate", escapes=True,
+    ),
+    Mutant(
+        "<= for <: the frame after the last is read", BANDED,
+        "mask=inside & (s < T) & (s < end + HALF), other", "mask=inside & (s <= T), other",
+        REFERENCE, "aggregate", escapes=True,
+    ),
+    Mutant(
+        "taps in reverse order", BANDED,
+        "(K - 1 - k if TRANSPOSED else k) * step", "(k if TRANSPOSED else K - 1 - k) * step",
+        SHIFT,
+    ),
+    Mutant(
+        "V of the frame written, not of the frame read", BANDED,
+        "tl.load(importance_ptr + s * step, mask=present,", "tl.load(importance_ptr + t * step, mask=present,",
+        REFERENCE, "aggregate",
+    ),
+    Mutant(
+        "V left out of dX", BANDED,
+        "y *= v", "y *= 1.0",
+        TRANSPOSE, "input_gradient", ("dy",),
+    ),
+    Mutant(
+        "the squeeze's gradient left out of dX", BANDED,
+        "y += offset", "y += 0.0 * offset",
+        REFERENCE, "input_gradient+d_squeezed",
+    ),
+    Mutant(
+        "one channel's weights for a vector that spans two", BANDED,
+        "following = tl.minimum(C - 1 - c, 1)", "following = tl.minimum(C - 1 - c, 0)",
+        REFERENCE, "aggregate",
+    ),
+    Mutant(
+        "mask of the ragged end dropped from the store", BANDED,
+        "mask=inside & written)", "mask=written)",
+        MEMORY, "aggregate", escapes=True,
+    ),
+    Mutant(
+        "float64 is summed in float32", BANDED,
+        "ACC=launch.accumulator(x.dtype)", "ACC=tl.float32",
+        REFERENCE, "aggregate",
+    ),
+    Mutant(
+        "dY of the wrong neighbour in dV and dΘ", WEIGHTS,
+        "window[K - 1 - k].to(ACC)", "window[k].to(ACC)",
+        REFERENCE, "weight_gradients",
+    ),
+    Mutant(
+        "dΘ without V", WEIGHTS,
+        "v = tl.load(importance_ptr + s, mask=of_tap", "v = 1.0 + 0.0 * tl.load(importance_ptr + s, mask=of_tap",
+        TRANSPOSE, "aggregate", ("kernel",),
+    ),
+    Mutant(
+        "one partial sum skipped", "kernels/parts.py",
+        "for part in range(parts):", "for part in range(1, parts):",
+        TRANSPOSE, "aggregate", ("kernel",),
+    ),
+    Mutant(
+        "sums in half precision", SQUEEZE,
+        "total += x\n", "total = (total + x).to(tl.float16).to(ACC)\n",
+        REFERENCE, "squeeze",
+    ),
+    Mutant(
+        "the last channel is never written", SQUEEZE,
+        "mask=c < C)", "mask=c < C - 1)",
+        MEMORY, "squeeze",
+    ),
+    Mutant(
+        "pixels past the end count as ReLU(BN(0))", SQUEEZE,
+        "x = tl.where(p0 + tl.arange(0, BLOCK_P)[None, :] < P, relu(x * scale + shift), 0.0)",
+        "x = relu(x * scale + shift)",
+        REFERENCE, "activated_squeeze",
+    ),
+    Mutant(
+        "<= for <: a row takes the first pixel of the next", "kernels/frames.py",
+        "(p0 + p < P)[None, :]", "(p0 + p <= P)[None, :]",
+        EDGES, "squeeze", escapes=True,
+    ),
+    Mutant(
+        "the convolution's padding is not zero", "kernels/branches.py",
+        "& (s >= 0)[None, :] & (s < T)[None, :], other", "& (s < T)[None, :], other",
+        REFERENCE, "branches", escapes=True,
+    ),
+    Mutant(
+        "taps in reverse order", "cpu/views.py",
+        "(k, k - kernel_size // 2)", "(k, kernel_size // 2 - k)",
+        SHIFT,
+    ),
+    Mutant(
+        "dX̂ not divided by P", "cpu/operators.py",
+        "d_squeezed.to(accumulator(dy)) / (dy.shape[2] * dy.shape[3])", "d_squeezed.to(accumulator(dy))",
+        REFERENCE, "input_gradient+d_squeezed",
+    ),
+    Mutant(
+        "<= for <: a tap past the clip's end", "cpu/views.py",
+        "(frame >= 0) & (frame < length)", "(frame >= 0) & (frame <= length)",
+        REFERENCE, "weight_gradients",
+    ),
+    Mutant(
+        "one piece of the pixels skipped", "cpu/in_cache.py",
+        "zip(dclips[1:], clips[1:], strict=True)", "zip(dclips[2:], clips[2:], strict=True)",
+        "test_mutants.test_pieces_of_pixels_add_up",
+    ),
+)  # fmt: skip
+
+
+def mutated_source(mutant: Mutant) -> str:
+    """Raises ValueError unless the text to be replaced occurs exactly once."""
+    source = (SOURCES / mutant.file).read_text()
+    if (found := source.count(mutant.right)) != 1:
+        raise ValueError(f"{mutant.file}: {mutant.right!r} occurs {found} times, expected once: write the mutant anew")
+    return source.replace(mutant.right, mutant.wrong)
+
+
+@contextmanager
+def injected(mutant: Mutant) -> Iterator[None]:
+    """The functions of the mutant's backend come from a copy of it in another folder, with the fault."""
+    package = f"tam_triton.{mutant.backend}"
+    original = importlib.import_module(package)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / mutant.backend
+        shutil.copytree(SOURCES / mutant.backend, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / Path(mutant.file).name).write_text(mutated_source(mutant))
+        spec = importlib.util.spec_from_file_location(package, copy / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with mock.patch.dict(sys.modules):
+            for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+                del sys.modules[name]
+            sys.modules[package] = module
+            spec.loader.exec_module(module)
+        with mock.patch.multiple(original, **{name: getattr(module, name) for name in original.__all__}):
+            yield
+
+
+def kill(mutant: Mutant) -> str:
+    """How its property fails: the name of the error, or nothing. Errors of other kinds are the mutant's own: raised."""
+    from bench.interpreted import AddressError
+    from tests.support.operators import OPERATORS
+
+    module, test = mutant.prop.split(".")
+    check = getattr(importlib.import_module(f"tests.properties.{module}"), test)
+    arguments = {
+        "backend": importlib.import_module(f"tam_triton.{mutant.backend}"),
+        "operator": {str(operator): operator for operator in OPERATORS}.get(mutant.operator),
+        "group": mutant.group,
+        "memory": "contiguous",
+    }
+    with injected(mutant):
+        try:
+            check(**{name: arguments[name] for name in inspect.signature(check).parameters})
+        except AddressError as error:
+            return type(error).__name__
+        except AssertionError as error:
+            return "" if mutant.escapes else type(error).__name__
+    return ""
+
+
+def prepare() -> None:
+    """What the suite's conftest does, in a process that runs mutants."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    import torch
+    from hypothesis import HealthCheck, Phase, settings
+
+    from bench.interpreted import checking
+
+    settings.register_profile(
+        "mutants",
+        derandomize=True, deadline=None, max_examples=25, database=None, report_multiple_bugs=False,
+        phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    settings.load_profile("mutants")
+    torch.set_num_threads(1)
+    NET.enter_context(checking())
+
+
+def timed(mutant: Mutant) -> tuple[str, float]:
+    start = time.perf_counter()
+    return kill(mutant), time.perf_counter() - start
+
+
+def main() -> int:
+    """Prints the table; returns how many mutants survive."""
+    survivors = 0
+    print(f"{'file':<28} {'fault':<52} {'seconds':>7} {'error':<15} property")
+    with ProcessPoolExecutor(JOBS, multiprocessing.get_context("spawn"), initializer=prepare) as pool:
+        for mutant, (error, seconds) in zip(MUTANTS, pool.map(timed, MUTANTS), strict=True):
+            survivors += not error
+            print(
+                f"{mutant.file:<28} {mutant.fault:<52} {seconds:>7.1f} {error or 'SURVIVES':<15} {mutant.killer}",
+                flush=True,
+            )
+    print(f"{len(MUTANTS)} mutants, {survivors} survive")
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main())

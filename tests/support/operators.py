@@ -1,0 +1,344 @@
+"""The operators as the properties see them: one row each. A new kernel is a new row.
+
+A row says how the arguments are drawn, what the reference and plain torch make of them, in which arguments the
+operator is linear, and what carries a gradient of its results back to these. Names and ranks mean the same everywhere:
+feature maps `(N·T, C, H, W)` have four dimensions, weights `(N, C, ·)` three, lists of tensors are parameters.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import reference
+from bench import peers as eager
+from tam_triton import cpu, kernels, layout, ops
+from tests.support.strategies import DTYPES, Problem
+from tests.support.tolerance import assert_close, nudged
+
+Arguments = dict[str, Any]
+# (backend, gradients of the results, arguments) → gradients of a group of arguments
+Transpose = Callable[[ModuleType, tuple[Tensor, ...], Arguments], tuple[Tensor, ...]]
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One row.
+
+    Attributes:
+        name: of the function, in `tam_triton.kernels` and `tam_triton.cpu` alike.
+        arguments: those of a problem, by name and in order.
+        truth: the reference, from the arguments as NumPy arrays, feature maps as clip views `(N, T, C, H, W)`.
+        plain: the same from torch's own operations, in the arguments' precision.
+        transposes: by the arguments in which the operator is jointly linear, what takes gradients back to them.
+        averages: something is divided by P, which is exact for powers of two alone.
+        channelwise: channels do not mix, sums of integers are exact, and time may run backwards.
+        dtypes: those it takes.
+        note: tells rows of one name apart.
+    """
+
+    name: str
+    arguments: Callable[[Problem], Arguments]
+    truth: Callable[..., Any]
+    plain: Callable[..., Any]
+    transposes: Mapping[tuple[str, ...], Transpose] = field(default_factory=dict)
+    averages: bool = False
+    channelwise: bool = True
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+    note: str = ""
+
+    def __str__(self) -> str:
+        return self.name + self.note
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Its name, in Hypothesis's reports."""
+        printer.text(str(self))
+
+    def call(self, backend: ModuleType, arguments: Arguments) -> tuple[Tensor, ...]:
+        """The results, one or several."""
+        return together(getattr(backend, self.name)(*arguments.values()))
+
+    def truths(self, problem: Problem, arguments: Arguments) -> tuple[np.ndarray, ...]:
+        """What the results are in exact arithmetic, in their own shapes."""
+        results = together(self.truth(**{name: as_reference(value, problem.T) for name, value in arguments.items()}))
+        return tuple(result.reshape(-1, *result.shape[2:]) if result.ndim == 5 else result for result in results)
+
+    def in_plain_torch(self, arguments: Arguments) -> tuple[Tensor, ...]:
+        """The results by torch's own operations."""
+        return together(self.plain(**arguments))
+
+    def cotangents(self, problem: Problem, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A gradient for each result."""
+        return tuple(problem.tensor(*result.shape, salt=20 + i) for i, result in enumerate(results))
+
+    def on_exact(self, problem: Problem) -> Problem:
+        """The problem, of integers, made exact for this operator: P is a power of two where it divides."""
+        H, W = (1 << size.bit_length() - 1 if self.averages else size for size in (problem.H, problem.W))
+        return replace(problem, H=H, W=W)
+
+
+def together(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def as_reference(value: Any, num_segments: int) -> Any:
+    """An argument as the reference takes it."""
+    if isinstance(value, list):
+        return [as_reference(item, num_segments) for item in value]
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().double()
+    return (value.unflatten(0, (-1, num_segments)) if value.dim() == 4 else value).numpy()
+
+
+def strides(x: Tensor) -> list[int]:
+    """Those that matter: a dimension of one element may have any."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
+def check_against_reference(backend: ModuleType, operator: Operator, problem: Problem) -> None:
+    """Values, dtype and shape, and the strides that the operator's fake promises."""
+    if problem.dtype not in operator.dtypes:
+        problem = replace(problem, dtype=torch.float32)
+    arguments = operator.arguments(problem)
+    results = operator.call(backend, arguments)
+    plain = operator.in_plain_torch(arguments)
+    for i, (result, truth) in enumerate(zip(results, operator.truths(problem, arguments), strict=True)):
+
+        def again(number: int, i: int = i) -> Tensor:
+            return operator.in_plain_torch(each_tensor(lambda tensor: nudged(tensor, number), arguments))[i]
+
+        assert_close(result, truth, plain[i], again)
+    fakes = together(getattr(ops, f"fake_{operator.name}")(*arguments.values()))
+    assert [strides(result) for result in results] == [strides(fake) for fake in fakes]
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], arguments: Arguments) -> Arguments:
+    """The arguments with every tensor changed, those in lists too."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        return change(value) if isinstance(value, Tensor) else value
+
+    return {name: changed(value) for name, value in arguments.items()}
+
+
+def activation(x: Tensor, norm: list[Tensor], eps: float) -> Tensor:
+    """ReLU(BN(x)) with running statistics."""
+    weight, bias, mean, variance = norm
+    return functional.batch_norm(x, mean, variance, weight, bias, eps=eps).relu()
+
+
+def exact_activation(x: np.ndarray, norm: list[np.ndarray], eps: float) -> np.ndarray:
+    """The same of a clip view."""
+    weight, bias, mean, variance = (vector[:, None, None] for vector in norm)
+    return np.maximum((x - mean) / np.sqrt(variance + eps) * weight + bias, 0)
+
+
+def exact_branches(
+    squeezed: np.ndarray, global_branch: list[np.ndarray], local_branch: list[np.ndarray], **_: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    parameters: dict[str, np.ndarray] = {}
+    for name, (first, *norm, last) in (("G", global_branch), ("L", local_branch)):
+        parameters |= {f"{name}.0.weight": first, f"{name}.3.weight": last}
+        parameters |= zip((f"{name}.1.{key}" for key in reference.tam.BATCH_NORM), norm, strict=True)
+    importance = reference.importance_map(squeezed, parameters, training=False)
+    return importance.output, reference.adaptive_kernel(squeezed, parameters, training=False).output
+
+
+def plain_branches(
+    squeezed: Tensor, global_branch: list[Tensor], local_branch: list[Tensor], eps: float, **_: Any
+) -> tuple[Tensor, Tensor]:
+    g_first, *g_norm, g_last = global_branch
+    l_first, *l_norm, l_last = local_branch
+    rows = activation(functional.linear(squeezed.flatten(0, 1), g_first), g_norm, eps)
+    hidden = activation(functional.conv1d(squeezed, l_first, padding=1), l_norm, eps)
+    kernel = functional.linear(rows, g_last).softmax(-1).unflatten(0, squeezed.shape[:2])
+    return functional.conv1d(hidden, l_last).sigmoid(), kernel
+
+
+def plain_gradients(x: Tensor, importance: Tensor, kernel: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+    """dX, dV and dΘ by autograd."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, importance, kernel)]
+    return torch.autograd.grad(eager.excite_and_aggregate(*leaves), leaves, dy)
+
+
+def plain_input_gradient(dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, **_: Any) -> Tensor:
+    dx = plain_gradients(dy, importance, kernel, dy)[0]
+    if d_squeezed is None:
+        return dx
+    return dx + (d_squeezed / (dy.shape[2] * dy.shape[3])).transpose(1, 2).reshape(-1, dy.shape[1], 1, 1)
+
+
+def exact_input_gradient(
+    dy: np.ndarray, importance: np.ndarray, kernel: np.ndarray, d_squeezed: np.ndarray | None, **_: Any
+) -> np.ndarray:
+    dx = reference.excite_and_aggregate_backward(dy, dy, importance, kernel)[0]
+    return dx if d_squeezed is None else dx + reference.squeeze_backward(d_squeezed, dy.shape)
+
+
+def weights(p: Problem) -> Arguments:
+    return {"importance": p.importance(), "kernel": p.kernel()}
+
+
+def norm(p: Problem) -> Arguments:
+    """A BatchNorm of values like X's, of a variance about 1: that of huge ones has no float. Exact on integers."""
+    weight, bias, mean, variance = (p.tensor(p.C, salt=10 + i) for i in range(4))
+    integers = p.values == "integers"
+    variance = torch.ones_like(variance) if integers else variance.abs() + 0.5
+    return {"norm": [weight, bias * p.magnitude, mean * p.magnitude, variance], "eps": 0.0 if integers else EPS}
+
+
+def branch(p: Problem, salt: int, first: tuple[int, ...], last: tuple[int, ...]) -> list[Tensor]:
+    """A branch's first weight, BatchNorm's four vectors and its second weight, of the order that keeps sums near 1."""
+    weight, bias, mean, variance = (p.tensor(first[0], salt=salt + i) for i in range(4))
+    statistics = [weight, bias, mean, variance.abs() + 0.5]
+    first_weight, last_weight = p.tensor(*first, salt=salt + 4), p.tensor(*last, salt=salt + 5)
+    return [first_weight * math.prod(first[1:]) ** -0.5, *statistics, last_weight * last[1] ** -0.5]
+
+
+def branch_parameters(p: Problem) -> Arguments:
+    hidden, width = max(1, p.C // 4), 2 * p.T
+    return {
+        "global_branch": branch(p, 30, (width, p.T), (p.K, width)),
+        "local_branch": branch(p, 40, (hidden, p.C, 3), (p.C, hidden, 1)),
+    }
+
+
+def d_squeezed(p: Problem) -> Tensor:
+    return p.tensor(p.N, p.C, p.T, salt=4) * p.dy_magnitude
+
+
+def dy_arguments(p: Problem, offset: Tensor | None) -> Arguments:
+    return {
+        "dy": p.gradient(),
+        **weights(p),
+        "d_squeezed": offset,
+        "channels_last": layout.is_channels_last(p.features()),
+    }
+
+
+def without_gradient(x: Tensor, d_squeezed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    """Arguments of `input_gradient` where X reaches nothing but the squeeze."""
+    zeros = torch.zeros_like(d_squeezed)
+    return torch.zeros_like(x), zeros, zeros[..., :1], d_squeezed, layout.is_channels_last(x)
+
+
+def into_x(b: ModuleType, dy: Tensor, a: Arguments) -> Tensor:
+    return b.input_gradient(dy, a["importance"], a["kernel"], None, layout.is_channels_last(a["x"]))
+
+
+def into_weights(b: ModuleType, dy: Tensor, x: Tensor, a: Arguments) -> tuple[Tensor, Tensor]:
+    return b.weight_gradients(dy, x, a["importance"], a["kernel"])
+
+
+def along_weights(apply: Callable[[Tensor, Tensor], Tensor], d: tuple[Tensor, ...], a: Arguments) -> Tensor:
+    """The derivative of something bilinear in V and Θ in the direction d."""
+    return apply(d[0], a["kernel"]) + apply(a["importance"], d[1])
+
+
+OPERATORS = (
+    Operator(
+        "squeeze",
+        arguments=lambda p: {"x": p.features(), "num_segments": p.T},
+        truth=lambda x, num_segments: reference.squeeze(x),
+        plain=eager.squeeze,
+        transposes={("x",): lambda b, d, a: (b.input_gradient(*without_gradient(a["x"], d[0])),)},
+        averages=True,
+    ),
+    Operator(
+        "aggregate",
+        arguments=lambda p: {"x": p.features(), **weights(p)},
+        truth=reference.excite_and_aggregate,
+        plain=eager.excite_and_aggregate,
+        transposes={
+            ("x",): lambda b, d, a: (into_x(b, d[0], a),),
+            ("importance",): lambda b, d, a: into_weights(b, d[0], a["x"], a)[:1],
+            ("kernel",): lambda b, d, a: into_weights(b, d[0], a["x"], a)[1:],
+        },
+    ),
+    Operator(
+        "weight_gradients",
+        arguments=lambda p: {"dy": p.gradient(), "x": p.features(), **weights(p)},
+        truth=lambda **a: reference.excite_and_aggregate_backward(**a)[1:],
+        plain=lambda **a: plain_gradients(**a)[1:],
+        transposes={
+            ("dy",): lambda b, d, a: (along_weights(lambda v, theta: b.aggregate(a["x"], v, theta), d, a),),
+            ("x",): lambda b, d, a: (
+                along_weights(lambda v, theta: into_x(b, a["dy"], {**a, "importance": v, "kernel": theta}), d, a),
+            ),
+        },
+    ),
+    Operator(
+        "input_gradient",
+        arguments=lambda p: dy_arguments(p, None),
+        truth=exact_input_gradient,
+        plain=plain_input_gradient,
+        transposes={
+            ("dy",): lambda b, d, a: (b.aggregate(d[0], a["importance"], a["kernel"]),),
+            ("importance",): lambda b, d, a: into_weights(b, a["dy"], d[0], a)[:1],
+            ("kernel",): lambda b, d, a: into_weights(b, a["dy"], d[0], a)[1:],
+        },
+    ),
+    Operator(
+        "input_gradient",
+        arguments=lambda p: dy_arguments(p, d_squeezed(p)),
+        truth=exact_input_gradient,
+        plain=plain_input_gradient,
+        transposes={
+            ("dy", "d_squeezed"): lambda b, d, a: (
+                b.aggregate(d[0], a["importance"], a["kernel"]),
+                b.squeeze(d[0], a["importance"].shape[-1]),
+            )
+        },
+        averages=True,
+        note="+d_squeezed",
+    ),
+    Operator(
+        "activated_squeeze",
+        arguments=lambda p: {"x": p.features(), **norm(p), "num_segments": p.T},
+        truth=lambda x, norm, eps, num_segments: reference.squeeze(exact_activation(x, norm, eps)),
+        plain=lambda x, norm, eps, num_segments: eager.squeeze(activation(x, norm, eps), num_segments),
+        averages=True,
+    ),
+    Operator(
+        "activated_aggregate",
+        arguments=lambda p: {"x": p.features(), **norm(p), **weights(p)},
+        truth=lambda x, norm, eps, **weights: reference.excite_and_aggregate(exact_activation(x, norm, eps), **weights),
+        plain=lambda x, norm, eps, **weights: eager.excite_and_aggregate(activation(x, norm, eps), **weights),
+        transposes={
+            ("importance",): lambda b, d, a: into_weights(b, d[0], activation(a["x"], a["norm"], a["eps"]), a)[:1],
+            ("kernel",): lambda b, d, a: into_weights(b, d[0], activation(a["x"], a["norm"], a["eps"]), a)[1:],
+        },
+    ),
+    Operator(
+        "branches",
+        arguments=lambda p: {
+            "squeezed": p.importance(),
+            **branch_parameters(p),
+            "eps": EPS,
+            "channels_last": p.layout == "channels_last",
+        },
+        truth=exact_branches,
+        plain=plain_branches,
+        channelwise=False,
+        dtypes=(torch.float32, torch.float16, torch.bfloat16),
+    ),
+)
+LINEAR = [(operator, group) for operator in OPERATORS for group in operator.transposes]
+
+each_backend = pytest.mark.parametrize("backend", [kernels, cpu], ids=["kernels", "cpu"])
+each_operator = pytest.mark.parametrize("operator", OPERATORS, ids=str)
+each_channelwise = pytest.mark.parametrize("operator", [op for op in OPERATORS if op.channelwise], ids=str)
+each_linear = pytest.mark.parametrize(
+    ("operator", "group"), LINEAR, ids=[f"{operator}-{','.join(group)}" for operator, group in LINEAR]
+)
