@@ -179,6 +179,24 @@ def test_index_of_something_else_is_not_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b'{"Holding something": "0"}', b"\x89PNG", b"{", b"x\n"])
+def test_nothing_but_an_index_is_overwritten(folder, tmp_path, content):
+    """A file of labels in one line without an end is no beginning of an index."""
+    path = tmp_path / "labels.json"
+    path.write_bytes(content)
+    if content == b"{":  # as a writer leaves it that was killed at once
+        assert len(prepare(config(folder, path)).split) == 3
+        return
+    with pytest.raises(InputError, match=r"is no index, and is not overwritten|is no line of an index"):
+        prepare(config(folder, path))
+    assert path.read_bytes() == content
+
+
+def test_videos_are_not_transcoded_over_themselves(folder, tmp_path):
+    with pytest.raises(InputError, match="the folder of the videos themselves"):
+        prepare(config(folder, tmp_path / "i.jsonl", transcode=folder / "list.txt" / ".." / "videos"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

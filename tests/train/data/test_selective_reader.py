@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
 def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch, pyramid, decoded):
     options = {"g": "20", "bf": "3", "b_strategy": "0", "b-pyramid": pyramid, "sc_threshold": "0"}
     path = encode(folder / f"left_out_{pyramid}.mp4", striped_frames(60), ("libx264", options))
-    expected, times = decode(path), []
+    expected = decode(path)
+    times: list[float] = []
     decode_packet = Stream.decode
 
     def recorded(stream, packet):
