@@ -1,18 +1,37 @@
 """Files whose packets are not what they seem: every decoder's reader counts and shows what decoding shows."""
 
+import tempfile
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 
 from tests.support.odd_files import VP8, packed_mpeg4, with_hidden_frames, with_notes
-from tests.support.video_files import VP9, decode, encode, striped_frames, with_edits
+from tests.support.video_files import VP9, decode, encode, striped_frames, with_display_matrix, with_edits
 from train.data.check import check
 from train.data.entries import Entry
 from train.data.reader import Decoder, VideoError, VideoFile
 from train.data.reader.bitstream import first_slice, look_of
 from train.data.reader.packets import read_packets
+from train.data.reader.selective import SelectiveFile
 from train.data.reader.stream import Stream
+from train.data.reader.with_torchcodec import TorchcodecFile
+from train.errors import InputError
 
-DECODERS: tuple[Decoder, ...] = ("auto", "decord", "pyav")
+
+def usable_decoders() -> tuple[Decoder, ...]:
+    """torchcodec is an option: FFmpeg's shared libraries are the system's to give."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = encode(Path(folder, "two.mp4"), striped_frames(2))
+        try:
+            TorchcodecFile(path)
+        except InputError:
+            return ("auto", "decord", "pyav")
+    return ("auto", "decord", "pyav", "torchcodec")
+
+
+DECODERS = usable_decoders()
 
 
 def assert_read_right(path, expected):
@@ -75,6 +94,59 @@ def test_a_count_that_is_known_is_not_made_again(tmp_path, monkeypatch):
     expected = decode(path)
     monkeypatch.setattr("train.data.reader.straight._count", lambda path: pytest.fail("counted again"))
     np.testing.assert_array_equal(VideoFile(path, num_frames=20).read([7]), expected[[7]])
+
+
+def with_two_streams(path):
+    """A small video and a larger one, which players choose, in one file."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=30) for _ in range(2)]
+        for stream, size in zip(streams, (32, 64), strict=True):
+            stream.height = stream.width = size
+            stream.pix_fmt = "yuv420p"
+        for frame in striped_frames(20):
+            for stream in streams:
+                picture = np.ascontiguousarray(frame[: stream.height, : stream.width])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["two streams", "turned", "444", "fragments", "edited"])
+def test_what_decord_is_not_given(tmp_path, kind):
+    whole = encode(tmp_path / "whole.mp4", striped_frames(60), ("libx264", {"g": "12", "bf": "3"}))
+    assert VideoFile(whole, "decord").read_by == "DecordFile"
+    path = {
+        "two streams": lambda: with_two_streams(tmp_path / "two.mkv"),
+        "turned": lambda: with_display_matrix(tmp_path / "turned.mp4", whole, 0, 1, -1, 0),
+        "444": lambda: encode(tmp_path / "444.mp4", striped_frames(30), ("libx264", {"g": "12"}), pixels="yuv444p"),
+        "fragments": lambda: encode(
+            tmp_path / "fragments.mp4", striped_frames(30), container_options={"movflags": "frag_keyframe+empty_moov"}
+        ),
+        "edited": lambda: with_edits(tmp_path / "edited.mp4", whole, [(21, 24)]),
+    }[kind]()
+    video = VideoFile(path, "decord")
+    assert video.read_by == "SelectiveFile"
+    expected = np.stack([frame.to_ndarray(format="rgb24") for frame in Stream(path).frames()])
+    if kind == "turned":
+        expected = np.rot90(expected, -1, (1, 2))
+    order = np.random.default_rng(0).permutation(len(expected))
+    np.testing.assert_array_equal(video.read(order), expected[order])
+
+
+def test_a_decoder_that_is_wrong_after_a_seek_is_found_out(tmp_path, monkeypatch):
+    """decord is, in some files: asked for rising frames by one reader, it shows the right ones."""
+    path = encode(tmp_path / "a.mp4", striped_frames(60), ("libx264", {"g": "12"}))
+    true_read = SelectiveFile.read
+
+    def read(self, indices):
+        frames = true_read(self, indices)
+        has_begun = getattr(self, "has_begun", False) or indices.min() == 0
+        self.has_begun = has_begun
+        return frames if has_begun else np.full_like(frames, 128)
+
+    monkeypatch.setattr(SelectiveFile, "read", read)
+    assert check(0, Entry(path, 0)).reason.startswith("two decoders disagree")
 
 
 @pytest.mark.parametrize("edit", [None, (21, 24)])

@@ -1,6 +1,7 @@
 """Frames by decord, which seeks: only for files of which `packets` says that it may."""
 
 import contextlib
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from train.data.reader.errors import UnsuitedError, VideoError
 from train.data.reader.files import name_for_ffmpeg
+from train.errors import InputError
 
 
 class DecordFile:
@@ -40,15 +42,17 @@ class DecordFile:
 
 
 def import_decord() -> Any:
-    """decord, imported where it is needed first: it costs a tenth of a second.
+    """decord, imported where it is needed first: it costs a tenth of a second. InputError where it is not installed.
 
     It opens its own old libvpx to every library loaded after it, and PyAV's VP9 encoder does not start on that one.
     So PyAV, where it is installed, comes first.
     """
     with contextlib.suppress(ImportError):
         import av  # noqa: F401
-    import decord
-
+    try:
+        decord: Any = importlib.import_module("decord")
+    except (ImportError, OSError) as error:
+        raise InputError(f"decoder: decord cannot be used here, {error}") from error
     decord.logging.set_level(decord.logging.QUIET)
     return decord
 
