@@ -42,8 +42,8 @@ class PrepareConfig:
     frames: bool | None = None
     """For `something`: whether videos are folders of frames. By default V1's are and V2's are not."""
     out: Path | None = None
-    """The index; by default beside the data set, named as it is with `.index.jsonl` at the end. Only an unfinished index
-    of this data set is written over."""
+    """The index; by default beside the data set, named as it is with `.index.jsonl` at the end. Only an unfinished
+    index of this data set is written over."""
     processes: int = os.cpu_count() or 1
     """How many videos are looked at at a time."""
     timeout: float = 120.0

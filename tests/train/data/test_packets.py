@@ -13,11 +13,13 @@ from train.data.check import check
 from train.data.entries import Entry
 from train.data.reader import Decoder, VideoError, VideoFile
 from train.data.reader.bitstream import first_slice, look_of
-from train.data.reader.packets import read_packets
+from train.data.reader.packets import _Known, known_packets, read_packets
 from train.data.reader.selective import SelectiveFile
 from train.data.reader.stream import Stream
 from train.data.reader.with_torchcodec import TorchcodecFile
 from train.errors import InputError
+
+CLOSED_HEVC = "log-level=none:keyint=12:min-keyint=12:open-gop=0"
 
 
 def usable_decoders() -> tuple[Decoder, ...]:
@@ -149,10 +151,31 @@ def test_a_decoder_that_is_wrong_after_a_seek_is_found_out(tmp_path, monkeypatch
     assert check(0, Entry(path, 0)).reason.startswith("two decoders disagree")
 
 
-@pytest.mark.parametrize("edit", [None, (21, 24)])
-def test_a_file_too_large_to_be_held_is_read_again(tmp_path, monkeypatch, edit):
+def test_what_was_found_of_a_file_is_kept_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.reader.packets._KNOWN", _Known(most=70))
+    path = encode(tmp_path / "a.mp4", striped_frames(60), ("libx264", {"g": "12", "bf": "3"}))
+    first, second = known_packets(Stream(path)), known_packets(Stream(path))
+    assert (len(first.held), len(second.held)) == (60, 0)
+    assert second.times is first.times
+    expected = decode(path)
+    order = np.random.default_rng(0).permutation(60)
+    np.testing.assert_array_equal(VideoFile(path).read(order), expected[order])
+    other = encode(tmp_path / "b.mp4", striped_frames(20))
+    assert known_packets(Stream(other)).held
+    assert known_packets(Stream(path)).held  # both are too many
+    encode(path, striped_frames(30))
+    assert len(VideoFile(path)) == 30
+    monkeypatch.setattr(Stream, "packets_from", lambda self, time, count: [])  # a seek leads elsewhere
+    np.testing.assert_array_equal(VideoFile(path).read([7, 3]), decode(path)[[7, 3]])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "edited", "ts"])
+def test_a_file_too_large_to_be_held_is_read_again(tmp_path, monkeypatch, kind):
     path = encode(tmp_path / "long.mp4", striped_frames(60), ("libx264", {"g": "12", "bf": "3"}))
-    path = path if edit is None else with_edits(tmp_path / "edited.mp4", path, [edit])
+    if kind == "edited":
+        path = with_edits(tmp_path / "edited.mp4", path, [(21, 24)])
+    if kind == "ts":
+        path = encode(tmp_path / "hevc.ts", striped_frames(60), ("libx265", {"x265-params": CLOSED_HEVC}))
     monkeypatch.setattr("train.data.reader.packets._MOST_HELD", 100)
     assert not read_packets(Stream(path)).held
     assert_read_right(path, decode(path))

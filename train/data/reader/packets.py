@@ -12,6 +12,7 @@ and, for decoders that seek in the file, of whose own mind they are about it,
 - where an mp4's key frame is decoded before the one before it is shown: a seek to the earlier ends at the later.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +46,43 @@ class Packets(NamedTuple):
     may_seek: bool = True
     """Whether decoders may seek in the file, too, which have their own mind about containers."""
     held: Sequence[Any] = ()
-    """The packets themselves; none of a file that is very large."""
+    """The packets themselves; none of a file that is very large, or was looked into before."""
+
+
+class _Known:
+    """What was found of the files that were looked into last."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.total = most, 0  # packets of all files together
+        self.found: OrderedDict[tuple[str, int, int], Packets] = OrderedDict()
+
+    def get(self, key: tuple[str, int, int]) -> Packets | None:
+        if key in self.found:
+            self.found.move_to_end(key)
+        return self.found.get(key)
+
+    def add(self, key: tuple[str, int, int], packets: Packets) -> None:
+        self.found[key] = packets
+        self.total += packets.times.size
+        while self.total > self.most:
+            self.total -= self.found.popitem(last=False)[1].times.size
+
+
+_KNOWN = _Known(most=2_000_000)  # 22 MB
+
+
+def known_packets(stream: Stream) -> Packets:
+    """As `read_packets`; of a file that this process has looked into before, and that is the same, from memory.
+
+    It is met again in the next epoch, or for its next clip in an evaluation.
+    """
+    status = stream.path.stat()
+    key = str(stream.path.absolute()), status.st_size, status.st_mtime_ns
+    packets = _KNOWN.get(key)
+    if packets is None:
+        packets = read_packets(stream)
+        _KNOWN.add(key, packets._replace(held=()))
+    return packets
 
 
 def read_packets(stream: Stream) -> Packets:

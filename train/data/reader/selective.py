@@ -4,10 +4,11 @@ To show a frame a decoder must have seen the key frame before it and, up to its 
 others may refer to. As x264 encodes by default that is half of them, the others being B-frames to which nothing refers:
 readers that decode every frame on the way spend a third of their time on pictures that nobody sees.
 
-Nothing is sought in the file: a look at its packets has read all of them, so the decoder is given those that it needs.
-That is exact in every container, and no slower than seeking.
+A look at the packets of a file has read all of them, so nothing is sought in it: the decoder is given those that it
+needs, which is exact in every container. Of a file that was looked into before only these are read again.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,8 +56,16 @@ class SelectiveFile:
         return np.stack([pictures[position] for position in positions.tolist()])
 
     def _data(self, start: int, end: int) -> Sequence[Any]:
-        """The packets at the places from `start` to before `end`."""
-        return self._packets.held[start:end] if self._packets.held else self._stream.packets_again(start, end)
+        """The packets at the places from `start`, a key frame's, to before `end`."""
+        times, held = self._packets.times[start:end].tolist(), self._packets.held
+        if not held and self._packets.may_seek:
+            sought = self._stream.packets_from(times[0], end - start)
+            if [packet.pts for packet in sought] == times:
+                return sought
+        if not held:
+            with Stream(self.path).packets() as packets:
+                return list(itertools.islice(packets, start, end))
+        return held[start:end]
 
     def _read_group(self, packets: Sequence[Any], wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """The pictures at the places `wanted`, in order, out of `packets` that begin with a key frame."""

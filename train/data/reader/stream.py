@@ -102,10 +102,14 @@ class Stream:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(self.path, reason(error)) from error
 
-    def packets_again(self, start: int, end: int) -> list[Any]:
-        """The packets at the places from `start` to before `end`, from a file opened anew. Raises VideoError."""
-        with Stream(self.path).packets() as packets:
-            return list(itertools.islice(packets, start, end))
+    def packets_from(self, time: int, count: int) -> list[Any]:
+        """`count` packets from the key frame on to which a seek to `time`, in ticks, leads. Raises VideoError."""
+        try:
+            self._container.seek(time, stream=self._stream)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(self.path, reason(error)) from error
+        with self.packets() as packets:
+            return list(itertools.islice(packets, count))
 
     def frames(self) -> Iterator[Any]:
         """All frames that are shown, from where the stream stands on. Raises VideoError."""

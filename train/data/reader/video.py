@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from train.data.reader.errors import UnsuitedError, VideoError
 from train.data.reader.files import check_indices, check_regular, system_reason
-from train.data.reader.packets import only_for_pyav, read_packets
+from train.data.reader.packets import known_packets, only_for_pyav
 from train.data.reader.selective import SelectiveFile
 from train.data.reader.straight import StraightFile, decoded_frames
 from train.data.reader.stream import Stream
@@ -78,7 +78,7 @@ def _open(path: Path, decoder: Decoder, num_frames: int | None) -> _Backend:
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder must be one of {', '.join(map(repr, get_args(Decoder)))}, got {decoder!r}")
     stream = Stream(path)
-    packets = read_packets(stream)
+    packets = known_packets(stream)
     if not packets.may_start_at_keys or decoder == "pyav":
         return StraightFile(path, int(packets.shown.sum()) if packets.frames_known else num_frames)
     if decoder == "auto" or only_for_pyav(packets, stream, decoder, next(decoded_frames(path), None)):
