@@ -154,15 +154,14 @@ def test_a_decoder_that_is_wrong_after_a_seek_is_found_out(tmp_path, monkeypatch
 def test_what_was_found_of_a_file_is_kept_until_it_changes(tmp_path, monkeypatch):
     monkeypatch.setattr("train.data.reader.packets._KNOWN", _Known(most=70))
     path = encode(tmp_path / "a.mp4", striped_frames(60), ("libx264", {"g": "12", "bf": "3"}))
-    first, second = known_packets(Stream(path)), known_packets(Stream(path))
-    assert (len(first.held), len(second.held)) == (60, 0)
-    assert second.times is first.times
+    first = known_packets(Stream(path))
+    assert known_packets(Stream(path)) is first
     expected = decode(path)
     order = np.random.default_rng(0).permutation(60)
     np.testing.assert_array_equal(VideoFile(path).read(order), expected[order])
     other = encode(tmp_path / "b.mp4", striped_frames(20))
-    assert known_packets(Stream(other)).held
-    assert known_packets(Stream(path)).held  # both are too many
+    assert known_packets(Stream(other)).times.size == 20
+    assert known_packets(Stream(path)) is not first  # both are too many
     encode(path, striped_frames(30))
     assert len(VideoFile(path)) == 30
     monkeypatch.setattr(Stream, "packets_from", lambda self, time, count: [])  # a seek leads elsewhere
@@ -176,8 +175,7 @@ def test_a_file_too_large_to_be_held_is_read_again(tmp_path, monkeypatch, kind):
         path = with_edits(tmp_path / "edited.mp4", path, [(21, 24)])
     if kind == "ts":
         path = encode(tmp_path / "hevc.ts", striped_frames(60), ("libx265", {"x265-params": CLOSED_HEVC}))
-    monkeypatch.setattr("train.data.reader.packets._MOST_HELD", 100)
-    assert not read_packets(Stream(path)).held
+    monkeypatch.setattr("train.data.reader.selective._MOST_HELD", 100)
     assert_read_right(path, decode(path))
     assert VideoFile(path).read_by == "SelectiveFile"
 

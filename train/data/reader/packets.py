@@ -24,7 +24,6 @@ from train.data.reader.errors import VideoError
 from train.data.reader.stream import Stream
 
 _SEEKABLE = {"mp4", "matroska", "avi"}  # containers in which seeking is exact
-_MOST_HELD = 1 << 26  # bytes of a file whose packets are held in memory; a trimmed clip has 1 % of that
 _NO_TIME = np.iinfo(np.int64).min
 
 
@@ -45,8 +44,6 @@ class Packets(NamedTuple):
     """Whether decoding may start at each key frame."""
     may_seek: bool = True
     """Whether decoders may seek in the file, too, which have their own mind about containers."""
-    held: Sequence[Any] = ()
-    """The packets themselves; none of a file that is very large, or was looked into before."""
 
 
 class _Known:
@@ -81,7 +78,7 @@ def known_packets(stream: Stream) -> Packets:
     packets = _KNOWN.get(key)
     if packets is None:
         packets = read_packets(stream)
-        _KNOWN.add(key, packets._replace(held=()))
+        _KNOWN.add(key, packets)
     return packets
 
 
@@ -91,8 +88,7 @@ def read_packets(stream: Stream) -> Packets:
     An mp4 of which the end is lost raises, too: its index says where every frame lies.
     """
     length_bytes = length_bytes_of(stream.codec.extradata) if stream.codec.name == "h264" else 0
-    look, rows, held, restart, damaged = stream.look, [], [], True, False
-    hold = stream.path.stat().st_size <= _MOST_HELD
+    look, rows, restart, damaged = stream.look, [], True, False
     with stream.packets() as packets:
         for packet in packets:
             data, key = memoryview(packet), packet.is_keyframe
@@ -100,8 +96,6 @@ def read_packets(stream: Stream) -> Packets:
             damaged |= packet.is_corrupt
             if key and length_bytes and first_slice(data, length_bytes) != RESTART:
                 restart = False
-            if hold:
-                held.append(packet)
     if stream.ends_early(len(rows)) or (damaged and "mp4" in stream.container_names):
         raise VideoError(stream.path, "is truncated: it ends before the last of its frames")
     if not rows:
@@ -120,7 +114,6 @@ def read_packets(stream: Stream) -> Packets:
         frames_known=known and first_first,
         may_start_at_keys=may_start,
         may_seek=may_start and bool(kept.all()) and _lets_seek(stream, times[keys], _ticks(dts)[keys], len(rows)),
-        held=held,
     )
 
 

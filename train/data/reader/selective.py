@@ -4,8 +4,8 @@ To show a frame a decoder must have seen the key frame before it and, up to its 
 others may refer to. As x264 encodes by default that is half of them, the others being B-frames to which nothing refers:
 readers that decode every frame on the way spend a third of their time on pictures that nobody sees.
 
-A look at the packets of a file has read all of them, so nothing is sought in it: the decoder is given those that it
-needs, which is exact in every container. Of a file that was looked into before only these are read again.
+Where a seek leads is compared with what a look at the packets has found. In containers without exact seeking, and where
+the two do not agree, all packets are read again, of which the decoder gets those that it needs: exact everywhere.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from train.data.reader.stream import Pictures, Stream
 
 # HEVC is none of them: what nothing of a frame's own layer refers to, frames of a higher layer may.
 _KNOWS_REFERENCES = {"h264", "mpeg4", "vp8"}
+_MOST_HELD = 1 << 26  # bytes of a file whose packets are held in memory; a trimmed clip has 1 % of that
 
 
 class SelectiveFile:
@@ -35,6 +36,7 @@ class SelectiveFile:
         is_whole = np.array_equal(packets.shown, packets.pictures)
         self._leaves_out = is_whole and stream.codec.name in _KNOWS_REFERENCES
         self._picture = Pictures()
+        self._held: Sequence[Any] = ()
 
     def __len__(self) -> int:
         return self._positions.size
@@ -57,15 +59,17 @@ class SelectiveFile:
 
     def _data(self, start: int, end: int) -> Sequence[Any]:
         """The packets at the places from `start`, a key frame's, to before `end`."""
-        times, held = self._packets.times[start:end].tolist(), self._packets.held
-        if not held and self._packets.may_seek:
+        if self._packets.may_seek and not self._held:
+            times = self._packets.times[start:end].tolist()
             sought = self._stream.packets_from(times[0], end - start)
             if [packet.pts for packet in sought] == times:
                 return sought
-        if not held:
+        if not self._held:
             with Stream(self.path).packets() as packets:
-                return list(itertools.islice(packets, start, end))
-        return held[start:end]
+                if self.path.stat().st_size > _MOST_HELD:
+                    return list(itertools.islice(packets, start, end))
+                self._held = list(packets)
+        return self._held[start:end]
 
     def _read_group(self, packets: Sequence[Any], wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """The pictures at the places `wanted`, in order, out of `packets` that begin with a key frame."""
