@@ -1,6 +1,7 @@
 """Video files that a look at their packets takes for others than they are, made from ordinary ones; for tests."""
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import av
 
@@ -89,3 +90,47 @@ def _not_coded(packet):
     bits = bits[: bits.index("0", 2) + 8] + "0"  # seconds in unary, a mark, five bits of a thirtieth, a mark
     bits += "0" + "1" * (7 - len(bits) % 8)
     return _VOP + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+
+
+def in_fields(path, count=12):
+    """H.264 of 32 × 32 pixels in which each field has a packet of its own, and a time: two packets are a frame.
+
+    Encoded here, in the standard's uncompressed macroblocks (ITU-T H.264, 7.3): no encoder at hand writes fields.
+    """
+    sps = _unit(0x67, "010011010000000000011110" + _ue(0, 0, 0, 4, 1) + "0" + _ue(1, 0) + "001" + "00")
+    pps = _unit(0x68, _ue(0, 0) + "00" + _ue(0, 0, 0) + "000" + _ue(0, 0, 0) + "100")
+    fields = [sps + pps + _field(0, False, 16)]
+    for number in range(1, 2 * count):
+        fields.append(_field(number // 2, number % 2 == 1, 16 + 8 * (number // 2) + 4 * (number % 2)))
+    raw = path.with_name("fields.h264")
+    raw.write_bytes(b"".join(fields))
+    with av.open(str(raw), format="h264") as old, av.open(str(path), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        for number, data in enumerate(fields):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = 20 * number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 1000), copy, number % 2 == 0
+            new.mux(packet)
+    return path
+
+
+def _field(frame, is_second, grey):
+    """An intra field of two macroblocks; the first of a frame is a restart."""
+    kind = 0x21 if is_second else 0x65
+    header = _ue(0, 7, 0) + "0000" + "1" + str(int(is_second)) + ("" if is_second else _ue(frame % 2))
+    header += f"{int(is_second):08b}" + ("0" if is_second else "00") + _ue(0) + _ue(1)
+    bits = header
+    for _ in range(2):
+        bits += _ue(25)
+        bits += "0" * (-len(bits) % 8) + f"{grey:08b}" * 256 + f"{128:08b}" * 128
+    return _unit(kind, bits)
+
+
+def _ue(*numbers):
+    """Exp-Golomb codes."""
+    return "".join("0" * ((number + 1).bit_length() - 1) + f"{number + 1:b}" for number in numbers)
+
+
+def _unit(kind, bits):
+    bits += "1" + "0" * (-(len(bits) + 1) % 8)
+    return b"\0\0\0\1" + bytes([kind]) + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))

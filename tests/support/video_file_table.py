@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.odd_files import packed_mpeg4, with_hidden_frames, with_notes
+from tests.support.odd_files import in_fields, packed_mpeg4, with_hidden_frames, with_notes
 from tests.support.video_files import (
     HEVC,
     OPEN_GOP,
@@ -96,6 +96,7 @@ def files(folder: Path) -> dict[str, Path]:
         "no duration, mkv": encode(folder / "live.mkv", striped_frames(60), container_options={"live": "1"}),
         "MPEG-4 packed as by XviD, avi": packed_mpeg4(folder / "packed.avi"),
         "packets without a picture": with_notes(folder / "notes.mp4"),
+        "H.264 with a packet for each field": in_fields(folder / "two_a_frame.mkv"),
         "H.264 that may be of fields": encode(
             folder / "fields.mp4",
             striped_frames(20),

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.support.odd_files import VP8, packed_mpeg4, with_hidden_frames, with_notes
+from tests.support.odd_files import VP8, in_fields, packed_mpeg4, with_hidden_frames, with_notes
 from tests.support.video_files import VP9, decode, encode, striped_frames, with_display_matrix, with_edits
 from train.data.check import check
 from train.data.entries import Entry
@@ -80,6 +80,17 @@ def test_no_duration_in_the_header(tmp_path, name, codec):
     assert stream.has_no_duration
     assert_read_right(path, decode(path))
     assert VideoFile(path, "decord").read_by == "SelectiveFile"
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_two_packets_that_are_one_frame(tmp_path, suffix):
+    path = in_fields(tmp_path / f"fields{suffix}")
+    assert len(read_packets(Stream(path)).times) == 24
+    expected = decode(path)
+    assert np.diff(expected[:, ::2].mean((1, 2, 3))).min() > 5  # each frame is brighter than the one before, …
+    assert len(expected) == 12
+    assert (expected[:, 1::2] > expected[:, ::2]).all()  # … and so is its second field than its first
+    assert_read_right(path, expected)
 
 
 def test_frames_of_fields_are_counted_by_decoding(tmp_path):
