@@ -99,9 +99,8 @@ def in_fields(path, count=12):
     """
     sps = _unit(0x67, "010011010000000000011110" + _ue(0, 0, 0, 4, 1) + "0" + _ue(1, 0) + "001" + "00")
     pps = _unit(0x68, _ue(0, 0) + "00" + _ue(0, 0, 0) + "000" + _ue(0, 0, 0) + "100")
-    fields = [sps + pps + _field(0, False, 16)]
-    for number in range(1, 2 * count):
-        fields.append(_field(number // 2, number % 2 == 1, 16 + 8 * (number // 2) + 4 * (number % 2)))
+    fields = [_field(number // 2, number % 2 == 1, 16 + 4 * number) for number in range(2 * count)]
+    fields[0] = sps + pps + fields[0]
     raw = path.with_name("fields.h264")
     raw.write_bytes(b"".join(fields))
     with av.open(str(raw), format="h264") as old, av.open(str(path), "w") as new:
