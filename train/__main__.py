@@ -1,5 +1,6 @@
 """The command line: `python -m train` with the commands `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "prepare": PrepareConfig,
         "test": EvaluationConfig,
     }
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what a terminal has no letters for
+            stream.reconfigure(errors="backslashreplace")
     try:
         config = tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m train", description=__doc__, args=arguments

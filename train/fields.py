@@ -10,6 +10,9 @@ from train.errors import InputError
 
 T = TypeVar("T")
 
+ADDED = {"added": True}
+"""Metadata of a field that older files may lack; it is then what it is by default, which changes nothing for them."""
+
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", Path: "a path"}
 
 
@@ -42,16 +45,18 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: type[T], plain: Any, place: str) -> T:
     """The instance of dataclass `kind` that `to_plain` made `plain` of. `place` names it in messages.
 
-    Raises InputError for a field too few, one too many, or one that holds something else than its annotation says.
+    Raises InputError for a field too few, unless it is `ADDED`, one too many, or one that holds something else than its
+    annotation says.
     """
     if not isinstance(plain, dict):
         raise InputError(f"{place}: got {plain!r}, expected an object")
     hints = get_type_hints(kind)
     if unknown := sorted(plain.keys() - hints.keys()):
         raise InputError(f"{place}: got unknown fields {unknown}, expected {sorted(hints)}")
-    if absent := sorted(hints.keys() - plain.keys()):
+    added = {field.name for field in dataclasses.fields(cast(Any, kind)) if "added" in field.metadata}
+    if absent := sorted(hints.keys() - plain.keys() - added):
         raise InputError(f"{place}: fields {absent} are missing")
-    return kind(**{name: _restore(hints[name], plain[name], f"{place}.{name}") for name in hints})
+    return kind(**{name: _restore(hints[name], plain[name], f"{place}.{name}") for name in hints if name in plain})
 
 
 def _restore(kind: Any, plain: Any, place: str) -> Any:

@@ -37,7 +37,11 @@ class JsonLines:
             if whole < len(content):
                 with path.open("r+b") as file:
                     file.truncate(whole)
-        self._file = path.open("a" if append else "w", encoding="utf-8")
+        self._file = path.open(
+            "a" if append else "w",
+            encoding="utf-8",
+            errors="backslashreplace",  # of names of files that are no text; JSON's own way to write them, too
+        )
 
     def write(self, event: str, **values: Any) -> None:
         """Write one line: the event's name and its values. Numbers that JSON has no word for (nan, inf) go as text."""

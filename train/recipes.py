@@ -5,6 +5,7 @@ authors' code (liu-zhy/temporal-adaptive-module), *mmaction2* the other public i
 differ the field or the recipe says so. What changes only how fast a run computes, and where, is no part of a recipe.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from train.data.reader import Decoder
 from train.data.sampling import Sampling
 from train.data.transforms import Augmentation
 from train.errors import InputError
-from train.fields import check_types, from_plain, require, to_plain
+from train.fields import ADDED, check_types, from_plain, require, to_plain
 
 T = TypeVar("T")
 
@@ -38,9 +39,12 @@ class Data:
     max_bad_share: float = 0.05
     """The largest share of the training videos, from 0 to 1, that may turn out to be unreadable during a run; beyond it
     the run ends. This project's choice: what `prepare` found to be bad is not in the index and does not count."""
+    balanced: bool = dataclasses.field(default=False, metadata=ADDED)
+    """Whether an epoch has as many clips of each class: videos of rare ones come several times, each time with other
+    frames and crops, of frequent ones a part does. By default every video comes once."""
     decoder: Decoder = "auto"
-    """What decodes video files. auto: PyAV for H.264, of which it decodes no more than the clip needs, and decord for
-    everything else; files that no decoder may seek in are read straight through by PyAV whatever this says."""
+    """What decodes video files. auto: PyAV, which decodes no more than a clip needs where that is exact. decord,
+    torchcodec: these, where they are exact too. pyav: all of a file, always."""
 
     def __post_init__(self) -> None:
         check_types(self)

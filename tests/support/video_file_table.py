@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.odd_files import in_fields, packed_mpeg4, with_hidden_frames, with_notes
 from tests.support.video_files import (
     HEVC,
     OPEN_GOP,
@@ -40,11 +41,22 @@ A file that the reader refuses raises `VideoError`, which names it: in training 
 counted, in evaluation it is reported as missing. What is `short` reads without an error as far as it goes: Matroska
 says nothing at its start about how many frames follow; only `prepare`, which compares times, sees that the end is lost.
 
-Which decoder reads a file is decided before any of it is decoded, by its container and its packets. *Selective* is
-PyAV, which seeks in H.264 and leaves out what no wanted frame needs: of the frames on the way to a wanted one it reads
-those alone that others may refer to, which saves a third of the time in files as x264 encodes by default. *Decord*
-seeks in everything else. *Straight* is PyAV from the first frame on, for files in which seeking is not exact.
-`--data.decoder decord` and `torchcodec` take these for all files that may be sought in, `pyav` goes straight always.
+Which decoder reads a file is decided before any of it is decoded, by its packets. *Selective* is PyAV, which starts at
+the key frame before each wanted one and leaves out what no wanted frame needs: on the way, it decodes those frames of
+H.264, MPEG-4 and VP8 alone that others may refer to, which saves a third of the time in files that x264 encodes.
+*Straight* is PyAV from the first frame on, for files in which decoding cannot start at each key frame, or in which
+packets do not tell.
+`--data.decoder decord` and `torchcodec` take these for the files in which they are exact as well, and PyAV for all
+others: those in containers without exact seeking, with an edit list that leaves out frames, with hidden frames, several
+video streams or pictures to be turned; decord also not for those that do not say how long they are, and for H.264 in
+4:4:4. `pyav` goes straight always.
+
+A packet is no frame: VP8 and VP9 store some that are never shown, XviD and DivX pack two into one, others hold no
+picture. Such files read as decoding shows them. Where packets do not tell how many frames there are (H.264 that may be
+coded in fields, MPEG-2, WMV and other codecs of old), a file is decoded once to count them, unless an index of
+`prepare` says how many there are.
+
+A file's name is a name: `10:30.mp4` and `http:x.mp4` are no addresses, whatever the decoder.
 
 Frames are turned and mirrored as the container says (mp4 and mov display matrices by quarter turns), as players do.
 
@@ -59,6 +71,8 @@ def files(folder: Path) -> dict[str, Path]:
     gop240 = encode(folder / "gop240.mp4", striped_frames(240), ("libx264", {"crf": "30", "g": "240", "bf": "3"}))
     lying = encode(folder / "lying.mp4", striped_frames(20, 48, 80))
     times = np.cumsum(np.random.default_rng(3).integers(1, 120, size=40)).tolist()
+    colon = folder / "10:30.mp4"
+    colon.write_bytes(whole.read_bytes())
     good = {
         "H.264 with B-frames, mp4": whole,
         "VP9, webm": encode(folder / "vp9.webm", striped_frames(60), VP9),
@@ -76,6 +90,20 @@ def files(folder: Path) -> dict[str, Path]:
         "display matrix: quarter turn": with_display_matrix(folder / "turned.mp4", lying, 0, 1, -1, 0),
         "H.264 with open groups of pictures": encode(folder / "open.mp4", striped_frames(60), OPEN_GOP),
         "HEVC with open groups of pictures": encode(folder / "hevc.mkv", striped_frames(60), HEVC),
+        "VP8 with hidden frames, webm": with_hidden_frames(folder / "hidden.webm"),
+        "VP8 with hidden frames, mkv": with_hidden_frames(folder / "hidden.mkv"),
+        "no duration, webm": encode(folder / "live.webm", striped_frames(60), VP9, {"live": "1"}),
+        "no duration, mkv": encode(folder / "live.mkv", striped_frames(60), container_options={"live": "1"}),
+        "MPEG-4 packed as by XviD, avi": packed_mpeg4(folder / "packed.avi"),
+        "packets without a picture": with_notes(folder / "notes.mp4"),
+        "H.264 with a packet for each field": in_fields(folder / "two_a_frame.mkv"),
+        "H.264 that may be of fields": encode(
+            folder / "fields.mp4",
+            striped_frames(20),
+            ("libx264", {"flags": "+ildct+ilme", "x264-params": "tff=1"}),
+        ),
+        "MPEG-2, mkv": encode(folder / "mpeg2.mkv", striped_frames(20), ("mpeg2video", {"g": "12", "bf": "2"})),
+        "name with a colon": colon,
         "AV1, mkv": encode(folder / "av1.mkv", striped_frames(10), ("libsvtav1", {"preset": "12"})),
         "MPEG transport stream": encode(folder / "stream.ts", striped_frames(40)),
         "one frame": encode(folder / "single.mp4", striped_frames(1)),

@@ -148,6 +148,7 @@ OVERRIDES = {
     "seed": ("3", 3),
 }
 FLAGS = {
+    "data.balanced": ("--data.balanced", True),
     "optimisation.scale_lr": ("--optimisation.scale-lr", True),
     "optimisation.groups": ("--optimisation.no-groups", False),
     "optimisation.fast_kernels": ("--optimisation.fast-kernels", True),
@@ -250,6 +251,12 @@ def with_text(plain):
 
 def with_list(plain):
     plain["test"] = [10, 3]
+
+
+def test_a_recipe_of_before_a_field_was_added():
+    plain = json.loads(RECIPES["k400-8f"].to_json())
+    del plain["data"]["balanced"]
+    assert Recipe.from_json(json.dumps(plain)) == RECIPES["k400-8f"]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,9 @@ class TrainingBatches(Sequence[list[ClipKey]]):
         seed: of the order.
         rank, world_size: which of how many processes this is.
         accumulate: A, parts that a process computes one after the other.
+        balance: the label of each entry, (n,), for epochs with the same number of clips of every class, n / classes up
+            to one: entries of a class with fewer come several times, with other frames and crops each time; of one with
+            more a part does, another each epoch. None for every entry once.
 
     Raises:
         InputError: B is greater than n, or W·A does not divide it.
@@ -95,7 +98,10 @@ class TrainingBatches(Sequence[list[ClipKey]]):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        balance: Sequence[int] | None = None,
     ) -> None:
+        if balance is not None and len(balance) != num_entries:
+            raise ValueError(f"balance: got {len(balance)} labels, expected one for each of {num_entries} entries")
         if accumulate < 1 or epochs < 1:
             raise InputError(f"accumulate and epochs must be at least 1, got {accumulate} and {epochs}")
         if not 1 <= batch_size <= num_entries:
@@ -109,6 +115,7 @@ class TrainingBatches(Sequence[list[ClipKey]]):
             )
         self.num_entries, self.batch_size, self.epochs, self.seed = num_entries, batch_size, epochs, seed
         self.rank, self.accumulate, self.part_size = rank, accumulate, batch_size // parts
+        self.balance = None if balance is None else np.asarray(balance, np.int64)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     @property
@@ -134,13 +141,37 @@ class TrainingBatches(Sequence[list[ClipKey]]):
         step, part = divmod(item, self.accumulate)
         epoch, step = divmod(step, self.steps_per_epoch)
         start = step * self.batch_size + (self.rank * self.accumulate + part) * self.part_size
-        return [ClipKey(epoch, index) for index in self._epoch_order(epoch)[start : start + self.part_size].tolist()]
+        rows = self._epoch_order(epoch)[start : start + self.part_size]
+        return [ClipKey(epoch, index, turn) for index, turn in rows.tolist()]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's permutation (n,); kept until another epoch is asked for."""
+        """(n, 2): entries in the epoch's order, and how often each came before; kept until another is asked for."""
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.num_entries)
+            rng = np.random.default_rng((self.seed, epoch))
+            if self.balance is None:
+                order = np.stack([rng.permutation(self.num_entries), np.zeros(self.num_entries, np.int64)], 1)
+            else:
+                order = balanced_order(self.balance, rng)
+            self._order = epoch, order
         return self._order[1]
+
+
+def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n, 2): as many rows as there are `labels` (n,), of each class the same number up to one, in random order.
+
+    A row is the number of an entry and how many of that entry there are besides, with lesser numbers. Which classes
+    have the one more, and which entries of a class come once more than its others, `rng` draws.
+    """
+    classes = np.unique(labels)
+    counts = np.full(len(classes), len(labels) // len(classes))
+    counts[rng.permutation(len(classes))[: len(labels) % len(classes)]] += 1
+    rows = []
+    for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        entries = np.flatnonzero(labels == label)
+        turns = np.arange(count) // len(entries)
+        orders = [rng.permutation(entries) for _ in range(turns[-1] + 1 if count else 0)]
+        rows.append(np.stack([np.concatenate([*orders, entries[:0]])[:count], turns], 1))
+    return rng.permutation(np.concatenate(rows))
 
 
 def evaluation_keys(

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from train.data.entries import Entry
 from train.data.index import Checked, Problem
 from train.data.reader import Decoder, Frames, VideoError, VideoFile, open_frames
-from train.data.reader.with_pyav import Pictures, decoded_frames
+from train.data.reader.files import name_for_ffmpeg
+from train.data.reader.straight import decoded_frames
+from train.data.reader.stream import Pictures
 
 _PROBES = 8  # frames of a video file that are read as training reads them
 _CHUNK = 32  # frames of a folder that are held at once
@@ -28,7 +30,7 @@ def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "au
     """
     try:
         frames = open_frames(_uncounted(entry), decoder)
-        found = _count_shown(frames) if isinstance(frames, VideoFile) else _decode_all(frames)
+        found = _count_shown(frames, decoder) if isinstance(frames, VideoFile) else _decode_all(frames)
     except VideoError as error:
         return Checked(number, entry, _problem(error, entry), _without_path(error, entry))
     least = max(min_frames, entry.num_frames or 1)
@@ -65,10 +67,9 @@ def chunks(frames: Frames) -> Iterator[NDArray[np.uint8]]:
         yield frames.read(np.arange(start, min(start + _CHUNK, len(frames))))
 
 
-def _count_shown(video: VideoFile) -> int:
+def _count_shown(video: VideoFile, decoder: Decoder) -> int:
     """Frames that PyAV shows of the whole video. VideoError where the reader counts or shows others."""
-    probes = np.unique(np.linspace(0, len(video) - 1, _PROBES).astype(np.int64))
-    read = {int(i): _luma(pixels) for i, pixels in zip(probes, video.read(probes), strict=True)}
+    read = _probed(video, decoder)
     distance: dict[tuple[int, int], float] = {}  # (probe, frame beside it or itself)
     shown = damaged = 0
     seconds = 0.0
@@ -97,13 +98,23 @@ def _count_shown(video: VideoFile) -> int:
     return shown
 
 
+def _probed(video: VideoFile, decoder: Decoder) -> dict[int, NDArray[np.float32]]:
+    """Luma of frames from all over the video, each as the first that a reader is asked for: it must seek, and has seen
+    nothing that helps it. They come in an order that depends on their number alone.
+    """
+    probes = np.unique(np.linspace(0, len(video) - 1, _PROBES).astype(np.int64))
+    order = np.random.default_rng(len(video)).permutation(probes)
+    read = {i: _luma(VideoFile(video.path, decoder, len(video)).read([i])[0]) for i in order.tolist()}
+    return dict(sorted(read.items()))
+
+
 def _promised_seconds(path: str) -> tuple[float, float]:
     """How long the video is by its container's header, and by how much less its last frame may begin earlier.
 
     Asked where a part of a file can be read, 0 elsewhere: an mp4 cannot lose its end unnoticed, and where an edit list
     is in it the header may mean more than is shown.
     """
-    with av.open(path) as container:
+    with av.open(name_for_ffmpeg(Path(path))) as container:
         if not {"matroska", "avi"} & set(container.format.name.split(",")):
             return 0.0, 0.0
         stream: Any = container.streams.best("video")

@@ -84,6 +84,8 @@ class ClipKey:
     epoch: int
     index: int
     """Number of the entry."""
+    turn: int = 0
+    """How often the epoch has had the entry before: where classes are balanced, those of rare ones come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ class TrainingClips(_Clips, Dataset[Sample]):
         failures: list[Failure] = []
         index = key.index
         for attempt in range(MAX_ATTEMPTS):
-            rng = np.random.default_rng((self.seed, key.epoch, key.index, attempt))
+            turn = (key.turn,) if key.turn else ()
+            rng = np.random.default_rng((self.seed, key.epoch, key.index, attempt, *turn))
             if attempt > 0:
                 index = int(rng.integers(len(self.split)))
             try:

@@ -130,15 +130,17 @@ class IndexWriter:
         self.problems[checked.number] = checked.problem
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        data = json.dumps(line, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+        data = _line(line)
         if os.write(self._file, data) != len(data):
             raise OSError(f"{self.path}: the disk is full; run `prepare` again when it is not")
 
     def _take_up(self) -> None:
         complete = _complete_length(self.path)
-        if complete == 0:  # killed while it wrote the first line
+        if complete == 0 and _line(self.header).startswith(self.path.read_bytes()):  # killed while it wrote that
             os.truncate(self.path, 0)
             return
+        if complete == 0:
+            raise InputError(f"{self.path}: is no index, and is not overwritten; choose another place")
         header, known = _load(self.path)
         for key, value in self.header.items():
             if header.get(key) != value:
@@ -148,6 +150,10 @@ class IndexWriter:
                 raise InputError(f"{self.path}: holds an index {what}; delete it or choose another place")
         os.truncate(self.path, complete)
         self.problems = {number: line["problem"] for number, line in known.items()}
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:

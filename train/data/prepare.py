@@ -37,12 +37,13 @@ class PrepareConfig:
     root: Path | None = None
     """Folder of the videos; by default the one that the list is in."""
     classes: Path | None = None
-    """Names of the classes, a line each in the order of the labels; for `something` its file of labels. `kinetics` and
-    `tree` do without: there the sorted names are numbered."""
+    """Names of the classes, a line each in the order of the labels, or `1 name`, `2 name`, … where labels count from 1;
+    for `something` its file of labels. `kinetics` and `tree` do without: there the sorted names are numbered."""
     frames: bool | None = None
     """For `something`: whether videos are folders of frames. By default V1's are and V2's are not."""
     out: Path | None = None
-    """The index; by default beside the data set, named as it is with `.index.jsonl` at the end."""
+    """The index; by default beside the data set, named as it is with `.index.jsonl` at the end. Only an unfinished
+    index of this data set is written over."""
     processes: int = os.cpu_count() or 1
     """How many videos are looked at at a time."""
     timeout: float = 120.0
@@ -110,7 +111,10 @@ def _jobs(split: Split, root: Path, target: Path | None) -> Sequence[Job]:
             raise InputError(f"transcode: {entry.path} is not inside {root}, so it has no place in {target}")
         place = target / entry.path.relative_to(root)
         # The whole name stays, so that `a.webm` and `a.mp4` do not meet.
-        jobs.append(Job(number, entry, place if place.suffix == ".mp4" else place.with_name(f"{place.name}.mp4")))
+        job = Job(number, entry, place if place.suffix == ".mp4" else place.with_name(f"{place.name}.mp4"))
+        if place.resolve() == entry.path.resolve():
+            raise InputError(f"transcode: {target} is the folder of the videos themselves, which are not overwritten")
+        jobs.append(job)
     return jobs
 
 

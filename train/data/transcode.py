@@ -12,6 +12,7 @@ from train.atomic import replacing
 from train.data.check import chunks
 from train.data.entries import Entry
 from train.data.reader import VideoError, open_frames
+from train.data.reader.files import name_for_ffmpeg
 
 # Most frames are B-frames to which nothing refers, so that `train.data.reader.selective` decodes three to reach one, on
 # average. With no B-frames and a key frame in every eight it would be five, and files would be larger by four tenths.
@@ -32,7 +33,7 @@ def transcode(entry: Entry, target: Path, short_side: int, crf: int = 23) -> Non
     frames = open_frames(entry, "pyav")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with replacing(target) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
+        with replacing(target) as unfinished, av.open(name_for_ffmpeg(unfinished), "w", format="mp4") as container:
             stream: Any = None
             for chunk in chunks(frames):
                 if stream is None:
@@ -69,7 +70,7 @@ def _frame_rate(entry: Entry) -> Fraction:
     if entry.kind == "frames":
         return _FRAME_RATE
     try:
-        with av.open(str(entry.path)) as container:
+        with av.open(name_for_ffmpeg(entry.path)) as container:
             rate = container.streams.video[0].average_rate
     except (av.FFmpegError, OSError, IndexError) as error:
         raise VideoError(entry.path, "cannot be read") from error

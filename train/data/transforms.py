@@ -25,6 +25,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _OPPOSITES = {"left": "right", "leftward": "rightward", "leftwards": "rightwards", "clockwise": "counterclockwise"}
 _OPPOSITES |= {right: left for left, right in _OPPOSITES.items()}
 _SPELLINGS = dict.fromkeys(("counter-clockwise", "anticlockwise", "anti-clockwise"), "counterclockwise")
+# Behind `right` these words make it mean "straight": `pulling it right out`.
+_STRAIGHT = re.compile(
+    r"(?<![a-z])right[\s_]+(?:about|above|across|after|along|around|at|away|back|before|behind|below|beside|down|here|in|"
+    r"inside|into|next|now|off|on|onto|out|outside|over|past|there|through|under|up)(?![a-z])"
+)
 _DIRECTION = re.compile(rf"(?<![a-z])({'|'.join([*_SPELLINGS, *_OPPOSITES])})(?![a-z])")
 
 
@@ -33,7 +38,7 @@ def mirrored_labels(class_names: Sequence[str]) -> tuple[int | None, ...]:
 
     A class whose name has left and right (or clockwise and counterclockwise) in it becomes the one whose name has them
     exchanged. Where there is no such class the entry is None: clips of it must not be flipped. Every other class stays
-    what it is.
+    what it is, also one whose only direction is none: `pulling it right out`.
     """
 
     def spelled_alike(match: re.Match[str]) -> str:
@@ -43,9 +48,14 @@ def mirrored_labels(class_names: Sequence[str]) -> tuple[int | None, ...]:
         return _OPPOSITES[spelled_alike(match)]
 
     names = [_DIRECTION.sub(spelled_alike, name.lower()) for name in class_names]
-    return tuple(
-        names.index(partner) if (partner := _DIRECTION.sub(mirrored, name)) in names else None for name in names
-    )
+    labels: list[int | None] = []
+    for label, name in enumerate(names):
+        partner = _DIRECTION.sub(mirrored, name)
+        if partner in names:
+            labels.append(names.index(partner))
+        else:
+            labels.append(None if _DIRECTION.search(_STRAIGHT.sub("", name)) else label)
+    return tuple(labels)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from train.data.reader.files import name_for_ffmpeg
 from train.demo.render import CLASS_NAMES, Frames, Task, render
 from train.errors import InputError
 
@@ -126,7 +127,7 @@ def _file_name(spec: DatasetSpec, split: Split, index: int) -> str:
 def write_video(path: Path, frames: Frames, frame_rate: int = FRAME_RATE) -> None:
     """Encode RGB `frames` (T, H, W, 3), H and W even, with the codec that the suffix of `path` stands for."""
     codec, options = CODECS[path.suffix.removeprefix(".")]
-    with av.open(str(path), "w", options={"fflags": "bitexact"}) as container:
+    with av.open(name_for_ffmpeg(path), "w", options={"fflags": "bitexact"}) as container:
         stream = cast(av.VideoStream, container.add_stream(codec, rate=frame_rate, options=options))
         stream.codec_context.thread_count = 1
         stream.pix_fmt = "yuv420p"

@@ -16,6 +16,7 @@ MAY_DIFFER = (
     "recipe.data.train",
     "recipe.data.val",
     "recipe.data.max_bad_share",
+    "recipe.data.balanced",  # what it makes of the data is compared
     "recipe.test",
     "compute.accumulate",
     "compute.channels_last",
@@ -29,11 +30,10 @@ as the number of workers, may differ too."""
 
 def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> dict[str, Any]:
     """All that decides what a run computes, in the types that JSON has."""
-    return {
-        "recipe": to_plain(recipe),
-        "compute": to_plain(compute),
-        "data": {"training videos": fingerprint(train), "validation videos": fingerprint(val)},
-    }
+    data = {"training videos": fingerprint(train), "validation videos": fingerprint(val)}
+    if recipe.data.balanced:  # named where it is so alone, so that older runs may go on
+        data["classes"] = "balanced"
+    return {"recipe": to_plain(recipe), "compute": to_plain(compute), "data": data}
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -96,6 +96,7 @@ class Run:
             team.rank,
             team.size,
             compute.accumulate,
+            [entry.label for entry in train.entries] if recipe.data.balanced else None,
         )
         self.per_epoch = self.batches.steps_per_epoch
         seed_generators(recipe.seed)
@@ -179,6 +180,10 @@ class Run:
             self._end_epoch()
         recipe = self.recipe
         clips = TrainingClips(self.train_split, recipe.sampling, recipe.augmentation, recipe.seed, recipe.data.decoder)
+        names = zip(self.train_split.class_names, clips.mirrored, strict=True)
+        alone = [repr(name) for name, partner in names if partner is None]
+        if alone and recipe.augmentation.flip > 0:
+            self.log.say(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
         start = self.learner.steps * self.config.compute.accumulate
         loader = training_batches(clips, self.batches, self.loading, start)
         self.meter.begin()

@@ -62,6 +62,9 @@ def test_randomness_is_a_function_of_seed_epoch_and_index(good):
         assert torch.equal(clips[ClipKey(epoch, index)].clips, clip(1, epoch, index))
     assert not torch.equal(clip(1, 0, 0), clip(1, 1, 0))
     assert not torch.equal(clip(1, 0, 0), clip(2, 0, 0))
+    again = clips[ClipKey(0, 0, turn=1)].clips  # a second time in an epoch that is balanced
+    assert not torch.equal(again, clip(1, 0, 0))
+    assert torch.equal(again, training(good, 1)[ClipKey(0, 0, 1)].clips)
 
 
 @pytest.mark.parametrize("index", [1, 2])

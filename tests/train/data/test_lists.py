@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from train.data.entries import Entry, Split
@@ -129,3 +131,78 @@ def test_split_refuses_labels_without_a_name(tmp_path):
     for label in (-1, 2):
         with pytest.raises(InputError, match=rf"val: .*clip\.mp4 has label {label}, out of range: there are 2 classes"):
             Split("val", (Entry(tmp_path / "clip.mp4", label),), ("a", "b"))
+
+
+UCF = b"1 ApplyEyeMakeup\n2 ApplyLipstick\r\n3 Archery\n"
+
+
+def test_lists_of_ucf101(tmp_path):
+    """Labels from 1 and names with their numbers; the lists of the test have no labels at all."""
+    classes = write(tmp_path, UCF, "classInd.txt")
+    names = ("ApplyEyeMakeup", "ApplyLipstick", "Archery")
+    assert read_class_names(classes) == names
+    train = write(tmp_path, b"Archery/v_Archery_g01_c01.avi 3\r\nApplyEyeMakeup/v_1.avi 1\n", "trainlist01.txt")
+    test = write(tmp_path, b"Archery/v_Archery_g01_c02.avi\r\nApplyLipstick/v_2.avi\n", "testlist01.txt")
+    assert [entry.label for entry in read_split("list", train, classes=classes).entries] == [2, 0]
+    split = read_split("list", test, classes=classes)
+    assert split.class_names == names
+    assert split.entries[0] == Entry(tmp_path / "Archery/v_Archery_g01_c02.avi", 2)
+    assert [entry.label for entry in split.entries] == [2, 1]
+    folders = write(tmp_path, b"Archery/1 40 3\n", "frames.txt")
+    assert read_split("frames_list", folders, classes=classes).entries[0].label == 2
+    for wrong in (b"Archery/a.avi 0\n", b"Archery/a.avi 4\n"):
+        with pytest.raises(InputError, match="out of range, there are 3 classes, counted from 1"):
+            read_split("list", write(tmp_path, wrong), classes=classes)
+
+
+def test_labels_from_1_are_never_taken_for_labels_from_0(tmp_path):
+    with pytest.raises(InputError, match=r"line 2: label 3 is out of range.*let the file of classes say so: `1 name`"):
+        read_list(write(tmp_path, b"x.mp4 1\ny.mp4 3\n"), NAMES)
+    with pytest.raises(InputError, match="each label is that of its folder's class and 1 more"):
+        read_list(write(tmp_path, b"a/x.mp4 1\nb/y.mp4 2\n"), NAMES)
+    assert len(read_list(write(tmp_path, b"a/x.mp4 0\nb/y.mp4 2\n"), NAMES)) == 2
+
+
+def test_a_list_without_labels_needs_folders_of_classes(tmp_path):
+    with pytest.raises(InputError, match="a list without labels is read where folders are named as classes"):
+        read_list(write(tmp_path, b"a/x.mp4\nother/y.mp4\n"), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"0 a\n1 b\n", ("a", "b")),
+        (b"1 A\n", ("A",)),
+        (b"1 a\n3 b\n", ("1 a", "3 b")),
+        (b"2 cups\n3 cups\n", ("2 cups", "3 cups")),
+        (b"1 a\nb\n", ("1 a", "b")),
+    ],
+)
+def test_numbers_before_class_names(tmp_path, content, names):
+    assert read_class_names(write(tmp_path, content)) == names
+
+
+def test_class_names_in_two_forms_of_unicode(tmp_path, capsys):
+    """`é` as one letter, as Linux and Windows write it, and as a letter with an accent, as macOS does."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    with pytest.raises(InputError, match="'café' is there twice"):
+        read_class_names(write(tmp_path, f"{one}\n{two}\n".encode()))
+    for name in (one, two):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        (tmp_path / "tree" / name / f"{len(name)}.mp4").touch()
+    split = read_split("tree", tmp_path / "tree")
+    assert (split.class_names, [entry.label for entry in split.entries]) == ((one,), [0, 0])
+    assert "note: " in (said := capsys.readouterr().err)
+    assert "are one class: 'café'" in said
+    classes = write(tmp_path, f"x\n{two}\n".encode(), "classes.txt")
+    assert {entry.label for entry in read_split("tree", tmp_path / "tree", classes=classes).entries} == {1}
+    header = "label,youtube_id,time_start,time_end,split"
+    table = write(tmp_path, f"{header}\n{one},a,0,10,train\n{two},b,0,10,train\n".encode(), "table.csv")
+    split = read_split("kinetics", table, root=tmp_path / "tree")
+    assert (split.class_names, [entry.label for entry in split.entries]) == ((one,), [0, 0])
+    assert split.entries[1].path.parent.name == one
+    (tmp_path / "tree" / two / "b.mp4").touch()
+    assert read_split("kinetics", table, root=tmp_path / "tree").entries[1].path.exists()
+    (tmp_path / "labels.json").write_text(json.dumps({f"Holding {two}": "0"}))
+    videos = write(tmp_path, json.dumps([{"id": "1", "template": f"Holding [{one}]"}]).encode(), "train.json")
+    assert read_split("something", videos, classes=tmp_path / "labels.json").entries[0].label == 0

@@ -29,8 +29,8 @@ from train.data.index import Checked, IndexWriter, read_index
 from train.data.killable import DiedError, HungError, call_each
 from train.data.prepare import PrepareConfig, prepare
 from train.data.reader import VideoFile, open_frames
-from train.data.reader.h264 import is_reference
 from train.data.reader.packets import read_packets
+from train.data.reader.stream import Stream
 from train.data.transcode import scaled_size
 from train.errors import InputError
 
@@ -179,6 +179,24 @@ def test_index_of_something_else_is_not_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b'{"Holding something": "0"}', b"\x89PNG", b"{", b"x\n"])
+def test_nothing_but_an_index_is_overwritten(folder, tmp_path, content):
+    """A file of labels in one line without an end is no beginning of an index."""
+    path = tmp_path / "labels.json"
+    path.write_bytes(content)
+    if content == b"{":  # as a writer leaves it that was killed at once
+        assert len(prepare(config(folder, path)).split) == 3
+        return
+    with pytest.raises(InputError, match=r"is no index, and is not overwritten|is no line of an index"):
+        prepare(config(folder, path))
+    assert path.read_bytes() == content
+
+
+def test_videos_are_not_transcoded_over_themselves(folder, tmp_path):
+    with pytest.raises(InputError, match="the folder of the videos themselves"):
+        prepare(config(folder, tmp_path / "i.jsonl", transcode=folder / "list.txt" / ".." / "videos"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -245,7 +263,6 @@ def test_damaged_frames_are_found(folder, tmp_path):
     for position in range(len(data) // 3, len(data) * 2 // 3, 50):
         data[position] ^= 0xFF
     (tmp_path / "flipped.mp4").write_bytes(data)
-    assert len(VideoFile(tmp_path / "flipped.mp4")) == 40
     checked = check(0, Entry(tmp_path / "flipped.mp4", 0))
     assert checked.problem == "corrupt"
     assert checked.reason
@@ -277,8 +294,10 @@ def test_frame_folders_with_wrong_counts(tmp_path):
 
 
 def referred_to(path):
+    """Times of the frames to which others may refer: those that are left when FFmpeg leaves out the others."""
     with av.open(str(path)) as container:
-        return [is_reference(memoryview(packet), 4) for packet in container.demux(video=0) if packet.size]
+        container.streams.video[0].codec_context.skip_frame = "NONREF"
+        return [frame.pts for frame in container.decode(video=0)]
 
 
 def test_transcode(tmp_path):
@@ -303,11 +322,11 @@ def test_transcode(tmp_path):
         assert (frames.read_by, len(frames)) == ("SelectiveFile", entry.num_frames)
         height, width = frames.read([0]).shape[1:3]
         sizes[entry.path.relative_to(tmp_path / "small" / "class").as_posix()] = (entry.num_frames, width, height)
-        packets = read_packets(entry.path)
+        packets = read_packets(Stream(entry.path))
         assert np.diff(np.flatnonzero(packets.keys), append=len(packets.keys)).max() <= 16
         shown_earlier = packets.times < np.maximum.accumulate(packets.times)
         assert shown_earlier.mean() > 0.25  # B-frames, to which nothing refers; x264 places them as it sees fit
-        assert referred_to(entry.path) == (~shown_earlier).tolist()
+        assert referred_to(entry.path) == packets.times[~shown_earlier].tolist()
     assert sizes == {
         "cut.mp4": (21, 64, 64),
         "frames.mp4": (12, 64, 48),  # smaller already

@@ -1,4 +1,4 @@
-"""What the reader of H.264 leaves out, and what no reading by PyAV may cost: memory and threads."""
+"""What the reader that seeks leaves out, and what no reading by PyAV may cost: memory and threads."""
 
 import ctypes
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.video_files import decode, encode, run_python, striped_frames
 from train.data.reader import VideoFile
-from train.data.reader.h264 import is_reference, is_restart
+from train.data.reader.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -16,41 +16,28 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("videos")
 
 
-def test_restart_of_h264():
-    def unit(kind, length=5):
-        return length.to_bytes(4) + bytes([0x60 | kind]) + bytes(length - 1)
+@pytest.mark.parametrize(
+    ("pyramid", "decoded"),
+    [
+        ("none", [0, 2, 4, 40, 44, 45, 47, 48]),  # of I0 P4 b1 b2 b3 and I40 P44 b41 b42 b43 P48 b45 b46 b47
+        ("normal", [0, 2, 4, 40, 42, 44, 45, 46, 47, 48]),  # to the B-frame in the middle the others refer
+    ],
+)
+def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch, pyramid, decoded):
+    options = {"g": "20", "bf": "3", "b_strategy": "0", "b-pyramid": pyramid, "sc_threshold": "0"}
+    path = encode(folder / f"left_out_{pyramid}.mp4", striped_frames(60), ("libx264", options))
+    expected = decode(path)
+    times: list[float] = []
+    decode_packet = Stream.decode
 
-    assert is_restart(unit(6) + unit(7) + unit(5), 4)
-    assert not is_restart(unit(6) + unit(1) + unit(5), 4)
-    assert not is_restart(unit(6, 9000)[:4096], 4)  # cannot be seen
-    assert not is_restart(unit(5), 0)
+    def recorded(stream, packet):
+        frames = decode_packet(stream, packet)
+        times.extend(frame.time for frame in frames)
+        return frames
 
-
-def test_references_of_h264():
-    def unit(kind, importance):
-        return b"\0\0\0\5" + bytes([importance << 5 | kind]) + bytes(4)
-
-    assert is_reference(unit(6, 0) + unit(1, 1), 4)
-    assert not is_reference(unit(7, 3) + unit(1, 0), 4)
-    assert is_reference(unit(1, 0) + unit(1, 2), 4)
-    assert is_reference(unit(6, 0), 4)  # holds no picture that could be left out
-    assert is_reference(unit(1, 0), 0)  # cannot be told
-
-
-def test_what_no_wanted_frame_needs_is_not_decoded(folder, monkeypatch):
-    options = {"g": "20", "bf": "3", "b_strategy": "0", "b-pyramid": "none", "sc_threshold": "0"}
-    path = encode(folder / "left_out.mp4", striped_frames(60), ("libx264", options))
-    looked_at: list[bool] = []
-
-    def recorded(sample, length_bytes):
-        looked_at.append(is_reference(sample, length_bytes))
-        return looked_at[-1]
-
-    monkeypatch.setattr("train.data.reader.selective.is_reference", recorded)
-    np.testing.assert_array_equal(VideoFile(path).read([2, 47, 45]), decode(path)[[2, 47, 45]])
-    on_the_way_to_2 = [True, True, False]  # I0, P4, b1
-    to_45_and_47 = [True, True, False, False, False, True, False]  # I40, P44, b41, b42, b43, P48, b46
-    assert looked_at == on_the_way_to_2 + to_45_and_47
+    monkeypatch.setattr(Stream, "decode", recorded)
+    np.testing.assert_array_equal(VideoFile(path).read([2, 47, 45]), expected[[2, 47, 45]])
+    assert sorted(round(30 * time) for time in times) == decoded
 
 
 LEAK = """
@@ -71,7 +58,7 @@ def read(times):
     for _ in range(times):
         VideoFile(sys.argv[1], sys.argv[2]).read([3, 17, 31])
 
-read(100)
+read(300)
 before = used()
 read(400)
 print((used() - before) / 400)

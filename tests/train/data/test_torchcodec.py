@@ -1,6 +1,5 @@
 """torchcodec, an option: how it is called, what its errors become, and, where it can be used, its frames."""
 
-import importlib
 import sys
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import torch
 from tests.support.video_files import VP9, decode, encode, striped_frames, with_edits
 from tests.train.data.test_reader import assert_frames_are_those_asked_for
 from train.data.reader import VideoError, VideoFile
+from train.data.reader.with_torchcodec import TorchcodecFile
 from train.errors import InputError
 
 
@@ -43,10 +43,18 @@ def test_torchcodec_is_asked_in_its_exact_mode(folder, monkeypatch):
     with pytest.raises(VideoError, match=r"ten\.mp4: cannot be decoded"):
         video.read([9])
     edited = with_edits(folder / "edited.mp4", path, [(5, 2)])
-    assert VideoFile(edited, "torchcodec").read_by == "StraightFile"
+    assert VideoFile(edited, "torchcodec").read_by == "SelectiveFile"
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(InputError, match="torchcodec cannot be used here"):
         VideoFile(path, "torchcodec")
+
+
+def skip_without_torchcodec(path):
+    """FFmpeg's shared libraries are the system's to give, and torchcodec looks for them when it is first used."""
+    try:
+        TorchcodecFile(path)
+    except InputError as error:
+        pytest.skip(f"torchcodec, an option, cannot be used: {error}")
 
 
 @pytest.mark.parametrize(
@@ -61,11 +69,8 @@ def test_torchcodec_is_asked_in_its_exact_mode(folder, monkeypatch):
     ],
 )
 def test_real_torchcodec(folder, name, codec, options):
-    try:
-        importlib.import_module("torchcodec.decoders")
-    except (ImportError, RuntimeError, OSError) as error:  # FFmpeg's shared libraries are the system's to give
-        pytest.skip(f"torchcodec, an option, cannot be used: {type(error).__name__}")
     path = encode(folder / name, striped_frames(50), codec, **options)
+    skip_without_torchcodec(path)
     video = VideoFile(path, "torchcodec")
     assert_frames_are_those_asked_for(video, decode(path), tolerance=2.0)
     assert video.read_by == "TorchcodecFile"

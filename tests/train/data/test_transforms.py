@@ -41,6 +41,9 @@ def smooth(T, H, W):
         (("left to right", "from right"), (None, None)),
         (("putting something upright", "copyright", "leftover"), (0, 1, 2)),
         (("spin clockwise", "spin counterclockwise"), (1, 0)),
+        (("pulling it right out", "putting it right_back", "right-hand turn"), (0, 1, None)),
+        (("moving right on", "moving left on"), (1, 0)),  # with a partner it is one
+        (("pulling it right out to the left",), (None,)),
         (("spin clockwise", "spin anti-clockwise", "swing counter-clockwise"), (1, 0, None)),
         (CLASS_NAMES["order"], (0, 1, 2, 3, 4, 5)),
         (CLASS_NAMES["motion"], (1, 0, 2, 3, 5, 4, 6, 7)),

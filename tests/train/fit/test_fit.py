@@ -83,6 +83,21 @@ def test_from_the_command_line(tmp_path, videos, capsys):
     assert "data.train and data.val: both are needed" in capsys.readouterr().err
 
 
+def test_balanced_classes_and_names_without_a_mirror_image(tmp_path, videos, capsys):
+    names = ("falls left", "rises", "stays")
+    skewed = videos.train.entries[:1] + tuple(entry for entry in videos.train.entries if entry.label)
+    uneven = replace(
+        videos,
+        train=replace(videos.train, entries=skewed, class_names=names),
+        val=replace(videos.val, class_names=names),
+    )
+    config = tiny_config(tmp_path / "run")
+    recipe = replace(config.recipe, data=replace(config.recipe.data, balanced=True))
+    assert run_one(replace(config, recipe=recipe), uneven) == 0
+    assert capsys.readouterr().out.count("never flipped, as no class is their mirror image: 'falls left'\n") == 1
+    assert len(log_of(config, "epoch")) == 3
+
+
 def test_loss_that_is_no_number_names_the_files(tmp_path, videos, monkeypatch, capsys):
     step = Learner.step
     asked: list[list[str]] = []

@@ -146,6 +146,10 @@ def test_another_recipe_is_refused(tmp_path, videos, monkeypatch, capsys):
         ),
         (replace(config, recipe=replace(recipe, optimisation=optimisation)), "optimisation.momentum: was 0.9, is 0.5"),
         (replace(config, compute=replace(config.compute, ema=0.9)), "compute.ema: was None, is 0.9"),
+        (
+            replace(config, recipe=replace(recipe, data=replace(recipe.data, balanced=True))),
+            "data.classes: was None, is 'balanced'",
+        ),
     ]
     for other, message in others:
         assert run_one(replace(other, resume=True), videos) == 1

@@ -1,5 +1,6 @@
 """What every reader asks of a file and of indices before it starts."""
 
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,14 @@ def check_indices(path: str, indices: Sequence[int] | NDArray[np.int64], num_fra
     if wanted.min() < 0 or wanted.max() >= num_frames:
         raise IndexError(f"{path} has frames 0 to {num_frames - 1}, asked for {wanted.tolist()}")
     return wanted.astype(np.int64)
+
+
+def name_for_ffmpeg(path: Path) -> str:
+    """The name by which FFmpeg opens the file at `path`: a relative one with a colon it takes for an address.
+
+    Writing too: `av.open("10:30.mp4", "w")` finds no protocol of that name.
+    """
+    return os.path.abspath(path)  # noqa: PTH100 (links stay as they are)
 
 
 def system_reason(error: OSError) -> str:

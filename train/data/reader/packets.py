@@ -1,93 +1,162 @@
-"""The packets of a video stream: what stands in the file, before anything is decoded."""
+"""What the packets of a video say before any is decoded: how many frames there are, and where decoding may start.
 
-from contextlib import closing
-from pathlib import Path
+A reader that does not decode all of a video takes packets for frames, and the frames before a key frame in the file for
+those that are shown before it. Where that is wrong it returns other frames than were asked for, or, decord, waits for
+ever for one that never comes, in C++ with the interpreter lock held. It is wrong
+- where a packet is no frame (`bitstream`);
+- in "open" groups of pictures, the ordinary ones of x265: frames stored behind a key frame are shown before it;
+- where a key frame of H.264 is no full restart, so that a decoder gives out frames late or not at all after it;
+and, for decoders that seek in the file, of whose own mind they are about it,
+- where an mp4's edit list shows less than was stored: clips cut without encoding them again, as Kinetics clips are,
+  begin with frames that are decoded and never shown, and may end with some;
+- where an mp4's key frame is decoded before the one before it is shown: a seek to the earlier ends at the later.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.reader.bitstream import RESTART, first_slice, length_bytes_of
 from train.data.reader.errors import VideoError
-from train.data.reader.h264 import is_restart, length_bytes_of
+from train.data.reader.stream import Stream
 
+_SEEKABLE = {"mp4", "matroska", "avi"}  # containers in which seeking is exact
 _NO_TIME = np.iinfo(np.int64).min
 
 
 class Packets(NamedTuple):
-    """The packets of a video in the order of the file, which is that of decoding, each holding one frame."""
+    """The packets of a video in the order of the file, which is that of decoding."""
 
     times: NDArray[np.int64]
     """When each is to be shown, in ticks of the stream; the least integer where the file does not say."""
     keys: NDArray[np.bool_]
-    """Whether a reader may seek to it."""
+    """Whether it is a key frame."""
+    pictures: NDArray[np.bool_]
+    """Whether it holds a frame that is to be shown, by the codec: others serve as references, or as notes."""
     shown: NDArray[np.bool_]
-    """Whether it is shown at all: an edit list may leave it out."""
-    keys_restart: bool = True
-    """Whether decoding starts afresh at every key packet."""
-    length_bytes: int | None = None
-    """H.264 alone: how many bytes say the length of each of its units; 0 where none do."""
+    """Whether it is shown: an edit list leaves out some of the `pictures`."""
+    frames_known: bool = True
+    """Whether each of the `pictures` is one frame for sure; if not, decoding alone tells how many there are."""
+    may_start_at_keys: bool = True
+    """Whether decoding may start at each key frame."""
+    may_seek: bool = True
+    """Whether decoders may seek in the file, too, which have their own mind about containers."""
 
 
-def read_packets(path: Path) -> Packets:
-    """All packets of the video at `path`; takes about a tenth of the time of decoding a clip. Raises VideoError."""
-    try:
-        with av.open(str(path)) as container:
-            stream = video_stream(path, container)
-            codec = stream.codec_context
-            length_bytes = length_bytes_of(codec.extradata) if codec.name == "h264" else None
-            packets, keys_restart = [], True
-            for packet in container.demux(stream):
-                if not packet.size:  # the last one, which tells a decoder to give out what it holds back
-                    continue
-                packets.append(
-                    (_NO_TIME if packet.pts is None else packet.pts, packet.is_keyframe, not packet.is_discard)
-                )
-                if packet.is_keyframe and length_bytes is not None:
-                    keys_restart = keys_restart and is_restart(memoryview(packet), length_bytes)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(path, reason(error)) from error
-    times, keys, shown = zip(*packets, strict=True) if packets else ((), (), ())
-    arrays = np.array(times, np.int64), np.array(keys, np.bool_), np.array(shown, np.bool_)
-    return Packets(*arrays, keys_restart, length_bytes)
+class _Known:
+    """What was found of the files that were looked into last."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.total = most, 0  # packets of all files together
+        self.found: OrderedDict[tuple[str, int, int], Packets] = OrderedDict()
+
+    def get(self, key: tuple[str, int, int]) -> Packets | None:
+        if key in self.found:
+            self.found.move_to_end(key)
+        return self.found.get(key)
+
+    def add(self, key: tuple[str, int, int], packets: Packets) -> None:
+        self.found[key] = packets
+        self.total += packets.times.size
+        while self.total > self.most:
+            self.total -= self.found.popitem(last=False)[1].times.size
 
 
-def may_seek(packets: Packets) -> bool:
-    """Whether every packet is shown, each at a time of its own, and those before a key packet before that.
+_KNOWN = _Known(most=2_000_000)  # 22 MB
 
-    Readers that seek take that for granted, and return other frames than were asked for where it does not hold.
+
+def known_packets(stream: Stream) -> Packets:
+    """As `read_packets`; of a file that this process has looked into before, and that is the same, from memory.
+
+    It is met again in the next epoch, or for its next clip in an evaluation.
     """
-    times, keys, shown, keys_restart, _ = packets
-    if not (times.size and shown.all() and keys[0] and keys_restart) or times.min() == _NO_TIME:
-        return False
-    if np.unique(times).size < times.size:
-        return False
-    shown_before = np.maximum.accumulate(times)[:-1]
-    shown_after = np.minimum.accumulate(times[::-1])[::-1]
-    starts = np.flatnonzero(keys)[1:]
-    return bool((shown_before[starts - 1] < times[starts]).all() and (times[starts] == shown_after[starts]).all())
+    status = stream.path.stat()
+    key = str(stream.path.absolute()), status.st_size, status.st_mtime_ns
+    packets = _KNOWN.get(key)
+    if packets is None:
+        packets = read_packets(stream)
+        _KNOWN.add(key, packets)
+    return packets
 
 
-def demuxed(container: Any, stream: Any) -> closing[Any]:
-    """The packets of a stream of an open `av` container from where it stands, as a context.
+def read_packets(stream: Stream) -> Packets:
+    """All packets of an open video; takes a tenth of the time of decoding a clip. Raises VideoError.
 
-    PyAV's generators leak what they hold unless they come to their end or are closed: in a training run, gigabytes.
+    An mp4 of which the end is lost raises, too: its index says where every frame lies.
     """
-    return closing(container.demux(stream))
+    length_bytes = length_bytes_of(stream.codec.extradata) if stream.codec.name == "h264" else 0
+    look, rows, restart, damaged = stream.look, [], True, False
+    with stream.packets() as packets:
+        for packet in packets:
+            data, key = memoryview(packet), packet.is_keyframe
+            rows.append((packet.pts, packet.dts, key, not packet.is_discard, look(data)))
+            damaged |= packet.is_corrupt
+            if key and length_bytes and first_slice(data, length_bytes) != RESTART:
+                restart = False
+    if stream.ends_early(len(rows)) or (damaged and "mp4" in stream.container_names):
+        raise VideoError(stream.path, "is truncated: it ends before the last of its frames")
+    if not rows:
+        raise VideoError(stream.path, "has no video stream (audio only, or not a single frame)")
+    pts, dts, key_flags, kept_flags, frames = zip(*rows, strict=True)
+    times, keys, kept = _ticks(pts), np.array(key_flags), np.array(kept_flags)
+    pictures = np.array([count != 0 for count in frames])
+    known = None not in frames
+    first_first = bool(keys[0] and times[0] == times.min())  # what is shown before the first key frame is never decoded
+    may_start = known and restart and groups_are_closed(times, keys, pictures)
+    return Packets(
+        times,
+        keys,
+        pictures,
+        pictures & kept,
+        frames_known=known and first_first,
+        may_start_at_keys=may_start,
+        may_seek=may_start and bool(kept.all()) and _lets_seek(stream, times[keys], _ticks(dts)[keys], len(rows)),
+    )
 
 
-def video_stream(path: Path, container: Any) -> Any:
-    """The video stream of an open `av` container that players choose. Raises VideoError where there is none."""
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
-        raise VideoError(path, "has no video stream (audio only, or not a single frame)")
-    return stream
+def _ticks(times: Sequence[int | None]) -> NDArray[np.int64]:
+    return np.array([_NO_TIME if time is None else time for time in times] if None in times else times, np.int64)
 
 
-def reason(error: Exception) -> str:
-    """What an error that PyAV raises says of the file."""
-    if isinstance(error, VideoError):
-        return error.reason
-    if isinstance(error, av.InvalidDataError):
-        return "is not a video file, or is damaged or truncated"
-    return f"cannot be decoded, it is damaged or truncated ({type(error).__name__})"
+def groups_are_closed(times: NDArray[np.int64], keys: NDArray[np.bool_], pictures: NDArray[np.bool_]) -> bool:
+    """Whether every frame has a time of its own, and those before a key frame in the file are shown before it.
+
+    The arguments, (packets,) each, are those of `Packets`.
+    """
+    if not keys[:1].any() or not pictures[keys].all():
+        return False
+    shown_at, starts = times[pictures], np.flatnonzero(keys[pictures])
+    if shown_at.min() == _NO_TIME or np.unique(shown_at).size < shown_at.size:
+        return False
+    shown_before = np.maximum.accumulate(shown_at)
+    shown_after = np.minimum.accumulate(shown_at[::-1])[::-1]
+    in_order = (shown_before[starts[1:] - 1] < shown_at[starts[1:]]).all()
+    return bool(in_order and (shown_at[starts] == shown_after[starts]).all())
+
+
+def _lets_seek(stream: Stream, shown_at: NDArray[np.int64], decoded_at: NDArray[np.int64], count: int) -> bool:
+    """Whether seeking is exact in a file of `count` packets whose key frames are shown and decoded at these times."""
+    names = stream.container_names
+    if not names & _SEEKABLE or ("mp4" in names and stream.num_frames != count):  # in fragments, or cut by an edit list
+        return False
+    # FFmpeg seeks to the last key frame that is decoded by the time at which the wanted one is shown.
+    return not (decoded_at[1:] <= shown_at[:-1]).any()
+
+
+def only_for_pyav(packets: Packets, stream: Stream, decoder: str, frame: Any) -> bool:
+    """Whether PyAV alone is exact in a file of whose first frame is `frame`, though another `decoder` was asked for.
+
+    Others count hidden frames, take another of several streams, turn no frames; decord refuses a file that does not say
+    how long it is, and gives garbage after a seek in 4:4:4 H.264 of old encoders, as it never sees their first note.
+    """
+    if not packets.may_seek or not packets.shown.all() or stream.num_streams > 1:
+        return True
+    if frame is None or stream.turns(frame):
+        return True
+    if decoder != "decord":
+        return False
+    is_444 = stream.codec.name == "h264" and "444" in str(stream.codec.pix_fmt)
+    return is_444 or stream.has_no_duration

@@ -1,53 +1,55 @@
-"""Frames of H.264 by PyAV, which leaves out what no wanted frame needs.
+"""Frames by PyAV, which starts at the key frame before each wanted one and leaves out what no wanted frame needs.
 
 To show a frame a decoder must have seen the key frame before it and, up to its own place in the file, all frames that
 others may refer to. As x264 encodes by default that is half of them, the others being B-frames to which nothing refers:
 readers that decode every frame on the way spend a third of their time on pictures that nobody sees.
+
+Where a seek leads is compared with what a look at the packets has found. In containers without exact seeking, and where
+the two do not agree, all packets are read again, of which the decoder gets those that it needs: exact everywhere.
 """
 
-from pathlib import Path
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.reader.errors import UnsuitedError, VideoError
-from train.data.reader.h264 import is_reference
-from train.data.reader.packets import Packets, demuxed, reason, video_stream
-from train.data.reader.with_pyav import Pictures
+from train.data.reader.errors import VideoError
+from train.data.reader.packets import Packets
+from train.data.reader.stream import Pictures, Stream
+
+# HEVC is none of them: what nothing of a frame's own layer refers to, frames of a higher layer may.
+_KNOWS_REFERENCES = {"h264", "mpeg4", "vp8"}
+_MOST_HELD = 1 << 26  # bytes of a file whose packets are held in memory; a trimmed clip has 1 % of that
 
 
 class SelectiveFile:
-    """A file of H.264 in which a reader may seek, with its `packets`. Nothing is opened before frames are read."""
+    """A video in which decoding may start at each key frame, with its `packets`."""
 
-    def __init__(self, path: Path, packets: Packets) -> None:
-        self.path, self._times = path, packets.times
-        self._length_bytes = packets.length_bytes or 0
-        self._positions = np.argsort(packets.times, kind="stable")  # in the file, of the frames as they are shown
+    def __init__(self, stream: Stream, packets: Packets) -> None:
+        self.path, self._stream, self._packets = stream.path, stream, packets
+        shown = np.flatnonzero(packets.shown)
+        self._positions = shown[np.argsort(packets.times[shown])]  # in the file, of the frames as they are shown
         self._keys = np.flatnonzero(packets.keys)
-        self._picture = Pictures(upright=True)
+        # Where a cut has taken references, what a decoder makes up for them depends on all frames before.
+        is_whole = np.array_equal(packets.shown, packets.pictures)
+        self._leaves_out = is_whole and stream.codec.name in _KNOWS_REFERENCES
+        self._picture = Pictures()
+        self._held: Sequence[Any] = ()
 
     def __len__(self) -> int:
-        return self._times.size
+        return self._positions.size
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError or UnsuitedError."""
+        """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError."""
         positions = self._positions[indices]
         wanted = np.unique(positions)
         groups = np.searchsorted(self._keys, wanted, side="right") - 1
         pictures: dict[int, NDArray[np.uint8]] = {}
-        try:
-            with av.open(str(self.path)) as container:
-                stream = video_stream(self.path, container)
-                stream.codec_context.thread_count = 1
-                with demuxed(container, stream) as packets:
-                    offset = (next(packets).pts or 0) - int(self._times[0])  # an edit list moves all times
-                for group in np.unique(groups):
-                    key, of_group = int(self._keys[group]), wanted[groups == group]
-                    pictures |= self._read_group(container, stream, key, of_group, offset)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(self.path, reason(error)) from error
+        for group in np.unique(groups):
+            of_group = wanted[groups == group]
+            pictures |= self._read_group(self._data(int(self._keys[group]), int(of_group[-1]) + 1), of_group)
         absent = [int(index) for index, position in zip(indices, positions, strict=True) if position not in pictures]
         if absent:
             raise VideoError(self.path, f"its frame {absent[0]} cannot be decoded, it is damaged")
@@ -55,14 +57,23 @@ class SelectiveFile:
             raise VideoError(self.path, "its frames change their size")
         return np.stack([pictures[position] for position in positions.tolist()])
 
-    def _read_group(
-        self, container: Any, stream: Any, key: int, wanted: NDArray[np.int64], offset: int
-    ) -> dict[int, NDArray[np.uint8]]:
-        """The pictures at the places `wanted`, in order, of the group of frames that begins with the one at `key`.
+    def _data(self, start: int, end: int) -> Sequence[Any]:
+        """The packets at the places from `start`, a key frame's, to before `end`."""
+        if self._packets.may_seek and not self._held:
+            times = self._packets.times[start:end].tolist()
+            sought = self._stream.packets_from(times[0], end - start)
+            if [packet.pts for packet in sought] == times:
+                return sought
+        if not self._held:
+            with Stream(self.path).packets() as packets:
+                if self.path.stat().st_size > _MOST_HELD:
+                    return list(itertools.islice(packets, start, end))
+                self._held = list(packets)
+        return self._held[start:end]
 
-        Raises UnsuitedError where the packets are not those of the index.
-        """
-        position_at = {int(self._times[position]) + offset: position for position in wanted.tolist()}
+    def _read_group(self, packets: Sequence[Any], wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+        """The pictures at the places `wanted`, in order, out of `packets` that begin with a key frame."""
+        position_at = {int(self._packets.times[position]): position for position in wanted.tolist()}
         pictures: dict[int, NDArray[np.uint8]] = {}
 
         def keep(frames: list[Any]) -> None:
@@ -71,13 +82,10 @@ class SelectiveFile:
                 if position is not None and not frame.is_corrupt:
                     pictures[position] = self._picture(frame)
 
-        container.seek(int(self._times[key]) + offset, stream=stream)
-        with demuxed(container, stream) as packets:
-            for position in range(key, int(wanted[-1]) + 1):
-                packet = next(packets)
-                if packet.pts != self._times[position] + offset:
-                    raise UnsuitedError("a seek leads elsewhere than its index says")
-                if packet.pts in position_at or is_reference(memoryview(packet), self._length_bytes):
-                    keep(packet.decode())
-        keep(stream.codec_context.decode(None))  # what it holds back for frames that would be shown before
+        self._stream.codec.flush_buffers()
+        for packet in packets:
+            if self._leaves_out:
+                self._stream.codec.skip_frame = "DEFAULT" if packet.pts in position_at else "NONREF"
+            keep(self._stream.decode(packet))
+        keep(self._stream.decode(None))  # what it holds back for frames that would be shown before
         return pictures

@@ -8,17 +8,18 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.reader.container import look_into
 from train.data.reader.errors import UnsuitedError, VideoError
 from train.data.reader.files import check_indices, check_regular, system_reason
+from train.data.reader.packets import known_packets, only_for_pyav
 from train.data.reader.selective import SelectiveFile
+from train.data.reader.straight import StraightFile, decoded_frames
+from train.data.reader.stream import Stream
 from train.data.reader.with_decord import DecordFile
-from train.data.reader.with_pyav import StraightFile
 from train.data.reader.with_torchcodec import TorchcodecFile
 
 Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
-"""auto: H.264 by PyAV, which decodes no more of it than is needed, everything else by decord. decord, torchcodec: all
-files by these. Whichever it is, files in which seeking is not safe are read straight through by PyAV; pyav: so are all.
+"""auto: PyAV, which decodes no more of a file than it needs where its packets say that this is exact.
+decord, torchcodec: these, where they are exact too. pyav: PyAV, straight through always.
 """
 
 
@@ -31,19 +32,18 @@ class _Backend(Protocol):
 class VideoFile:
     """An open video: `len()` is its number of frames, `read` returns some of them. Holds no file of its own to close.
 
-    Its frames are those that a player shows, the way up that a player shows them, whatever `decoder` is: files in which
-    that differs from what is stored (edit lists, rotation), files without exact seeking, and what decord has no decoder
-    for are read straight through.
+    Its frames are those that a player shows, the way up that a player shows them, whatever `decoder` is. `num_frames`
+    is how many of them there are, if that was counted before: where only decoding tells, it need not be done again.
 
     Raises VideoError if the file is absent, unreadable, empty, truncated, not a video, or without video frames.
     """
 
-    def __init__(self, path: str | os.PathLike[str], decoder: Decoder = "auto") -> None:
+    def __init__(self, path: str | os.PathLike[str], decoder: Decoder = "auto", num_frames: int | None = None) -> None:
         self.path = str(path)
         file = Path(path)
         check_regular(file)
         try:
-            self._backend = _open(file, decoder)
+            self._backend = _open(file, decoder, num_frames)
         except VideoError:
             check_regular(file)  # it may have vanished, which says more
             raise
@@ -74,17 +74,17 @@ class VideoFile:
             return self._backend.read(wanted)
 
 
-def _open(path: Path, decoder: Decoder) -> _Backend:
+def _open(path: Path, decoder: Decoder, num_frames: int | None) -> _Backend:
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder must be one of {', '.join(map(repr, get_args(Decoder)))}, got {decoder!r}")
-    why_not_seek, packets = look_into(path)
-    if why_not_seek or decoder == "pyav":
-        return StraightFile(path)
-    if decoder == "torchcodec":
-        return TorchcodecFile(path)
-    if decoder == "auto" and packets is not None:
-        return SelectiveFile(path, packets)
+    stream = Stream(path)
+    packets = known_packets(stream)
+    if not packets.may_start_at_keys or decoder == "pyav":
+        return StraightFile(path, int(packets.shown.sum()) if packets.frames_known else num_frames)
+    if decoder == "auto" or only_for_pyav(packets, stream, decoder, next(decoded_frames(path), None)):
+        return SelectiveFile(stream, packets)
     try:
-        return DecordFile(path)
+        other = DecordFile(path) if decoder == "decord" else TorchcodecFile(path)
     except UnsuitedError:
-        return StraightFile(path)
+        return SelectiveFile(stream, packets)
+    return other if len(other) == packets.shown.sum() else SelectiveFile(stream, packets)

@@ -1,6 +1,7 @@
-"""Frames by decord, which seeks: only for files of which `container.why_not_seek` says that it may."""
+"""Frames by decord, which seeks: only for files of which `packets` says that it may."""
 
 import contextlib
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.reader.errors import UnsuitedError, VideoError
+from train.data.reader.files import name_for_ffmpeg
+from train.errors import InputError
 
 
 class DecordFile:
@@ -18,11 +21,11 @@ class DecordFile:
         decord = import_decord()
         try:
             # The tolerance makes reading raise at the first frame that decord would have to make up.
-            self._reader: Any = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-6)
+            self._reader: Any = decord.VideoReader(name_for_ffmpeg(path), num_threads=1, fault_tol=1e-6)
             self._num_frames = len(self._reader)
         except Exception as error:  # decord's own errors derive from Exception directly
-            if "cannot find video stream" in str(error):
-                raise UnsuitedError("has no decoder") from error
+            if "cannot find video stream" in str(error) or isinstance(error, UnicodeEncodeError):
+                raise UnsuitedError("has no decoder for it, or takes no such name") from error
             raise VideoError(path, _reason(error)) from error
 
     def __len__(self) -> int:
@@ -39,15 +42,17 @@ class DecordFile:
 
 
 def import_decord() -> Any:
-    """decord, imported where it is needed first: it costs a tenth of a second.
+    """decord, imported where it is needed first: it costs a tenth of a second. InputError where it is not installed.
 
     It opens its own old libvpx to every library loaded after it, and PyAV's VP9 encoder does not start on that one.
     So PyAV, where it is installed, comes first.
     """
     with contextlib.suppress(ImportError):
         import av  # noqa: F401
-    import decord
-
+    try:
+        decord: Any = importlib.import_module("decord")
+    except (ImportError, OSError) as error:
+        raise InputError(f"decoder: decord cannot be used here, {error}") from error
     decord.logging.set_level(decord.logging.QUIET)
     return decord
 

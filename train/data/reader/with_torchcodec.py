@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.reader.errors import VideoError
+from train.data.reader.errors import UnsuitedError, VideoError
+from train.data.reader.files import name_for_ffmpeg
 from train.errors import InputError
 
 
@@ -20,10 +21,14 @@ class TorchcodecFile:
         try:
             # Its approximate mode computes frame numbers from a mean rate and is wrong where the rate varies.
             self._decoder: Any = decoders.VideoDecoder(
-                str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+                name_for_ffmpeg(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
             )
             self._num_frames = len(self._decoder)
+        except UnicodeEncodeError as error:
+            raise UnsuitedError("takes no such name") from error
         except (RuntimeError, ValueError) as error:
+            if "libtorchcodec" in str(error):
+                raise InputError(f"decoder: torchcodec cannot be used here, {str(error).splitlines()[0]}") from error
             raise VideoError(path, _reason(error)) from error
         if self._num_frames == 0:
             raise VideoError(path, "no frame of it is ever shown")

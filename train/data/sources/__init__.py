@@ -7,7 +7,7 @@ from train.data.entries import Split
 from train.data.sources.kinetics import read_kinetics
 from train.data.sources.lists import read_frames_list, read_list
 from train.data.sources.something import read_something
-from train.data.sources.text import read_class_names
+from train.data.sources.text import read_class_names, read_classes
 from train.data.sources.tree import read_tree
 from train.errors import InputError
 
@@ -44,11 +44,11 @@ def read_split(
         if classes is None:
             raise InputError("classes: the form 'something' needs its file of labels, such as labels.json")
         return read_something(path, classes, root, frames)
-    names = None if classes is None else read_class_names(classes)
+    names, first = (None, 0) if classes is None else read_classes(classes)
     if source == "kinetics":
         return read_kinetics(path, root, names)
     if source == "tree":
         return read_tree(path, names)
     if names is None:
         raise InputError(f"classes: the form {source!r} needs a file with the names of the classes, a line each")
-    return (read_list if source == "list" else read_frames_list)(path, names, root)
+    return (read_list if source == "list" else read_frames_list)(path, names, root, first_label=first)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from train.data.sources.text import unicode_form
 from train.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov")
@@ -27,15 +28,16 @@ class VideoFolder:
         for file in files:
             suffix = file.suffix.lower()
             if suffix in VIDEO_SUFFIXES:
-                kept = self._files.setdefault((name, file.stem), file)
+                place = unicode_form(name), unicode_form(file.stem)
+                kept = self._files.setdefault(place, file)
                 if VIDEO_SUFFIXES.index(suffix) < VIDEO_SUFFIXES.index(kept.suffix.lower()):
-                    self._files[name, file.stem] = file
+                    self._files[place] = file
 
     def find(self, folders: tuple[str, ...], stems: tuple[str, ...]) -> Path | None:
         """The first file found under one of these names without suffix, in one of these folders ("": the root)."""
         for stem in stems:
             for folder in folders:
-                if (file := self._files.get((folder, stem))) is not None:
+                if (file := self._files.get((unicode_form(folder), unicode_form(stem)))) is not None:
                     return file
         return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from train.data.entries import Entry, Split
 from train.data.sources.files import VideoFolder
-from train.data.sources.text import numbered_rows, unique
+from train.data.sources.text import merged_names, numbered_rows, unicode_form, unique
 from train.errors import InputError
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -43,13 +43,13 @@ def read_kinetics(
             raise InputError(f"{path}, line {line}: expected {len(header)} fields, got {len(row)}")
         clips.append((line, dict(zip(header, row, strict=True))))
     if class_names is None:
-        class_names = sorted({clip["label"] for _, clip in clips} - {""})
-    labels = {class_name: i for i, class_name in enumerate(class_names)}
+        class_names = merged_names(path, {clip["label"] for _, clip in clips} - {""})
+    labels = {unicode_form(class_name): i for i, class_name in enumerate(class_names)}
 
     videos = VideoFolder(path.parent if root is None else root)
     numbered = []
     for line, clip in clips:
-        where, label = f"{path}, line {line}", clip["label"]
+        where, label = f"{path}, line {line}", unicode_form(clip["label"])
         if label not in labels:
             raise InputError(f"{where}: {label!r} is none of the {len(labels)} classes")
         start, end = (_seconds(where, column, clip[column]) for column in ("time_start", "time_end"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from train.data.entries import Entry, Split
 from train.data.sources.files import VideoFolder, visible
-from train.data.sources.text import numbered_rows, read_class_names, read_json, unique
+from train.data.sources.text import numbered_rows, read_class_names, read_json, unicode_form, unique
 from train.errors import InputError
 
 
@@ -41,7 +41,7 @@ def read_something(
         visible(root)  # raises where there is no such folder
     numbered = []
     for line, video, template in _json_rows(path) if is_json else _table_rows(path):
-        class_name = template.replace("[", "").replace("]", "")
+        class_name = unicode_form(template.replace("[", "").replace("]", ""))
         if class_name not in numbers:
             raise InputError(f"{path}, line {line}: {template!r} is none of the {len(numbers)} templates of {labels}")
         if videos is None:
@@ -59,10 +59,13 @@ def read_labels(path: Path) -> tuple[str, ...]:
     content = read_json(path)
     if not (isinstance(content, Mapping) and content and all(str(label).isdecimal() for label in content.values())):
         raise InputError(f'{path}: expected labels in the form {{"template": "0", …}}')
-    by_label = {int(label): template for template, label in content.items()}
+    by_label = {int(label): unicode_form(template) for template, label in content.items()}
     if sorted(by_label) != list(range(len(content))):
         raise InputError(f"{path}: the labels of {len(content)} templates must be 0 to {len(content) - 1}, each once")
-    return tuple(by_label[label] for label in range(len(content)))
+    names = tuple(by_label[label] for label in range(len(content)))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path}: templates must differ in more than their Unicode form, {twice[0]!r} is there twice")
+    return names
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from train.data.entries import Entry, Kind, Split
 from train.data.sources.files import visible
+from train.data.sources.text import merged_names, unicode_form
 from train.errors import InputError
 
 
@@ -23,14 +24,15 @@ def read_tree(root: Path, class_names: Sequence[str] | None = None, name: str | 
         InputError: no such folder, no clip in it, or a class folder that is none of `class_names`.
     """
     folders = [folder for folder in visible(root) if folder.is_dir()]
-    class_names = [folder.name for folder in folders] if class_names is None else class_names
-    labels = {class_name: i for i, class_name in enumerate(class_names)}
+    class_names = merged_names(root, (folder.name for folder in folders)) if class_names is None else class_names
+    labels = {unicode_form(class_name): i for i, class_name in enumerate(class_names)}
     entries: list[Entry] = []
     for folder in folders:
-        if folder.name not in labels:
+        label = labels.get(unicode_form(folder.name))
+        if label is None:
             raise InputError(f"{folder}: is none of the {len(labels)} classes")
         kinds = ((clip, _kind(clip)) for clip in visible(folder))
-        entries.extend(Entry(clip, labels[folder.name], kind) for clip, kind in kinds)
+        entries.extend(Entry(clip, label, kind) for clip, kind in kinds)
     if not entries:
         raise InputError(f"{root}: expected videos as class/clip.mp4, found none")
     return Split(name or root.resolve().name, tuple(entries), tuple(class_names))
