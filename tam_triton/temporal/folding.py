@@ -23,6 +23,7 @@ KINDS: tuple[Any, ...] = (
     *(*BATCH_NORMS_1D, nn.BatchNorm2d),
 )
 FORWARDS = {kind: kind.forward for kind in KINDS}
+CONV_FORWARD = nn.Conv1d._conv_forward
 GLOBAL_HOOKS = (
     nn_module._global_forward_pre_hooks,
     nn_module._global_forward_hooks,
@@ -74,7 +75,7 @@ def fold(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_si
     if not known or g_second.weight.shape[0] != kernel_size:
         return None
     g_vectors, l_vectors = fold_norm(g_norm, BATCH_NORMS_1D), fold_norm(l_norm, BATCH_NORMS_1D)
-    if g_vectors is None or l_vectors is None or g_norm.eps != l_norm.eps:
+    if g_vectors is None or l_vectors is None or g_norm.eps != l_norm.eps or not g_norm.eps > 0:
         return None
     folded = Folded(
         [g_first.weight, *g_vectors, g_second.weight], [l_first.weight, *l_vectors, l_second.weight], g_norm.eps
@@ -123,6 +124,7 @@ def is_conv(layer: Any, taps: int) -> bool:
     """A Conv1d over so many frames that keeps their number, dense in its channels, without bias."""
     return (
         is_plain(layer, nn.Conv1d)
+        and getattr(layer._conv_forward, "__func__", None) is CONV_FORWARD  # a common place to change the padding
         and layer.bias is None
         and layer.weight.shape[2:] == (taps,)
         and layer.padding == (taps // 2,)

@@ -123,6 +123,18 @@ def patch_forward(branch: str, place: int) -> Callable[[TAM], None]:
     return change
 
 
+def patch_padding(module: TAM) -> None:
+    """The known way to make a convolution circular without another module."""
+    layer: Any = module.L[0]
+    layer._conv_forward = lambda x, weight, bias: nn.functional.conv1d(
+        nn.functional.pad(x, (1, 1), "circular"), weight, bias
+    )
+
+
+def no_eps(module: TAM) -> None:
+    module.G[1].eps = module.L[1].eps = 0.0  # type: ignore[assignment]
+
+
 def insert_dropout(module: TAM) -> None:
     """Left in training mode with p = 1, it gives zeros always."""
     module.G.insert(3, nn.Dropout(1.0).train())
@@ -191,6 +203,8 @@ CHANGES: dict[str, Callable[[TAM], None]] = {
     "L.3: bias": swap("L", 3, lambda old: conv(old, taps=1, bias=True)),
     "L.0: dilation": swap("L", 0, lambda old: conv(old, padding=2, dilation=2)),
     "L.0: circular": swap("L", 0, lambda old: conv(old, padding_mode="circular")),
+    "L.0: patched padding": patch_padding,
+    "G.1: no eps": no_eps,
     "L.0: groups": swap("L", 0, lambda old: conv(old, groups=2)),
     "L.0: five taps": swap("L", 0, lambda old: conv(old, taps=5)),
     "L.3: three taps": swap("L", 3, lambda old: conv(old, taps=3)),
