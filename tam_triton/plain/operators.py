@@ -38,7 +38,7 @@ def weighted_sum(
     2.11 gives such a function's inputs gradients of zero.
     """
     weights = widened(importance)[..., None] * widened(kernel)[:, :, None]
-    form = choose(importance.shape[-1], channels_last, frames, weights, *(() if offset is None else (offset,)))
+    form = form_for(importance.shape[-1], channels_last, frames, weights, *(() if offset is None else (offset,)))
     wide = frames.type_as(weights) if form is in_cache else frames
     result = form.weighted_sum(wide, weights, offset, transposed, channels_last).type_as(frames)
     return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
@@ -52,7 +52,7 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     T, K = importance.shape[-1], kernel.shape[-1]
     dtype = accumulator(x)
     channels_last = layout.is_channels_last(x)
-    form = choose(T, channels_last, dy, x, importance, kernel)
+    form = form_for(T, channels_last, dy, x, importance, kernel)
     if form is by_tap:
         band = by_tap.band(dy, x, T, K)
     else:
@@ -65,7 +65,7 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
     return d_importance.to(importance.dtype), d_kernel.to(kernel.dtype)
 
 
-def choose(T: int, channels_last: bool, *operands: Tensor) -> ModuleType:
+def form_for(T: int, channels_last: bool, *operands: Tensor) -> ModuleType:
     """The form for these operands: written for the CPU, unless they need derivatives or another device's code."""
     if any(t.device.type != "cpu" for t in operands):
         return by_tap

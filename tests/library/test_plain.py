@@ -66,7 +66,7 @@ def test_each_situation_has_its_form() -> None:
     chosen = []
 
     def record(x: Tensor, T: int = 8, channels_last: bool = True) -> Tensor:
-        chosen.append(operators.choose(T, channels_last, x))
+        chosen.append(operators.form_for(T, channels_last, x))
         return x + 1
 
     x = torch.ones(2)
