@@ -12,6 +12,8 @@ from train.data.batches import Batch
 from train.errors import InputError
 from train.precision import Precision, logits_of
 
+GRID = 2**20
+
 
 @dataclass(frozen=True)
 class Score:
@@ -35,7 +37,11 @@ class Score:
 
 
 class Tally:
-    """The sums behind a score, kept on their device so that no step waits for it."""
+    """The sums behind a score, kept on their device so that no step waits for it.
+
+    The loss of a clip is rounded to a multiple of 2⁻²⁰; up to 2³³ float64 adds such numbers exactly, so clips give the
+    same bits in whatever order and batches they are counted, by one process or several.
+    """
 
     def __init__(self, sums: Tensor | None = None) -> None:
         self._sums = sums
@@ -43,10 +49,11 @@ class Tally:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (N, classes) and labels (N,)."""
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        loss = cross_entropy(logits.float(), labels, reduction="sum")
+        losses = cross_entropy(logits.float(), labels, reduction="none").double()
+        loss = (losses * GRID).round().sum() / GRID
         total = torch.full((), len(labels), device=labels.device)  # made there; to send it would wait for the device
         sums = torch.stack([top5[:, 0].sum(), top5.any(1).sum(), total, loss])
-        self._sums = sums.double() if self._sums is None else self._sums.to(sums.device) + sums
+        self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
 
     def sums(self) -> Tensor:
         """Right in first place, right in the first five, all, and the sum of the losses: (4,) float64."""

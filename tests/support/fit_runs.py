@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from train.checkpoint import read_checkpoint
+from train.checkpoint import RunCheckpoints, read_checkpoint
+from train.data.batches import TrainingBatches
 from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter
 from train.data.loader import Loading
@@ -152,7 +153,7 @@ def log_of(config: FitConfig, event: str | None = None) -> list[dict[str, Any]]:
 
 
 def final_bits(out: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the last checkpoint by name: weights, momentum, generators."""
+    """All tensors of the last checkpoint by name: weights, momentum, the epoch's score."""
     *_, newest = sorted((out / "checkpoints").glob("step-*.pt"))
     tensors = {}
 
@@ -220,11 +221,32 @@ def pair(folder: Path) -> dict:
     shutil.copytree(stopped.out, folder / "alone")
     report["resumed"] = finish(start(stopped, videos, 2, folder / "resumed.txt"))
     report["equal"] = equal_bits(final_bits(stopped.out), final_bits(whole.out))
+    report["equal scores"] = log_of(stopped, "epoch") == log_of(whole, "epoch")
     alone = replace(stopped, out=folder / "alone")
     report["alone"] = finish(start(alone, videos, 1, folder / "alone.txt"))
+    report["bad"] = meet_bad_files(folder, videos)
     other = replace(stopped, recipe=replace(stopped.recipe, seed=4))
     report["other recipe"] = finish(start(other, videos, 2, folder / "other.txt"))
     return report
+
+
+def without(split: Split, *numbers: int) -> Split:
+    """`split`, but the files of some entries are not there."""
+    entries = [replace(e, path=e.path / "gone") if i in numbers else e for i, e in enumerate(split.entries)]
+    return replace(split, entries=tuple(entries))
+
+
+def meet_bad_files(folder: Path, videos: Videos) -> list[list[int]]:
+    """Two processes of which each meets one bad file, where one is allowed: unbroken, and stopped after the first."""
+    order = [TrainingBatches(22, 4, 3, 3, rank, 2) for rank in range(2)]
+    first, second = order[0][0][0].index, order[1][2][0].index
+    bad = replace(videos, train=without(videos.train, first, second))
+    configs = [tiny_config(folder / name, resume=True, checkpoint_every=1, log_every=1) for name in ("bad", "later")]
+    statuses = [finish(start(configs[0], bad, 2, folder / "bad.txt"))]
+    shutil.copytree(configs[0].out, configs[1].out)
+    for path in RunCheckpoints(configs[1].out / "checkpoints", 3).by_age()[1:]:
+        path.unlink()
+    return [*statuses, finish(start(configs[1], bad, 1, folder / "later.txt"))]
 
 
 if __name__ == "__main__":

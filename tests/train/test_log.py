@@ -4,7 +4,6 @@ import sys
 import pytest
 import torch
 
-from train.data.dataset import Failure
 from train.errors import InputError
 from train.fit.learner import StepResult
 from train.fit.meter import Meter
@@ -91,15 +90,14 @@ def test_meter(monkeypatch):
     now = 0.0
     monkeypatch.setattr("train.fit.meter.time.perf_counter", lambda: now)
     meter = Meter(Team(torch.device("cpu")), clips_per_step=64)
-    bad = Failure("a.mp4", "is empty")
-    for loss, failures in ((3.0, [bad]), (1.0, [bad, Failure("b.mp4", "is gone")])):
+    for loss in (3.0, 1.0):
         with meter.waiting():
             now += 0.5
         now += 1.5
         with meter.aside():  # a checkpoint, say
             now += 100
-        meter.add(StepResult(torch.tensor(loss), torch.tensor(7.0 * loss)), failures)
-    metrics, counts = meter.report(lr=0.01)
+        meter.add(StepResult(torch.tensor(loss), torch.tensor(7.0 * loss)))
+    metrics = meter.report(lr=0.01)
     assert metrics == {
         "loss": 2.0,
         "lr": 0.01,
@@ -108,8 +106,7 @@ def test_meter(monkeypatch):
         "data_wait_seconds": 0.5,
         "clips_per_second": 32.0,
     }
-    assert counts == {bad: 2, Failure("b.mp4", "is gone"): 1}
     assert meter.text(metrics) == (
         "loss 2.0000  lr 0.01  grad norm 7.00  32.0 clips/s  2.000 s a step, 0.500 s of it waiting for data"
     )
-    assert meter.report(lr=0.01) == ({}, {})
+    assert meter.report(lr=0.01) == {}

@@ -57,17 +57,19 @@ def test_fewer_classes_than_five():
 
 
 def test_sums_of_parts_are_the_sums_of_the_whole():
-    """What the processes of a run add up, and what a checkpoint carries over."""
+    """To the bit: what the processes of a run add up, in any order, and what a checkpoint carries over."""
     generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(9, 8, generator=generator), torch.randint(8, (9,), generator=generator)
+    logits, labels = 9 * torch.randn(900, 8, generator=generator), torch.randint(8, (900,), generator=generator)
     whole, first, second = Tally(), Tally(), Tally()
     whole.add(logits, labels)
-    first.add(logits[:4], labels[:4])
-    second.add(logits[4:], labels[4:])
-    torch.testing.assert_close(first.sums() + second.sums() + Tally().sums(), whole.sums())
+    first.add(logits[:401], labels[:401])
+    for start in reversed(range(401, 900)):
+        second.add(logits[start : start + 1], labels[start : start + 1])
+    assert torch.equal(first.sums() + second.sums() + Tally().sums(), whole.sums())
     going_on = Tally(first.sums())
-    going_on.add(logits[4:], labels[4:])
-    torch.testing.assert_close(going_on.sums(), whole.sums())
+    going_on.add(logits[401:], labels[401:])
+    assert torch.equal(going_on.sums(), whole.sums())
+    assert whole.score().loss == pytest.approx(cross_entropy(logits.double(), labels).item(), abs=1e-6)
 
 
 def test_no_clip_to_score():

@@ -1,14 +1,21 @@
 """`python -m train fit RECIPE`: from a recipe and a data set's indices to a trained network, on one GPU or many."""
 
-from train.checkpoint import RunCheckpoints
+from train.checkpoint import RunCheckpoints, TrainedNetwork
+from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
+from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
 from train.data.index import read_index
 from train.errors import InputError
 from train.fit.config import FitConfig
+from train.fit.learner import Learner
+from train.fit.meter import Meter
+from train.fit.optimizer import build_schedule
+from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
-from train.fit.stopping import StopRequest, stop_on_signals
+from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
-from train.precision import computing
+from train.networks import build_network
+from train.precision import computing, seed_generators
 from train.recipes import Recipe
 from train.team import Team, join_team
 
@@ -50,10 +57,65 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     folder = config.out if team.leads else None
     settings = computing(team.device, config.threads, config.deterministic)
     with settings, RunLog(folder, append=config.resume, writer=writer) as log:
-        run = Run(config, recipe, train, val, team, stop, checkpoints, log)
+        run = _build_run(config, recipe, train, val, team, stop, checkpoints, log)
         if config.resume:
-            run.resume()
+            resume(run)
+        names = zip(train.class_names, run.clips.mirrored, strict=True)
+        alone = [repr(name) for name, partner in names if partner is None]
+        if alone and recipe.augmentation.flip > 0:
+            log.say(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
         return run.train()
+
+
+def _build_run(
+    config: FitConfig,
+    recipe: Recipe,
+    train: Split,
+    val: Split,
+    team: Team,
+    stop: StopRequest,
+    checkpoints: RunCheckpoints,
+    log: RunLog,
+) -> Run:
+    """A run at its beginning."""
+    optimisation, compute, loading = recipe.optimisation, config.compute, config.loading.for_device(team.device)
+    order = TrainingBatches(
+        len(train),
+        optimisation.batch_size,
+        optimisation.epochs,
+        recipe.seed,
+        team.rank,
+        team.size,
+        compute.accumulate,
+        [entry.label for entry in train.entries] if recipe.data.balanced else None,
+    )
+    seed_generators(team.device, recipe.seed)
+    network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
+    learner = Learner(network, optimisation, build_schedule(optimisation, order.steps_per_epoch), compute, team)
+    return Run(
+        config,
+        recipe,
+        describe_run(recipe, compute, train, val),
+        team,
+        stop,
+        log,
+        checkpoints,
+        clips=TrainingClips(train, recipe.sampling, recipe.augmentation, recipe.seed, recipe.data.decoder),
+        order=order,
+        validation=evaluation_batches(
+            EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder),
+            max(1, optimisation.batch_size // team.size),
+            loading,
+            team.rank,
+            team.size,
+        ),
+        loading=loading,
+        learner=learner,
+        trained=TrainedNetwork(learner.evaluated, recipe, train.class_names),
+        watch=FiniteWatch(norm_may_overflow=compute.precision == "fp16"),
+        meter=Meter(team, optimisation.batch_size),
+        failures=FailureTally(len(train), recipe.data.max_bad_share),
+    )
 
 
 def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:

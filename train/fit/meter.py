@@ -1,14 +1,12 @@
 """How fast a run goes and what it waits for, measured by the clock alone: no step is held up to be measured."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from train.data.dataset import Failure
 from train.fit.learner import StepResult
 from train.team import Team
 
@@ -30,7 +28,6 @@ class Meter:
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
         self._loss: Tensor | float = 0.0
         self._grad_norm: Tensor | float = 0.0
-        self._failures: list[Failure] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -46,37 +43,34 @@ class Meter:
         yield
         self._since += time.perf_counter() - started
 
-    def add(self, result: StepResult, failures: Sequence[Failure]) -> None:
+    def add(self, result: StepResult) -> None:
         """Count a step."""
         self._steps += 1
         self._loss = self._loss + result.loss
         self._grad_norm = result.grad_norm
-        self._failures.extend(failures)
 
-    def report(self, lr: float) -> tuple[dict[str, float], Counter[Failure]]:
-        """The metrics over all processes, none where there was no step, and what could not be read. All have to call.
+    def report(self, lr: float) -> dict[str, float]:
+        """The metrics over all processes, none where there was no step. All have to call.
 
         The only place where a run waits for its device between checkpoints. `loss` is a mean over the steps, times are
         in seconds a step, the wait that of the process that waited longest, memory the peak in GiB.
         """
-        mine = (float(self._loss), self._waited, self._failures)
-        everyone = self.team.gather(mine)
-        failures = Counter(failure for _, _, some in everyone for failure in some)
+        everyone = self.team.gather((float(self._loss), self._waited))
         steps, elapsed, grad_norm = self._steps, time.perf_counter() - self._since, float(self._grad_norm)
         self.begin()
         if steps == 0:
-            return {}, failures
+            return {}
         metrics = {
-            "loss": sum(loss for loss, _, _ in everyone) / steps / self.team.size,
+            "loss": sum(loss for loss, _ in everyone) / steps / self.team.size,
             "lr": lr,
             "grad_norm": grad_norm,
             "step_seconds": elapsed / steps,
-            "data_wait_seconds": max(waited for _, waited, _ in everyone) / steps,
+            "data_wait_seconds": max(waited for _, waited in everyone) / steps,
             "clips_per_second": self.clips_per_step * steps / elapsed,
         }
         if self.team.device.type == "cuda":
             metrics["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.team.device) / 2**30
-        return metrics, failures
+        return metrics
 
     @staticmethod
     def text(metrics: dict[str, float]) -> str:

@@ -1,14 +1,12 @@
-"""How one run goes on from the other's checkpoint: what makes the two the same, and the states of random generators."""
+"""How a run goes on from another's checkpoint, and what makes the two the same run."""
 
-import random
 from typing import Any
 
-import numpy as np
-import torch
-
 from train.data.entries import Split, fingerprint
+from train.errors import InputError
 from train.fields import to_plain
 from train.fit.config import Compute
+from train.fit.run import Run
 from train.recipes import Recipe
 
 MAY_DIFFER = (
@@ -26,6 +24,39 @@ MAY_DIFFER = (
 """Settings that change neither what is computed nor on what: where files are (the videos themselves are compared), how
 the network is tested, and, but for rounding, how fast it learns. Whatever is in none of recipe, compute and data, such
 as the number of workers, may differ too."""
+
+
+def resume(run: Run) -> None:
+    """Go on from the newest checkpoint that is whole; does nothing where there is none.
+
+    Raises:
+        InputError: it is of a run that computes something else, or of an older version; or no checkpoint is whole.
+    """
+    content = run.team.led(lambda: run.checkpoints.newest(run.log.warn))
+    if content is None:
+        run.log.say(f"nothing to resume in {run.config.out}: the run starts from its beginning")
+        return
+    state, size, accumulate = content["run"], run.team.size, run.config.compute.accumulate
+    if "ranks" in state:
+        raise InputError(
+            f"{run.config.out}: holds a run of an older version, which this one cannot go on with; its networks can be "
+            "used and tested as before"
+        )
+    if differing := differences(state["identity"], run.identity):
+        raise InputError(
+            f"{run.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
+            f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ"
+        )
+    run.load(state)
+    steps = run.learner.steps
+    run.log.event("resume", step=steps, processes=size)
+    run.log.say(f"resumed at step {steps}, {steps / run.order.steps_per_epoch:.2f} epochs")
+    if (size, accumulate) != (state["processes"], state["accumulate"]):
+        run.log.warn(
+            f"the checkpoint is of {state['processes']} processes × {state['accumulate']} parts, this run has {size} × "
+            f"{accumulate}: every step has the same clips, but BatchNorm and dropout see them divided otherwise, so "
+            "the numbers will not be those of an unbroken run"
+        )
 
 
 def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> dict[str, Any]:
@@ -60,35 +91,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def seed_generators(*numbers: int) -> None:
-    """Seed Python's, NumPy's and torch's generators by a list of whole numbers; another list gives other numbers."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def generator_states(device: torch.device) -> dict[str, Any]:
-    """The states now; with those of `device` if it is a GPU."""
-    version, words, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)
-    name, keys, *rest = numpy_state
-    return {
-        "python": (version, words, gauss),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def restore_generators(states: dict[str, Any], device: torch.device) -> None:
-    """Go on from `generator_states`. A GPU's state that was not saved, or has no GPU here, is left out."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda" and states["cuda"] is not None:
-        torch.cuda.set_rng_state(states["cuda"], device)

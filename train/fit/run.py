@@ -1,38 +1,31 @@
-"""A training run: steps, checkpoints, validation, and the same decision in all its processes about when to end.
+"""A training run: steps, validation, checkpoints, and the same decision in all its processes about when to end.
 
 Before each step the processes agree whether to take it. So they stop at the same step, whichever of them was told to or
 has met trouble, and what the checkpoint holds is the state between two steps.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
+from torch import Tensor
 
 from train.checkpoint import RunCheckpoints, TrainedNetwork
-from train.data.batches import Batch, FailureTally, TrainingBatches, evaluation_batches, training_batches
-from train.data.dataset import EvaluationClips, Failure, TrainingClips
-from train.data.entries import Split
+from train.data.batches import Batch, FailureTally, TrainingBatches, training_batches
+from train.data.dataset import Failure, TrainingClips
+from train.data.loader import GuardedLoader, Loading
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
 from train.fit.meter import Meter
-from train.fit.optimizer import build_schedule
-from train.fit.resume import (
-    MAY_DIFFER,
-    describe_run,
-    differences,
-    generator_states,
-    restore_generators,
-    seed_generators,
-)
 from train.fit.stopping import FiniteWatch, StopRequest
 from train.log import RunLog
 from train.metrics import Score, Tally, tally_batches
-from train.networks import build_network
+from train.precision import seed_generators
 from train.recipes import Recipe
 from train.team import Team, naming_lost_peers
 
@@ -51,7 +44,7 @@ class Outcome:
 
 
 class Verdict(IntEnum):
-    """What a process says before a step; the highest of all processes' holds for all of them."""
+    """What a process says before a step; the greatest of all processes' holds for all of them."""
 
     GO = 0
     STOP = 1
@@ -59,7 +52,7 @@ class Verdict(IntEnum):
     FAILED = 2
     """No batch could be had: the state is sound, and saved before the run ends."""
     DIVERGED = 3
-    """The state itself is spoilt."""
+    """A loss or a gradient is not finite, so the state is not to be saved."""
 
 
 class _Stopped(Exception):  # noqa: N818 (no error)
@@ -70,139 +63,81 @@ class _Stopped(Exception):  # noqa: N818 (no error)
         self.signal = signal
 
 
+@dataclass
 class Run:
-    """One run, from its beginning or, after `resume`, from a checkpoint; `fit` says what the arguments are."""
+    """One run of `team`. Its parts are made by `fit`; `train` takes its steps."""
 
-    def __init__(
-        self,
-        config: FitConfig,
-        recipe: Recipe,
-        train: Split,
-        val: Split,
-        team: Team,
-        stop: StopRequest,
-        checkpoints: RunCheckpoints,
-        log: RunLog,
-    ) -> None:
-        self.config, self.recipe, self.train_split, self.val_split = config, recipe, train, val
-        self.team, self.stop, self.checkpoints, self.log = team, stop, checkpoints, log
-        optimisation, compute = recipe.optimisation, config.compute
-        self.loading = config.loading.for_device(team.device)
-        self.batches = TrainingBatches(
-            len(train),
-            optimisation.batch_size,
-            optimisation.epochs,
-            recipe.seed,
-            team.rank,
-            team.size,
-            compute.accumulate,
-            [entry.label for entry in train.entries] if recipe.data.balanced else None,
-        )
-        self.per_epoch = self.batches.steps_per_epoch
-        seed_generators(recipe.seed)
-        network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
-        self.learner = Learner(network, optimisation, build_schedule(optimisation, self.per_epoch), compute, team)
-        seed_generators(recipe.seed, 0, team.rank)
-        self.trained = TrainedNetwork(self.learner.evaluated, recipe, train.class_names)
-        self.identity = describe_run(recipe, compute, train, val)
-        self.failures = FailureTally(len(train), recipe.data.max_bad_share)
-        self.watch = FiniteWatch(norm_may_overflow=compute.precision == "fp16")
-        self.meter = Meter(team, optimisation.batch_size)
-        self.best: dict[str, Any] | None = None
-        self.validated = 0  # epochs
-        self._generators = generator_states(team.device)
-        self._validation = evaluation_batches(
-            EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder),
-            max(1, optimisation.batch_size // team.size),
-            self.loading,
-            team.rank,
-            team.size,
-        )
+    config: FitConfig
+    recipe: Recipe
+    identity: dict[str, Any]
+    """All that decides what the run computes."""
+    team: Team
+    stop: StopRequest
+    log: RunLog
+    checkpoints: RunCheckpoints
 
-    def resume(self) -> None:
-        """Go on from the newest checkpoint that is whole; does nothing where there is none.
+    clips: TrainingClips
+    order: TrainingBatches
+    validation: GuardedLoader[Batch]
+    """This process' part of the validation videos."""
+    loading: Loading
+    learner: Learner
+    trained: TrainedNetwork
+    watch: FiniteWatch
+    meter: Meter
+    failures: FailureTally
+    """What all processes could not read as of the last report, and this one since."""
 
-        Raises:
-            InputError: it is of a run that computes something else, or no checkpoint is whole.
-        """
-        content = self.team.led(lambda: self.checkpoints.newest(self.log.warn))
-        if content is None:
-            self.log.say(f"nothing to resume in {self.config.out}: the run starts from its beginning")
-            return
-        run = content["run"]
-        if differing := differences(run["identity"], self.identity):
-            raise InputError(
-                f"{self.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
-                f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ"
-            )
-        self.learner.load_state_dict(run["learner"])
-        self.best, self.validated = run["best"], run["validated"]
-        steps, ranks = self.learner.steps, run["ranks"]
-        self.log.event("resume", step=steps, processes=self.team.size)
-        self.log.say(f"resumed at step {steps}, {steps / self.per_epoch:.2f} epochs")
-        if len(ranks) == self.team.size and run["accumulate"] == self.config.compute.accumulate:
-            mine = ranks[self.team.rank]
-            self._generators = mine["generators"]
-            self.learner.tally = Tally(mine["tally"])
-            self.failures.counts.update({Failure(path, reason): count for path, reason, count in mine["failures"]})
-            self.failures.tried = mine["tried"]
-            return
-        self.log.warn(
-            f"the checkpoint is of {len(ranks)} processes × {run['accumulate']} parts, this run has {self.team.size} × "
-            f"{self.config.compute.accumulate}: every step has the same clips, but BatchNorm and dropout see them "
-            "divided otherwise, so the numbers will not be those of an unbroken run"
-        )
-        seed_generators(self.recipe.seed, steps, self.team.rank)
-        self._generators = generator_states(self.team.device)
-        if self.team.leads:
-            self.learner.tally = Tally(sum((rank["tally"] for rank in ranks), torch.zeros(4, dtype=torch.float64)))
+    # What a checkpoint holds beside the learner; of all processes.
+    unreadable: Counter[Failure] = field(default_factory=Counter)
+    best: dict[str, Any] | None = None
+    validated: int = 0
+    """Epochs."""
+
+    _new_failures: list[Failure] = field(default_factory=list)
+    """Of this process since the last report."""
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.order.steps_per_epoch * self.order.epochs
 
     def train(self) -> Outcome:
         """Take all steps that are left, or those until a signal comes."""
-        total = self.per_epoch * self.recipe.optimisation.epochs
         signal: int | None = None
-        self.log.begin(self.learner.steps, total)
+        self.log.begin(self.learner.steps, self.total)
         try:
-            with naming_lost_peers():
-                self._train(total)
+            with naming_lost_peers(), closing(self.validation):
+                self._train()
         except _Stopped as stopped:
             signal = stopped.signal
             self.log.event("stopped", step=self.learner.steps, signal=signal)
-            self.log.say(f"stopped at step {self.learner.steps} of {total}; --resume goes on from there")
-        finally:
-            self._validation.close()
+            self.log.say(f"stopped at step {self.learner.steps} of {self.total}; --resume goes on from there")
         best = self.best["accuracy"] if self.best else None
         return Outcome(self.learner.steps, signal, best, self.checkpoints.best)
 
-    def _train(self, total: int) -> None:
-        restore_generators(self._generators, self.team.device)  # since they were taken, others may have drawn
-        if self.learner.steps // self.per_epoch > self.validated:  # the validation was what the end of the run hit
+    def _train(self) -> None:
+        if self.learner.steps // self.order.steps_per_epoch > self.validated:  # the run ended while it validated
             self._end_epoch()
-        recipe = self.recipe
-        clips = TrainingClips(self.train_split, recipe.sampling, recipe.augmentation, recipe.seed, recipe.data.decoder)
-        names = zip(self.train_split.class_names, clips.mirrored, strict=True)
-        alone = [repr(name) for name, partner in names if partner is None]
-        if alone and recipe.augmentation.flip > 0:
-            self.log.say(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
         start = self.learner.steps * self.config.compute.accumulate
-        loader = training_batches(clips, self.batches, self.loading, start)
-        self.meter.begin()
-        try:
+        with closing(training_batches(self.clips, self.order, self.loading, start)) as loader:
+            self.meter.begin()
             batches = iter(loader)
-            while self.learner.steps < total:
+            while self.learner.steps < self.total:
                 self._step(batches)
-        finally:
-            loader.close()
 
     def _step(self, batches: Iterator[Batch]) -> None:
         parts = self._next_parts(batches)
+        step = self.learner.steps + 1
+        # What a step draws depends on nothing before it, so no checkpoint has to hold the generators' states.
+        seed_generators(self.team.device, self.recipe.seed, step, self.team.rank)
         result = self.learner.step(parts)
-        step = self.learner.steps
-        entries = self.train_split.entries
+        entries = self.clips.split.entries
         self.watch.add(step, result, [str(entries[i].path) for part in parts for i in part.indices.tolist()])
-        self.meter.add(result, [failure for part in parts for failure in part.failures])
+        self.meter.add(result)
+        self._new_failures += [failure for part in parts for failure in part.failures]
         self.log.progress(step)
-        is_epoch_end = step % self.per_epoch == 0
+        is_epoch_end = step % self.order.steps_per_epoch == 0
         if is_epoch_end or step % self.config.log_every == 0:
             self._report()
         if is_epoch_end:
@@ -213,26 +148,28 @@ class Run:
     def _next_parts(self, batches: Iterator[Batch]) -> list[Batch]:
         """This process' clips of the next step, if all processes are to take it; otherwise ends the run in all."""
         parts: list[Batch] = []
-        verdict, problem = Verdict.GO, None
+        problem: str | None = None
         try:
             with self.meter.waiting():
                 for _ in range(self.config.compute.accumulate):
                     parts.append(next(batches))
                     self.failures.add(parts[-1])
         except InputError as error:
-            verdict, problem = Verdict.FAILED, str(error)
+            problem = str(error)
+        self._agree(problem)
+        return parts
+
+    def _agree(self, problem: str | None) -> None:
+        """Return if all processes can go on; otherwise end the run in all, for the gravest reason that any has."""
+        verdict = Verdict.FAILED if problem else Verdict.GO
         if self.stop.number is not None:
             # Whatever else was wrong: a signal to all processes ends those that read videos too.
             verdict = Verdict.STOP
-        if spoilt := self.watch.problem():
-            verdict, problem = Verdict.DIVERGED, spoilt
+        if diverged := self.watch.problem():
+            verdict, problem = Verdict.DIVERGED, diverged
         verdict = Verdict(self.team.highest(verdict))
         if verdict is not Verdict.GO:
-            for part in parts:  # not trained on, so the run that resumes will count them
-                self.failures.counts.subtract(part.failures)
-                self.failures.tried -= len(part) + len(part.failures)
             self._end(verdict, problem)
-        return parts
 
     def _end(self, verdict: Verdict, problem: str | None) -> NoReturn:
         """End the run in all processes as they agreed."""
@@ -247,19 +184,31 @@ class Run:
 
     def _report(self) -> None:
         """A line of the log about the steps since the last one."""
-        step, epochs = self.learner.steps, self.recipe.optimisation.epochs
-        metrics, failures = self.meter.report(self.learner.lr)
-        for failure, count in failures.items():
-            self.log.event("unreadable", step=step, **failure._asdict(), count=count)
+        self._share_failures()
+        step = self.learner.steps
+        if metrics := self.meter.report(self.learner.lr):
+            epoch = step / self.order.steps_per_epoch
+            self.log.steps(step, epoch, metrics, f"step {step}/{self.total}  {self.meter.text(metrics)}")
+
+    def _share_failures(self) -> None:
+        """Name what could not be read since this was last called, and let every process count what the others met."""
+        new = Counter(failure for some in self.team.gather(self._new_failures) for failure in some)
+        self._new_failures = []
+        for failure, count in new.items():
+            self.log.event("unreadable", step=self.learner.steps, **failure._asdict(), count=count)
             self.log.say(f"cannot be read, another stood in: {failure.path}: {failure.reason}")
-        if metrics:
-            total = self.per_epoch * epochs
-            self.log.steps(step, step / self.per_epoch, metrics, f"step {step}/{total}  {self.meter.text(metrics)}")
+        self._count_failures(self.unreadable + new)
+
+    def _count_failures(self, unreadable: Counter[Failure]) -> None:
+        """Let every process judge the training videos by what all of them could not read up to this step."""
+        self.unreadable = unreadable
+        self.failures.counts = unreadable.copy()
+        self.failures.tried = self.learner.steps * self.order.batch_size + unreadable.total()
 
     def _end_epoch(self) -> None:
         """Validate, and keep the network if it is the best so far."""
-        epochs = self.recipe.optimisation.epochs
-        epoch, step = self.learner.steps // self.per_epoch, self.learner.steps
+        step = self.learner.steps
+        epoch = step // self.order.steps_per_epoch
         self._save()  # first, so that nothing is lost if the run is stopped while it validates
         with self.meter.aside():
             val, left_out = self._validate()
@@ -267,8 +216,9 @@ class Run:
         self.learner.tally, self.validated = Tally(), epoch
         scores = {"train": _described(train), "val": _described(val) | {"left_out": len(left_out)}}
         text = (
-            f"epoch {epoch}/{epochs}  training loss {train.loss:.4f}, top-1 {train.accuracy:.2%}  validation loss "
-            f"{val.loss:.4f}, top-1 {val.accuracy:.2%}, top-5 {val.accuracy_top5:.2%} of {val.total} videos"
+            f"epoch {epoch}/{self.order.epochs}  training loss {train.loss:.4f}, top-1 {train.accuracy:.2%}  "
+            f"validation loss {val.loss:.4f}, top-1 {val.accuracy:.2%}, top-5 {val.accuracy_top5:.2%} of {val.total} "
+            "videos"
         )
         self.log.epoch(step, epoch, scores, text)
         for failure in left_out:
@@ -281,7 +231,7 @@ class Run:
         is_best = former is None or val.accuracy > former["accuracy"]
         if is_best:
             self.best = {"step": step, "epoch": epoch, "accuracy": val.accuracy, "loss": val.loss}
-        if not self._save(is_best=is_best, required=epoch == epochs):
+        if not self._save(is_best=is_best, required=step == self.total):
             self.best = former
 
     def _validate(self) -> tuple[Score, list[Failure]]:
@@ -292,7 +242,7 @@ class Run:
         problem, tally = None, Tally()
 
         def until_stopped() -> Iterator[Batch]:
-            for batch in self._validation:
+            for batch in self.validation:
                 if self.stop.number is not None:
                     return
                 failures.extend(batch.failures)
@@ -302,10 +252,7 @@ class Run:
             tally = tally_batches(network, until_stopped(), compute.precision, compute.channels_last)
         except InputError as error:
             problem = str(error)
-        verdict = Verdict.STOP if self.stop.number is not None else Verdict.FAILED if problem else Verdict.GO
-        verdict = Verdict(self.team.highest(verdict))
-        if verdict is not Verdict.GO:
-            self._end(verdict, problem)
+        self._agree(problem)
         everything = [failure for some in self.team.gather(failures) for failure in some]
         return Tally(self.team.total(tally.sums())).score(), everything
 
@@ -313,14 +260,15 @@ class Run:
         """Write a checkpoint; whether it could be written. A disk that is full for a while does not end the run.
 
         Raises:
-            InputError: it could not, and `required` says that the run cannot go on without; or the state is spoilt.
+            InputError: it could not, and `required` says that the run cannot go on without; or the run has diverged.
         """
         with self.meter.aside():
             problem = self.watch.problem(wait=True)
-            if Verdict(self.team.highest(Verdict.DIVERGED if problem else Verdict.GO)) is Verdict.DIVERGED:
+            if self.team.highest(problem is not None):
                 self._end(Verdict.DIVERGED, problem)
-            ranks = self.team.gather(self._rank_state())
-            failed = self.team.led(lambda: self._write(ranks, is_best))
+            self._share_failures()
+            tally = self.team.total(self.learner.tally.sums())
+            failed = self.team.led(lambda: self._write(tally, is_best))
         if failed is None:
             return True
         message = f"no checkpoint at step {self.learner.steps}: {failed}; those before it are as they were"
@@ -329,13 +277,15 @@ class Run:
         self.log.warn(message)
         return False
 
-    def _write(self, ranks: list[dict[str, Any]], is_best: bool) -> str | None:
+    def _write(self, tally: Tensor, is_best: bool) -> str | None:
         """Write the checkpoint; what went wrong, if it did."""
         run = {
             "identity": self.identity,
-            "learner": self.learner.state_dict(),
-            "ranks": ranks,
+            "processes": self.team.size,
             "accumulate": self.config.compute.accumulate,
+            "learner": self.learner.state_dict(),
+            "tally": tally,
+            "unreadable": [[*failure, count] for failure, count in self.unreadable.items()],
             "best": self.best,
             "validated": self.validated,
         }
@@ -346,14 +296,13 @@ class Run:
         self.log.event("checkpoint", step=self.learner.steps, path=str(path), best=is_best)
         return None
 
-    def _rank_state(self) -> dict[str, Any]:
-        """What a checkpoint holds of this process alone."""
-        return {
-            "generators": generator_states(self.team.device),
-            "tally": self.learner.tally.sums().cpu(),
-            "failures": [[*failure, count] for failure, count in self.failures.counts.items() if count],
-            "tried": self.failures.tried,
-        }
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint holds of a run, in any number of processes."""
+        self.learner.load_state_dict(state["learner"])
+        if self.team.leads:
+            self.learner.tally = Tally(state["tally"])
+        self._count_failures(Counter({Failure(path, reason): count for path, reason, count in state["unreadable"]}))
+        self.best, self.validated = state["best"], state["validated"]
 
 
 def _described(score: Score) -> dict[str, float]:

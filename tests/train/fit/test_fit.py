@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bench import batch_finder
 from bench.batch_finder import find_batch, find_largest, report
-from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
+from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config, without
 from train.__main__ import main
 from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data import dataset
@@ -220,13 +220,8 @@ def test_readers_that_die_of_no_file_end_the_run_with_a_checkpoint(tmp_path, vid
     assert equal_bits(final_bits(config.out), final_bits(whole.out))
 
 
-def broken(split, *numbers):
-    entries = [replace(e, path=e.path / "gone") if i in numbers else e for i, e in enumerate(split.entries)]
-    return replace(split, entries=tuple(entries))
-
-
 def test_bad_videos(tmp_path, videos, capsys):
-    data = replace(videos, train=broken(videos.train, 3), val=broken(videos.val, 1, 2))
+    data = replace(videos, train=without(videos.train, 3), val=without(videos.val, 1, 2))
     config = tiny_config(tmp_path / "strict")
     strict = replace(config.recipe, data=replace(config.recipe.data, max_bad_share=0.0))
     assert run_one(replace(config, recipe=strict), data) == 1

@@ -1,18 +1,23 @@
-"""Runs that are killed, stopped and resumed. The unbroken run's weights, momentum and random states are the measure."""
+"""Runs that are killed, stopped and resumed. The unbroken run's weights, momentum and scores are the measure."""
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
-from train.checkpoint import RunCheckpoints
+from train.checkpoint import RunCheckpoints, read_checkpoint
 from train.fit.learner import Learner
 from train.fit.run import Run
+from train.precision import seed_generators
 
 
 def scenario(*arguments):
@@ -57,9 +62,14 @@ def test_one_of_two_processes_killed(tmp_path):
 def test_two_processes(tmp_path):
     report = scenario("pair", tmp_path)
     assert report["told to stop"] == [143, 143]
-    assert (report["resumed"], report["equal"]) == ([0, 0], True)
+    assert (report["resumed"], report["equal"], report["equal scores"]) == ([0, 0], True, True)
     assert report["alone"] == [0]
     assert "the checkpoint is of 2 processes × 1 parts, this run has 1 × 1" in (tmp_path / "alone.txt").read_text()
+    assert report["bad"] == [[1, 1], [1]]  # what one process met counts for all, and after the run is resumed too
+    for name in ("bad", "later"):
+        said = (tmp_path / f"{name}.txt").read_text()
+        assert "error: too many training videos cannot be read: 2 of" in said
+        assert len({line["path"] for line in log_of(tiny_config(tmp_path / name), "unreadable")}) == 1  # in a step
     assert report["other recipe"] == [1, 1]
     refusals = (tmp_path / "other.txt").read_text().splitlines()
     assert len([line for line in refusals if "recipe.seed: was 3, is 4" in line]) == 2
@@ -95,6 +105,49 @@ def test_signal_stops_after_the_step_with_a_checkpoint(tmp_path, videos, whole, 
     assert log_of(config)[-1] == {"event": "stopped", "step": 7, "signal": number}
     assert run_one(replace(config, resume=True), videos) == 0
     assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_nothing_that_others_draw_changes_a_run(tmp_path, videos, whole, monkeypatch):
+    """Each step begins with numbers of its own."""
+    config = tiny_config(tmp_path / "run")
+    validate, step = Run._validate, Learner.step
+    drawn = []
+
+    def draw():
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+
+    monkeypatch.setattr(Run, "_validate", lambda self: (validate(self), draw())[0])
+    monkeypatch.setattr(Learner, "step", lambda self, parts: (step(self, parts), draw())[0])
+    assert run_one(config, videos) == 0
+    assert len(set(drawn)) == len(drawn) == 18
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_every_step_and_process_draws_other_numbers():
+    drawn = []
+    for place in ((), (1, 0), (1, 1), (2, 0), (2, 1), (1, 0)):
+        seed_generators(torch.device("cpu"), 3, *place)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[-1] == drawn[1]
+    for numbers in zip(*drawn[:-1], strict=True):
+        assert len(set(numbers)) == 5
+
+
+def test_a_checkpoint_holds_nothing_of_single_processes(whole):
+    run = read_checkpoint(RunCheckpoints(whole.out / "checkpoints", 3).by_age()[-1])["run"]
+    assert not run.keys() & {"ranks", "generators"}
+    assert (run["processes"], run["accumulate"], run["unreadable"]) == (1, 1, [])
+
+
+def test_a_run_of_an_older_version_is_refused(tmp_path, whole, videos, capsys):
+    """Its random states are of another kind, so it would not go on as it began."""
+    config = replace(whole, out=tmp_path / "run", resume=True)
+    shutil.copytree(whole.out, config.out)
+    for path in RunCheckpoints(config.out / "checkpoints", 3).by_age():
+        content = read_checkpoint(path)
+        torch.save(content | {"run": content["run"] | {"ranks": []}}, path)
+    assert run_one(config, videos) == 1
+    assert "holds a run of an older version" in capsys.readouterr().err
 
 
 def test_signal_while_validating(tmp_path, videos, whole, monkeypatch):
