@@ -45,12 +45,12 @@ def find_batch(recipe: Recipe, num_classes: int, compute: Compute, device: torch
             learner.step([_random_batch(recipe, num_classes, count)])
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError:
-            learner.optimiser.zero_grad()
+            learner.optimizer.zero_grad()
             return False
         peaks[count] = torch.cuda.max_memory_allocated(device)
         return True
 
-    return report(find_largest(fits), peaks, recipe.optimisation.batch_size)
+    return report(find_largest(fits), peaks, recipe.optimization.batch_size)
 
 
 def report(largest: int, peaks: dict[int, int], wanted: int) -> str:
@@ -68,8 +68,8 @@ def report(largest: int, peaks: dict[int, int], wanted: int) -> str:
 def _learner(recipe: Recipe, num_classes: int, compute: Compute, device: torch.device) -> Learner:
     network = build_network(recipe.model, num_classes, recipe.sampling.num_segments, pretrained=False)
     # A rate of almost nothing, so that random clips cannot make the network overflow.
-    optimisation = replace(recipe.optimisation, lr=1e-12, scale_lr=False)
-    return Learner(network, optimisation, lambda _: 1.0, compute, Team(device))
+    optimization = replace(recipe.optimization, lr=1e-12, scale_lr=False)
+    return Learner(network, optimization, lambda _: 1.0, compute, Team(device))
 
 
 def _random_batch(recipe: Recipe, num_classes: int, count: int) -> Batch:

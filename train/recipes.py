@@ -91,7 +91,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """SGD on the cross-entropy of logits averaged over frames; BatchNorm trains along, there is no warm-up (script)."""
 
     batch_size: int = 64
@@ -156,7 +156,7 @@ class Recipe:
     model: Model
     sampling: Sampling
     augmentation: Augmentation
-    optimisation: Optimisation
+    optimization: Optimization = dataclasses.field(metadata={"formerly": "optimisation"})
     validation: Views
     """How the network is scored while it is trained."""
     test: Views
@@ -170,9 +170,9 @@ class Recipe:
 
     def resolve(self) -> "Recipe":
         """The recipe as a run saves it, with nothing left to be worked out: learning rate scaled, paths absolute."""
-        optimisation = replace(self.optimisation, lr=self.optimisation.scaled_lr, scale_lr=False)
+        optimization = replace(self.optimization, lr=self.optimization.scaled_lr, scale_lr=False)
         train, val = (path and path.absolute() for path in (self.data.train, self.data.val))
-        return replace(self, optimisation=optimisation, data=replace(self.data, train=train, val=val))
+        return replace(self, optimization=optimization, data=replace(self.data, train=train, val=val))
 
     def to_json(self) -> str:
         """The recipe as a JSON object; `from_json` gives an equal one back."""
@@ -200,7 +200,7 @@ KINETICS = Recipe(
     model=Model(),
     sampling=Sampling("dense", num_segments=8),
     augmentation=Augmentation(flip=0.5),
-    optimisation=Optimisation(),
+    optimization=Optimization(),
     validation=CENTER,
     test=CLIPS_10_CROPS_3,
 )
@@ -213,7 +213,7 @@ SOMETHING_V1 = Recipe(
     model=Model(dropout=0.6),
     sampling=Sampling("segments", num_segments=8),
     augmentation=Augmentation(flip=0.0),
-    optimisation=Optimisation(epochs=50, milestones=(30, 40, 45), weight_decay=1e-3),
+    optimization=Optimization(epochs=50, milestones=(30, 40, 45), weight_decay=1e-3),
     validation=CENTER,
     test=replace(CENTER, placement="spread"),
 )
@@ -226,7 +226,7 @@ SOMETHING_V2 = Recipe(
     model=Model(dropout=0.5),
     sampling=Sampling("segments", num_segments=8),
     augmentation=Augmentation(flip=0.5),
-    optimisation=Optimisation(
+    optimization=Optimization(
         batch_size=128, lr=0.02, lr_batch_size=128, epochs=50, milestones=(30, 40, 45), weight_decay=5e-4
     ),
     validation=CENTER,
@@ -240,7 +240,7 @@ DEMO = Recipe(
     model=Model(backbone="small", weights=None, dropout=0.0),
     sampling=Sampling("segments", num_segments=8),
     augmentation=Augmentation(crop_size=64, scales=(1.0,), positions="any", flip=0.5),
-    optimisation=Optimisation(
+    optimization=Optimization(
         batch_size=16,
         lr=0.1,
         lr_batch_size=16,
@@ -288,7 +288,7 @@ def recipe_subcommands(make: Callable[[Recipe], T]) -> Any:
     """A type for tyro with a subcommand for each recipe: `make` gives the configuration that the recipe begins with.
 
     A field of type Recipe in that configuration, marked `tyro.conf.arg(name="")`, has its options without a prefix, as
-    in `fit k400-8f --optimisation.lr 0.02 --model.backbone resnet101`.
+    in `fit k400-8f --optimization.lr 0.02 --model.backbone resnet101`.
     """
     configurations = {name: make(recipe) for name, recipe in RECIPES.items()}
     return tyro.extras.subcommand_type_from_defaults(configurations, SUMMARIES, prefix_names=False)

@@ -62,7 +62,7 @@ def tiny_config(out: Path, **changes) -> FitConfig:
         model=replace(demo.model, dropout=0.3),
         sampling=replace(demo.sampling, num_segments=4),
         augmentation=replace(demo.augmentation, crop_size=32),
-        optimisation=replace(demo.optimisation, batch_size=4, lr_batch_size=4, lr=0.005, epochs=3, groups=True),
+        optimization=replace(demo.optimization, batch_size=4, lr_batch_size=4, lr=0.005, epochs=3, groups=True),
         validation=replace(demo.validation, short_side=36, crop_size=32),
         seed=3,
     )

@@ -82,9 +82,9 @@ def test_a_wrong_command_is_not(
 
 def test_overrides_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages' advice about batch size and learning rate gives the rates that they say."""
-    text = "fit k400-8f --optimisation.batch-size 128 --optimisation.scale-lr"
+    text = "fit k400-8f --optimization.batch-size 128 --optimization.scale-lr"
     assert text.removeprefix("fit k400-8f ") in (DOCS / "kinetics-400.md").read_text(encoding="utf-8")
-    assert parse(monkeypatch, "train", text).recipe.resolve().optimisation.lr == pytest.approx(0.02)
+    assert parse(monkeypatch, "train", text).recipe.resolve().optimization.lr == pytest.approx(0.02)
 
 
 def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ RUNS = {
 # The recipes but for size: frames of 72 × 96 pixels, a small network from random weights, six epochs of three steps.
 SMALL = """
     --data.num-classes 3 --model.backbone small --model.weights None --model.dropout 0 --augmentation.crop-size 64
-    --optimisation.batch-size 6 --optimisation.lr 0.01 --optimisation.epochs 6 --optimisation.milestones 4
+    --optimization.batch-size 6 --optimization.lr 0.01 --optimization.epochs 6 --optimization.milestones 4
     --validation.short-side 72 --validation.crop-size 64 --loading.workers 0 --device cpu --threads 1
 """
 

@@ -10,7 +10,7 @@ from train.demo.side_by_side import train_side_by_side
 from train.errors import InputError
 from train.fit.learner import Learner
 from train.metrics import Tally, evaluate
-from train.recipes import Optimisation
+from train.recipes import Optimization
 
 
 class Linear(nn.Module):
@@ -78,7 +78,7 @@ def test_no_clip_to_score():
 
 
 def train(names, batches):
-    learners = {name: Learner(Linear(), Optimisation(lr=0.01, groups=False), lambda _: 1.0) for name in names}
+    learners = {name: Learner(Linear(), Optimization(lr=0.01, groups=False), lambda _: 1.0) for name in names}
     results: list = []
     tally = FailureTally(100, max_bad_share=0.5)
     train_side_by_side(learners, batches, 2, len(batches) // 2, [make_batch(100)], results.append, tally, "test")

@@ -11,7 +11,7 @@ from train.data.dataset import Views
 from train.data.entries import Entry, Split
 from train.data.sampling import Sampling
 from train.errors import InputError
-from train.recipes import RECIPES, SUMMARIES, Data, Model, Optimisation, Recipe, recipe_subcommands
+from train.recipes import RECIPES, SUMMARIES, Data, Model, Optimization, Recipe, recipe_subcommands
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
@@ -43,21 +43,21 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_values(name):
     recipe = RECIPES[name]
-    sampling, optimisation, test = recipe.sampling, recipe.optimisation, recipe.test
+    sampling, optimization, test = recipe.sampling, recipe.optimization, recipe.test
     assert (
-        *(sampling.num_segments, sampling.kind, optimisation.batch_size, optimisation.lr, optimisation.epochs),
-        *(optimisation.milestones, optimisation.weight_decay, recipe.model.dropout, recipe.augmentation.flip),
+        *(sampling.num_segments, sampling.kind, optimization.batch_size, optimization.lr, optimization.epochs),
+        *(optimization.milestones, optimization.weight_decay, recipe.model.dropout, recipe.augmentation.flip),
         *(test.clips, test.crops, test.crop_size),
     ) == PUBLISHED[name]
     assert recipe.model.backbone == "resnet50"
     assert recipe.model.weights == "IMAGENET1K_V1"
-    assert (optimisation.momentum, optimisation.max_grad_norm, optimisation.lr_divisor) == (0.9, 20, 10)
-    assert (optimisation.groups, optimisation.fast_kernels, optimisation.warmup_epochs) == (True, False, 0)
+    assert (optimization.momentum, optimization.max_grad_norm, optimization.lr_divisor) == (0.9, 20, 10)
+    assert (optimization.groups, optimization.fast_kernels, optimization.warmup_epochs) == (True, False, 0)
     assert recipe.augmentation.scales == (1, 0.875, 0.75, 0.66)
     assert recipe.test.short_side == 256
     assert recipe.validation == Views("middle", 1, 1, 256, 224)
     assert recipe.data.num_classes == (400 if name.startswith("k400") else 174)
-    assert optimisation.scaled_lr == optimisation.lr == replace(optimisation, scale_lr=True).scaled_lr
+    assert optimization.scaled_lr == optimization.lr == replace(optimization, scale_lr=True).scaled_lr
 
 
 @every_recipe
@@ -67,18 +67,18 @@ def test_json_round_trip(recipe):
     plain = json.loads(recipe.to_json())
     assert plain["data"]["train"] == "some/train.jsonl"
     assert plain["sampling"]["num_segments"] == recipe.sampling.num_segments
-    assert isinstance(plain["optimisation"]["milestones"], list)
+    assert isinstance(plain["optimization"]["milestones"], list)
 
 
 @pytest.mark.parametrize("batch_size", [16, 64, 1024])
 def test_learning_rate_scales_on_request(batch_size):
     recipe = RECIPES["k400-8f"]
-    plain = replace(recipe.optimisation, batch_size=batch_size)
+    plain = replace(recipe.optimization, batch_size=batch_size)
     assert plain.scaled_lr == 0.01
-    scaled = replace(recipe, optimisation=replace(plain, scale_lr=True))
-    assert scaled.optimisation.scaled_lr == pytest.approx(0.01 * batch_size / 64)
+    scaled = replace(recipe, optimization=replace(plain, scale_lr=True))
+    assert scaled.optimization.scaled_lr == pytest.approx(0.01 * batch_size / 64)
     resolved = scaled.resolve()
-    assert resolved.optimisation.lr == resolved.optimisation.scaled_lr == scaled.optimisation.scaled_lr
+    assert resolved.optimization.lr == resolved.optimization.scaled_lr == scaled.optimization.scaled_lr
     assert resolved.resolve() == resolved
 
 
@@ -128,17 +128,17 @@ OVERRIDES = {
     "augmentation.max_distortion": ("0", 0),
     "augmentation.positions": ("any", "any"),
     "augmentation.flip": ("0", 0.0),
-    "optimisation.batch_size": ("256", 256),
-    "optimisation.lr": ("0.04", 0.04),
-    "optimisation.lr_batch_size": ("32", 32),
-    "optimisation.epochs": ("150", 150),
-    "optimisation.schedule": ("cosine", "cosine"),
-    "optimisation.milestones": ("10 20", (10, 20)),
-    "optimisation.lr_divisor": ("5", 5.0),
-    "optimisation.warmup_epochs": ("2.5", 2.5),
-    "optimisation.momentum": ("0.8", 0.8),
-    "optimisation.weight_decay": ("0", 0.0),
-    "optimisation.max_grad_norm": ("None", None),
+    "optimization.batch_size": ("256", 256),
+    "optimization.lr": ("0.04", 0.04),
+    "optimization.lr_batch_size": ("32", 32),
+    "optimization.epochs": ("150", 150),
+    "optimization.schedule": ("cosine", "cosine"),
+    "optimization.milestones": ("10 20", (10, 20)),
+    "optimization.lr_divisor": ("5", 5.0),
+    "optimization.warmup_epochs": ("2.5", 2.5),
+    "optimization.momentum": ("0.8", 0.8),
+    "optimization.weight_decay": ("0", 0.0),
+    "optimization.max_grad_norm": ("None", None),
     "validation.placement": ("spread", "spread"),
     "validation.crops": ("3", 3),
     "validation.short_side": ("240", 240),
@@ -149,9 +149,9 @@ OVERRIDES = {
 }
 FLAGS = {
     "data.balanced": ("--data.balanced", True),
-    "optimisation.scale_lr": ("--optimisation.scale-lr", True),
-    "optimisation.groups": ("--optimisation.no-groups", False),
-    "optimisation.fast_kernels": ("--optimisation.fast-kernels", True),
+    "optimization.scale_lr": ("--optimization.scale-lr", True),
+    "optimization.groups": ("--optimization.no-groups", False),
+    "optimization.fast_kernels": ("--optimization.fast-kernels", True),
 }
 
 
@@ -176,7 +176,7 @@ def test_command_line_of_every_recipe(capsys):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert SUMMARIES["k400-8f"] in shown
     for text in (
-        "--optimisation.lr FLOAT",
+        "--optimization.lr FLOAT",
         "ImageNet's in paper and script",
         "(default: 50 75 90)",
         "{dense,segments}",
@@ -189,15 +189,15 @@ def test_completion_knows_recipes_and_fields(capsys):
     with pytest.raises(SystemExit):
         parse("--tyro-print-completion", "bash")
     script = capsys.readouterr().out
-    for word in ("ssv2-16f", "--optimisation.weight-decay", "resnet152"):
+    for word in ("ssv2-16f", "--optimization.weight-decay", "resnet152"):
         assert word in script
 
 
 def test_wrong_value_on_the_command_line_is_named(capsys):
     with pytest.raises(SystemExit):
-        parse("k400-8f", "--optimisation.lr", "-1")
+        parse("k400-8f", "--optimization.lr", "-1")
     printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "optimisation.lr: got -1.0, expected a number above 0" in printed
+    assert "optimization.lr: got -1.0, expected a number above 0" in printed
 
 
 CHANGED = partial(replace, RECIPES["demo"])
@@ -206,20 +206,20 @@ CHANGED = partial(replace, RECIPES["demo"])
 @pytest.mark.parametrize(
     ("make", "fields", "message"),
     [
-        (Optimisation, {"lr": 0}, r"optimisation\.lr: got 0, expected a number above 0"),
-        (Optimisation, {"lr": float("inf")}, r"optimisation\.lr: got inf, expected a finite number"),
-        (Optimisation, {"lr": "0.1"}, r"optimisation\.lr: got '0\.1', expected a finite number"),
-        (Optimisation, {"batch_size": 0}, r"optimisation\.batch_size: got 0, expected at least 1"),
-        (Optimisation, {"batch_size": True}, r"optimisation\.batch_size: got True, expected a whole number"),
-        (Optimisation, {"epochs": 60}, r"milestones: got \(50, 75, 90\), expected numbers that rise.*epochs \(60\)"),
-        (Optimisation, {"milestones": (20, 10)}, r"milestones: got \(20, 10\), expected numbers that rise"),
-        (Optimisation, {"milestones": [50]}, r"milestones: got \[50\], expected a tuple, each of it a whole number"),
-        (Optimisation, {"lr_divisor": 0.5}, r"lr_divisor: got 0\.5, expected at least 1"),
-        (Optimisation, {"warmup_epochs": -1}, r"warmup_epochs: got -1, expected from 0 to epochs \(100\)"),
-        (Optimisation, {"momentum": 1.0}, r"momentum: got 1\.0, expected at least 0 and below 1"),
-        (Optimisation, {"weight_decay": -1e-4}, r"weight_decay: got -0\.0001, expected at least 0"),
-        (Optimisation, {"max_grad_norm": 0}, r"max_grad_norm: got 0, expected a number above 0"),
-        (Optimisation, {"schedule": "exp"}, r"schedule: got 'exp', expected one of 'step', 'cosine'"),
+        (Optimization, {"lr": 0}, r"optimization\.lr: got 0, expected a number above 0"),
+        (Optimization, {"lr": float("inf")}, r"optimization\.lr: got inf, expected a finite number"),
+        (Optimization, {"lr": "0.1"}, r"optimization\.lr: got '0\.1', expected a finite number"),
+        (Optimization, {"batch_size": 0}, r"optimization\.batch_size: got 0, expected at least 1"),
+        (Optimization, {"batch_size": True}, r"optimization\.batch_size: got True, expected a whole number"),
+        (Optimization, {"epochs": 60}, r"milestones: got \(50, 75, 90\), expected numbers that rise.*epochs \(60\)"),
+        (Optimization, {"milestones": (20, 10)}, r"milestones: got \(20, 10\), expected numbers that rise"),
+        (Optimization, {"milestones": [50]}, r"milestones: got \[50\], expected a tuple, each of it a whole number"),
+        (Optimization, {"lr_divisor": 0.5}, r"lr_divisor: got 0\.5, expected at least 1"),
+        (Optimization, {"warmup_epochs": -1}, r"warmup_epochs: got -1, expected from 0 to epochs \(100\)"),
+        (Optimization, {"momentum": 1.0}, r"momentum: got 1\.0, expected at least 0 and below 1"),
+        (Optimization, {"weight_decay": -1e-4}, r"weight_decay: got -0\.0001, expected at least 0"),
+        (Optimization, {"max_grad_norm": 0}, r"max_grad_norm: got 0, expected a number above 0"),
+        (Optimization, {"schedule": "exp"}, r"schedule: got 'exp', expected one of 'step', 'cosine'"),
         (Model, {"backbone": "vgg"}, r"model\.backbone: got 'vgg', expected one of 'resnet18'"),
         (Model, {"backbone": "small"}, r"model\.weights: got 'IMAGENET1K_V1', expected None for the small backbone"),
         (Model, {"dropout": 1.0}, r"model\.dropout: got 1\.0, expected at least 0 and below 1"),
@@ -238,7 +238,7 @@ def test_impossible_values(make, fields, message):
 
 
 def without_lr(plain):
-    del plain["optimisation"]["lr"]
+    del plain["optimization"]["lr"]
 
 
 def with_unknown(plain):
@@ -259,10 +259,16 @@ def test_a_recipe_of_before_a_field_was_added():
     assert Recipe.from_json(json.dumps(plain)) == RECIPES["k400-8f"]
 
 
+def test_a_recipe_of_before_a_field_was_renamed():
+    plain = json.loads(RECIPES["ssv2-8f"].to_json())
+    plain["optimisation"] = plain.pop("optimization")
+    assert Recipe.from_json(json.dumps(plain)) == RECIPES["ssv2-8f"]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_lr, r"recipe\.optimisation: fields \['lr'\] are missing"),
+        (without_lr, r"recipe\.optimization: fields \['lr'\] are missing"),
         (with_unknown, r"recipe\.model: got unknown fields \['depth'\], expected \['alpha', "),
         (with_text, r"sampling\.num_segments: got 'eight', expected a whole number"),
         (with_list, r"recipe\.test: got \[10, 3\], expected an object"),

@@ -13,7 +13,7 @@ from tests.train.evaluation.test_testing import TWO_PROCESSES
 from train.evaluation.scores import VideoScores
 
 SMALL = """
-    --optimisation.epochs 2 --optimisation.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32
+    --optimization.epochs 2 --optimization.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32
     --validation.short-side 36 --validation.crop-size 32 --test.short-side 36 --test.crop-size 32
     --loading.workers 0 --device cpu --threads 1
 """

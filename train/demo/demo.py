@@ -122,14 +122,14 @@ def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
     val_loader.close()
     left_out = Counter(failure for batch in val_batches for failure in batch.failures)
 
-    epochs = recipe.optimisation.epochs
+    epochs = recipe.optimization.epochs
     order = TrainingBatches(len(train), config.batch_size, epochs, config.seed)
     learners = {}
     for kind, of_kind in recipes.items():
         torch.manual_seed(config.seed)
         network = build_network(of_kind.model, len(class_names), recipe.sampling.num_segments)
-        schedule = build_schedule(recipe.optimisation, order.steps_per_epoch)
-        learners[kind] = Learner(network, recipe.optimisation, schedule)
+        schedule = build_schedule(recipe.optimization, order.steps_per_epoch)
+        learners[kind] = Learner(network, recipe.optimization, schedule)
 
     history: list[EpochResult] = []
 
@@ -168,10 +168,10 @@ def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
 def _recipes(config: DemoConfig, epochs: int) -> dict[str, Recipe]:
     """The demo's recipe for the two networks, with the options that were given."""
     demo = RECIPES["demo"]
-    optimisation = replace(demo.optimisation, batch_size=config.batch_size, lr=config.lr, epochs=epochs)
+    optimization = replace(demo.optimization, batch_size=config.batch_size, lr=config.lr, epochs=epochs)
     # The data are the demo's own, so whatever share of them is damaged is to be seen in its report.
     data = replace(demo.data, max_bad_share=1.0)
-    recipe = replace(demo, optimisation=optimisation, data=data, seed=config.seed)
+    recipe = replace(demo, optimization=optimization, data=data, seed=config.seed)
     return {"C2D": replace(recipe, model=replace(demo.model, kind="C2D")), "TANet": recipe}
 
 

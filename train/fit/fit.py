@@ -78,11 +78,11 @@ def _build_run(
     log: RunLog,
 ) -> Run:
     """A run at its beginning."""
-    optimisation, compute, loading = recipe.optimisation, config.compute, config.loading.for_device(team.device)
+    optimization, compute, loading = recipe.optimization, config.compute, config.loading.for_device(team.device)
     order = TrainingBatches(
         len(train),
-        optimisation.batch_size,
-        optimisation.epochs,
+        optimization.batch_size,
+        optimization.epochs,
         recipe.seed,
         team.rank,
         team.size,
@@ -91,7 +91,7 @@ def _build_run(
     )
     seed_generators(team.device, recipe.seed)
     network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
-    learner = Learner(network, optimisation, build_schedule(optimisation, order.steps_per_epoch), compute, team)
+    learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
     return Run(
         config,
         recipe,
@@ -104,7 +104,7 @@ def _build_run(
         order=order,
         validation=evaluation_batches(
             EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder),
-            max(1, optimisation.batch_size // team.size),
+            max(1, optimization.batch_size // team.size),
             loading,
             team.rank,
             team.size,
@@ -113,7 +113,7 @@ def _build_run(
         learner=learner,
         trained=TrainedNetwork(learner.evaluated, recipe, train.class_names),
         watch=FiniteWatch(norm_may_overflow=compute.precision == "fp16"),
-        meter=Meter(team, optimisation.batch_size),
+        meter=Meter(team, optimization.batch_size),
         failures=FailureTally(len(train), recipe.data.max_bad_share),
     )
 

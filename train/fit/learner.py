@@ -1,4 +1,4 @@
-"""A network that learns: one optimiser step, on one device or in step with the other processes of a run."""
+"""A network that learns: one optimizer step, on one device or in step with the other processes of a run."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +17,7 @@ from train.fit.optimizer import Schedule, build_sgd, set_rate
 from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
 from train.precision import logits_of
-from train.recipes import Optimisation
+from train.recipes import Optimization
 from train.team import Team
 
 
@@ -31,12 +31,12 @@ class StepResult(NamedTuple):
 
 
 class Learner:
-    """A network with its optimiser and schedule, the average of its weights, and its score over the epoch so far.
+    """A network with its optimizer and schedule, the average of its weights, and its score over the epoch so far.
 
     Args:
         network: logits (N, classes) from normalised clips (N, T, 3, H, W), with the last layer in `fc`; moved to the
             device of `team` and changed in place.
-        optimisation: as the recipe says.
+        optimization: as the recipe says.
         schedule: factor of the learning rate by the number of steps done.
         compute: how to compute.
         team: this process and the others.
@@ -48,7 +48,7 @@ class Learner:
     def __init__(
         self,
         network: nn.Module,
-        optimisation: Optimisation,
+        optimization: Optimization,
         schedule: Schedule,
         compute: Compute | None = None,
         team: Team | None = None,
@@ -67,8 +67,8 @@ class Learner:
         if self.compute.recompute:
             recompute_blocks(network)
         self.network = network
-        self.optimiser = build_sgd(network, optimisation, fused=on_gpu)
-        self.max_grad_norm = optimisation.max_grad_norm or float("inf")
+        self.optimizer = build_sgd(network, optimization, fused=on_gpu)
+        self.max_grad_norm = optimization.max_grad_norm or float("inf")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.precision == "fp16")
         self.average = MovingAverage(network, self.compute.ema) if self.compute.ema else None
         self.parallel = self._parallel(network)
@@ -78,7 +78,7 @@ class Learner:
         self.schedule = schedule
         self.steps = 0
         self.tally = Tally()
-        set_rate(self.optimiser, schedule(0))
+        set_rate(self.optimizer, schedule(0))
 
     def _parallel(self, network: nn.Module) -> DistributedDataParallel | None:
         if self.team.size == 1:
@@ -89,7 +89,7 @@ class Learner:
     @property
     def lr(self) -> float:
         """The learning rate of the next step, of parameters with factor 1."""
-        group = self.optimiser.param_groups[0]
+        group = self.optimizer.param_groups[0]
         return float(group["lr"])
 
     @property
@@ -98,8 +98,8 @@ class Learner:
         return self.average.network if self.average else self.network
 
     def step(self, parts: Sequence[Batch]) -> StepResult:
-        """One optimiser step on this process' clips, which are computed in `parts`, one after the other."""
-        self.optimiser.zero_grad()
+        """One optimizer step on this process' clips, which are computed in `parts`, one after the other."""
+        self.optimizer.zero_grad()
         compute = self.compute
         total = sum(len(part) for part in parts)
         loss = torch.zeros((), device=self.device)
@@ -111,14 +111,14 @@ class Learner:
                 self.scaler.scale(part).backward()
             loss += part.detach()
             self.tally.add(logits.detach(), labels)
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:
             self.average.update(self.network)
         self.steps += 1
-        set_rate(self.optimiser, self.schedule(self.steps))
+        set_rate(self.optimizer, self.schedule(self.steps))
         return StepResult(loss, grad_norm)
 
     def _gradients_shared(self, now: bool) -> AbstractContextManager[None]:
@@ -135,7 +135,7 @@ class Learner:
         return {
             "steps": self.steps,
             "model": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.network.state_dict() if self.average else None,
         }
@@ -143,13 +143,13 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken, on another kind of device too."""
         self.network.load_state_dict(state["model"])
-        fused = self.optimiser.defaults["fused"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group in self.optimiser.param_groups:
+        fused = self.optimizer.defaults["fused"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
             group["fused"] = fused
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.network.load_state_dict(state["average"])
         self.steps = state["steps"]
-        set_rate(self.optimiser, self.schedule(self.steps))
+        set_rate(self.optimizer, self.schedule(self.steps))

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tam_triton import TAM
 from train.errors import InputError
-from train.recipes import Optimisation
+from train.recipes import Optimization
 
 Schedule = Callable[[int], float]
 """From the number of steps done to the factor of the learning rate for the next one."""
@@ -26,16 +26,16 @@ FACTORS = {
 }
 
 
-def parameter_groups(network: nn.Module, optimisation: Optimisation) -> dict[str, list[nn.Parameter]]:
+def parameter_groups(network: nn.Module, optimization: Optimization) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of `network`, each in one of the groups that `FACTORS` names; empty groups are left out.
 
-    BatchNorm's biases count as BatchNorm; the last layer is the attribute `fc`. Without `optimisation.groups` all are
+    BatchNorm's biases count as BatchNorm; the last layer is the attribute `fc`. Without `optimization.groups` all are
     "weights".
 
     Raises:
         InputError: groups are asked for, and `network` has no `fc`, or it is no Linear.
     """
-    if not optimisation.groups:
+    if not optimization.groups:
         return {"weights": [parameter for parameter in network.parameters() if parameter.requires_grad]}
     head = getattr(network, "fc", None)
     if not isinstance(head, nn.Linear):
@@ -54,37 +54,37 @@ def parameter_groups(network: nn.Module, optimisation: Optimisation) -> dict[str
             elif name == "bias":
                 group = "biases"
             else:
-                group = "fast kernels" if optimisation.fast_kernels and module in kernel_layers else "weights"
+                group = "fast kernels" if optimization.fast_kernels and module in kernel_layers else "weights"
             groups[group].append(parameter)
     return {name: parameters for name, parameters in groups.items() if parameters}
 
 
-def build_sgd(network: nn.Module, optimisation: Optimisation, *, fused: bool) -> torch.optim.SGD:
-    """SGD over `parameter_groups`; every group's name and its rate at the start stay readable in the optimiser."""
+def build_sgd(network: nn.Module, optimization: Optimization, *, fused: bool) -> torch.optim.SGD:
+    """SGD over `parameter_groups`; every group's name and its rate at the start stay readable in the optimizer."""
     settings: list[dict[str, Any]] = []
-    for name, parameters in parameter_groups(network, optimisation).items():
+    for name, parameters in parameter_groups(network, optimization).items():
         lr_factor, decay_factor = FACTORS[name]
-        lr, decay = optimisation.scaled_lr * lr_factor, optimisation.weight_decay * decay_factor
+        lr, decay = optimization.scaled_lr * lr_factor, optimization.weight_decay * decay_factor
         settings.append({"params": parameters, "name": name, "lr": lr, "first_lr": lr, "weight_decay": decay})
-    return torch.optim.SGD(settings, lr=optimisation.scaled_lr, momentum=optimisation.momentum, fused=fused)
+    return torch.optim.SGD(settings, lr=optimization.scaled_lr, momentum=optimization.momentum, fused=fused)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Give every group of `build_sgd` `factor` times the learning rate that it began with."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = group["first_lr"] * factor
 
 
-def build_schedule(optimisation: Optimisation, steps_per_epoch: int) -> Schedule:
+def build_schedule(optimization: Optimization, steps_per_epoch: int) -> Schedule:
     """The learning rate over the run: a step down after each milestone, or half a cosine; a straight rise before."""
-    num_steps = optimisation.epochs * steps_per_epoch
-    warmup = optimisation.warmup_epochs * steps_per_epoch
-    ends = [milestone * steps_per_epoch for milestone in optimisation.milestones]
+    num_steps = optimization.epochs * steps_per_epoch
+    warmup = optimization.warmup_epochs * steps_per_epoch
+    ends = [milestone * steps_per_epoch for milestone in optimization.milestones]
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / (warmup + 1))
-        if optimisation.schedule == "cosine":
+        if optimization.schedule == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-        return rise / optimisation.lr_divisor ** sum(step >= end for end in ends)
+        return rise / optimization.lr_divisor ** sum(step >= end for end in ends)
 
     return factor

@@ -35,7 +35,7 @@ class Outcome:
     """How a run ended."""
 
     steps: int
-    """Optimiser steps done, in this run and those that it resumed."""
+    """Optimizer steps done, in this run and those that it resumed."""
     signal: int | None
     """The signal that stopped it; None if it went to its end."""
     best: float | None

@@ -17,8 +17,8 @@ from train.data.transcode import transcode
 
 NAMES = ("10:30.mp4", "cam1:0001.mp4", "http:x.mp4", "pipe:0.mp4", "concat:a|b.mp4", "-dash.mp4", "%03d.mp4", "ü ñ.mp4")
 NO_TEXT = os.fsdecode(b"not utf-8 \xff.mp4")
-SMALL = ("--sampling.num-segments", "4", "--augmentation.crop-size", "32", "--optimisation.batch-size", "4")
-VIEWS = ("--validation.short-side", "32", "--validation.crop-size", "32", "--optimisation.epochs", "1")
+SMALL = ("--sampling.num-segments", "4", "--augmentation.crop-size", "32", "--optimization.batch-size", "4")
+VIEWS = ("--validation.short-side", "32", "--validation.crop-size", "32", "--optimization.epochs", "1")
 DECODERS: tuple[Decoder, ...] = ("auto", "decord", "pyav")
 
 

@@ -279,7 +279,7 @@ def test_what_a_test_leaves(files, tmp_path, capsys):
 def test_checkpoint_of_a_run_scores_as_its_validation_did(tmp_path):
     videos = Videos.make(tmp_path / "data")
     config = tiny_config(tmp_path / "run", compute=Compute(ema=0.5))
-    config = replace(config, recipe=replace(config.recipe, optimisation=replace(config.recipe.optimisation, epochs=1)))
+    config = replace(config, recipe=replace(config.recipe, optimization=replace(config.recipe.optimization, epochs=1)))
     assert run_one(config, videos) == 0
     lines = map(json.loads, (config.out / "log.jsonl").read_text().splitlines())
     (epoch,) = (line for line in lines if line["event"] == "epoch")

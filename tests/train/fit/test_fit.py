@@ -68,7 +68,7 @@ def test_from_the_command_line(tmp_path, videos, capsys):
     out = tmp_path / "out"
     options = [*videos.written(tmp_path), "--out", str(out), "--device", "cpu", "--threads", "1"]
     smaller = (
-        "--optimisation.epochs 2 --optimisation.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32 "
+        "--optimization.epochs 2 --optimization.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32 "
         "--validation.short-side 36 --validation.crop-size 32 --loading.workers 0 --compute.ema 0.5"
     )
     assert main(["fit", "demo", *options, *smaller.split()]) == 0
@@ -261,7 +261,7 @@ def test_data_that_do_not_suit(tmp_path, videos, capsys):
     assert run_one(views, videos) == 1
     assert "validation: got 3 views of a video, expected 1" in capsys.readouterr().err
     large = tiny_config(tmp_path / "run")
-    large = replace(large, recipe=replace(large.recipe, optimisation=replace(large.recipe.optimisation, batch_size=23)))
+    large = replace(large, recipe=replace(large.recipe, optimization=replace(large.recipe.optimization, batch_size=23)))
     assert run_one(large, videos) == 1
     assert "number of videos, 22; got 23" in capsys.readouterr().err
 

@@ -17,9 +17,9 @@ from train.fit.learner import Learner
 from train.fit.optimizer import build_schedule, parameter_groups
 from train.networks import build_network
 from train.precision import reproducible
-from train.recipes import RECIPES, Model, Optimisation
+from train.recipes import RECIPES, Model, Optimization
 
-PLAIN = Optimisation(lr=0.05, weight_decay=0.01, groups=False)
+PLAIN = Optimization(lr=0.05, weight_decay=0.01, groups=False)
 SMALL = Model(backbone="small", weights=None, dropout=0.0)
 
 
@@ -42,10 +42,10 @@ def make_batch(seed, count=5, size=4, frames=2):
     return Batch(clips, torch.randint(0, 3, (count,), generator=generator))
 
 
-def small_learner(compute=None, optimisation=None, schedule=lambda _: 1.0):
+def small_learner(compute=None, optimization=None, schedule=lambda _: 1.0):
     torch.manual_seed(1)
     network = build_network(SMALL, 3, 4)
-    return Learner(network, optimisation or Optimisation(lr=0.01), schedule, compute)
+    return Learner(network, optimization or Optimization(lr=0.01), schedule, compute)
 
 
 def state_of(learner):
@@ -89,8 +89,8 @@ def test_step_is_clipped_sgd_with_momentum(scale, is_clipped, groups):
 def test_groups_of_the_papers_code(kind, fast_kernels):
     network = build_network(Model(kind=kind, backbone="resnet18", weights=None), 7, 8)
     network.get_submodule("layer1.0.conv1").bias = nn.Parameter(torch.zeros(64))  # ResNets have none of their own
-    optimisation = Optimisation(lr=0.01, weight_decay=1e-3, fast_kernels=fast_kernels)
-    learner = Learner(network, optimisation, lambda _: 1.0)
+    optimization = Optimization(lr=0.01, weight_decay=1e-3, fast_kernels=fast_kernels)
+    learner = Learner(network, optimization, lambda _: 1.0)
     by_name = {name: id(parameter) for name, parameter in network.named_parameters()}
     norms = {id(p) for m in network.modules() if "BatchNorm" in type(m).__name__ for p in m.parameters()}
     kernels = {id(p) for m in network.modules() if isinstance(m, TAM) for p in (m.G[0].weight, m.G[3].weight)}
@@ -106,7 +106,7 @@ def test_groups_of_the_papers_code(kind, fast_kernels):
             expected[number] = (0.02, 0)
         else:
             expected[number] = (0.05 if fast_kernels and number in kernels else 0.01, 1e-3)
-    groups = learner.optimiser.param_groups
+    groups = learner.optimizer.param_groups
     actual = [(id(p), (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
     assert len(actual) == len(by_name)
     assert {number: pytest.approx(values) for number, values in actual} == expected
@@ -117,26 +117,26 @@ def test_frozen_parameters_are_in_no_group():
     network = build_network(SMALL, 3, 4)
     network.conv1.weight.requires_grad_(False)
     for groups in (True, False):
-        found = [p for some in parameter_groups(network, Optimisation(groups=groups)).values() for p in some]
+        found = [p for some in parameter_groups(network, Optimization(groups=groups)).values() for p in some]
         assert len(found) == len(list(network.parameters())) - 1
         assert all(p is not network.conv1.weight for p in found)
 
 
 def test_groups_need_a_last_layer():
     with pytest.raises(InputError, match="the last layer as `fc`"):
-        Learner(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), Optimisation(), lambda _: 1.0)
+        Learner(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), Optimization(), lambda _: 1.0)
 
 
 def test_step_schedule():
-    schedule = build_schedule(RECIPES["k400-8f"].optimisation, steps_per_epoch=10)
+    schedule = build_schedule(RECIPES["k400-8f"].optimization, steps_per_epoch=10)
     assert [schedule(step) for step in (0, 499, 500, 749, 750, 899, 900, 999)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     )
 
 
 def test_warmup_rises_in_a_line():
-    optimisation = Optimisation(epochs=10, milestones=(5,), warmup_epochs=0.5)
-    schedule = build_schedule(optimisation, steps_per_epoch=6)
+    optimization = Optimization(epochs=10, milestones=(5,), warmup_epochs=0.5)
+    schedule = build_schedule(optimization, steps_per_epoch=6)
     assert [schedule(step) for step in (0, 1, 2, 3, 29, 30)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.1])
 
 

@@ -83,7 +83,7 @@ def test_two_processes(tmp_path):
 
 
 def at_step(monkeypatch, step, action):
-    """Do something after the optimiser's step number `step`."""
+    """Do something after the optimizer's step number `step`."""
     take = Learner.step
 
     def stepped(self, parts):
@@ -191,13 +191,13 @@ def test_another_recipe_is_refused(tmp_path, videos, monkeypatch, capsys):
         run_one(config, videos)
     before = (config.out / "log.jsonl").read_text()
     recipe = config.recipe
-    optimisation = replace(recipe.optimisation, lr=0.02, momentum=0.5)
+    optimization = replace(recipe.optimization, lr=0.02, momentum=0.5)
     others = [
         (
-            replace(config, recipe=replace(recipe, optimisation=optimisation)),
-            "recipe.optimisation.lr: was 0.005, is 0.02",
+            replace(config, recipe=replace(recipe, optimization=optimization)),
+            "recipe.optimization.lr: was 0.005, is 0.02",
         ),
-        (replace(config, recipe=replace(recipe, optimisation=optimisation)), "optimisation.momentum: was 0.9, is 0.5"),
+        (replace(config, recipe=replace(recipe, optimization=optimization)), "optimization.momentum: was 0.9, is 0.5"),
         (replace(config, compute=replace(config.compute, ema=0.9)), "compute.ema: was None, is 0.9"),
         (
             replace(config, recipe=replace(recipe, data=replace(recipe.data, balanced=True))),
