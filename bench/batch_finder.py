@@ -1,4 +1,4 @@
-"""How many clips a GPU holds in a training step: tried out, not reckoned."""
+"""How many clips a GPU holds in a training step: tried, not estimated."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -71,7 +71,7 @@ def reproducible(threads: int | None = None) -> Iterator[None]:
     if threads is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    # Nothing here reads uninitialised memory, and filling it all the same takes a sixth of the time.
+    # Nothing here reads uninitialized memory, and filling it all the same takes a sixth of the time.
     deterministic.fill_uninitialized_memory = False
     try:
         yield

@@ -66,7 +66,7 @@ class Model:
     """Which network."""
 
     kind: Literal["TANet", "C2D"] = "TANet"
-    """TANet, or the same backbone without temporal modelling."""
+    """TANet, or the same backbone without temporal modeling."""
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "small"] = "resnet50"
     """The ResNet below. The paper trains 50, and for Kinetics-400 101 and 152 too. small is the demo's."""
     weights: str | None = "IMAGENET1K_V1"
@@ -276,8 +276,8 @@ RECIPES: dict[str, Recipe] = {
 SUMMARIES: dict[str, str] = {
     "k400-8f": "Kinetics-400, ResNet-50, 8 frames. Published: 76.1 / 92.3 % with 10 clips × 3 crops.",
     "k400-16f": "Kinetics-400, ResNet-50, 16 frames. Published: 76.9 / 92.9 % with 4 clips × 3 crops.",
-    "ssv1-8f": "Something-Something V1, ResNet-50, 8 frames. Published: 46.5 / 75.8 % with 1 clip, centre crop.",
-    "ssv1-16f": "Something-Something V1, ResNet-50, 16 frames. Published: 47.6 / 77.7 % with 1 clip, centre crop.",
+    "ssv1-8f": "Something-Something V1, ResNet-50, 8 frames. Published: 46.5 / 75.8 % with 1 clip, center crop.",
+    "ssv1-16f": "Something-Something V1, ResNet-50, 16 frames. Published: 47.6 / 77.7 % with 1 clip, center crop.",
     "ssv2-8f": "Something-Something V2, ResNet-50, 8 frames. Published: 62.7 / 88.0 % with 2 clips × 3 crops.",
     "ssv2-16f": "Something-Something V2, ResNet-50, 16 frames. Published: 64.6 / 89.5 % with 2 clips × 3 crops.",
     "demo": "A network of 0.3 M parameters on frames of 64 pixels, for the demo's synthetic videos.",

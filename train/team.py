@@ -20,7 +20,7 @@ from train.errors import InputError
 
 Value = TypeVar("Value")
 
-# How gloo and NCCL say that another process is gone or does not answer.
+# How gloo and NCCL say that another process has died or does not answer.
 _LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|timed out|closed by peer", re.I)
 
 
@@ -45,8 +45,8 @@ class Team:
         """Whether this is the one that writes files and prints."""
         return self.rank == 0
 
-    def highest(self, number: int) -> int:
-        """The highest `number` that any process gave. All have to call it; waits for the slowest."""
+    def all_reduce_max(self, number: int) -> int:
+        """The greatest `number` that any process gave. All have to call it; waits for the slowest."""
         if self.size == 1:
             return number
         result = torch.tensor(number)
@@ -80,7 +80,7 @@ class Team:
             dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]  # type: ignore[return-value]
 
-    def led(self, action: Callable[[], Value]) -> Value:
+    def on_leader(self, action: Callable[[], Value]) -> Value:
         """What `action` gives in the leading process, which alone calls it; its InputError is raised in all of them."""
         result: Value | None = None
         error: str | None = None
@@ -130,13 +130,13 @@ def join_team(
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=limit, rank=rank, world_size=size)
         group = dist.new_group(backend="gloo", timeout=limit) if chosen.type == "cuda" else dist.group.WORLD
     yield Team(chosen, rank, size, group)
-    # Only where all went well: after an error the others may be gone, and taking leave of them would wait for them.
+    # Only where all went well: after an error the others may have died, and taking leave of them would wait for them.
     dist.destroy_process_group()
 
 
 @contextmanager
 def naming_lost_peers() -> Iterator[None]:
-    """Turn what gloo and NCCL raise when a peer is gone into a PeerLostError that says so."""
+    """Turn what gloo and NCCL raise when a peer has died into a PeerLostError that says so."""
     try:
         yield
     except InputError:

@@ -62,7 +62,7 @@ def videos(clips: int) -> Tensor:
     """What `small_tanet` takes: `(N, T, 3, 32, 32)`.
 
     At 16 × 16 the last stage would see one pixel, where torch 2.14's gradient of a strided 3 × 3 convolution's weight
-    in bfloat16 on the CPU depends on uninitialised memory.
+    in bfloat16 on the CPU depends on uninitialized memory.
     """
     return normal(clips, FRAMES, 3, 32, 32)
 

@@ -24,10 +24,10 @@ def test_every_line_is_there_at_once(tmp_path):
     assert lines_of(path)[1] == {"event": "end", "loss": "nan", "nested": {"norm": "inf"}}
 
 
-@pytest.mark.parametrize("remains", ["", '{"event": "st'])
-def test_append_after_a_kill(tmp_path, remains):
+@pytest.mark.parametrize("half", ["", '{"event": "st'])
+def test_append_after_a_kill(tmp_path, half):
     path = tmp_path / "log.jsonl"
-    path.write_text('{"event": "step", "step": 1}\n' + remains)
+    path.write_text('{"event": "step", "step": 1}\n' + half)
     with JsonLines(path, append=True) as log:
         log.write("resume")
     assert [line["event"] for line in lines_of(path)] == ["step", "resume"]
@@ -55,13 +55,13 @@ def test_all_three_say_the_same(tmp_path, capsys):
         log.steps(4, 0.5, {"loss": 2.5, "lr": 0.1}, "step 4: fine")
         log.progress(4)
         log.epoch(8, 1, {"train": {"top1": 0.5}, "val": {"top1": 0.25}}, "epoch 1: good")
-        log.warn("a file is gone", path="x")
+        log.warn("a file is missing", path="x")
     assert lines_of(tmp_path / "log.jsonl") == [
         {"event": "step", "step": 4, "epoch": 0.5, "loss": 2.5, "lr": 0.1},
         {"event": "epoch", "step": 8, "epoch": 1, "train": {"top1": 0.5}, "val": {"top1": 0.25}},
-        {"event": "warning", "message": "a file is gone", "path": "x"},
+        {"event": "warning", "message": "a file is missing", "path": "x"},
     ]
-    assert capsys.readouterr().out.splitlines() == ["step 4: fine", "epoch 1: good", "warning: a file is gone"]
+    assert capsys.readouterr().out.splitlines() == ["step 4: fine", "epoch 1: good", "warning: a file is missing"]
     assert curves.points == [
         ("train/loss", 2.5, 4),
         ("train/lr", 0.1, 4),

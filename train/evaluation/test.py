@@ -101,7 +101,7 @@ def run_test(config: EvaluationConfig) -> Accuracy:
             numbers, no video that can be read, or another process that is lost.
     """
     with join_team(config.device, config.timeout) as team, computing(team.device, config.threads):
-        team.led(lambda: check_folder(config.out, config.overwrite))
+        team.on_leader(lambda: check_folder(config.out, config.overwrite))
         trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
         data = config.data or (trained.recipe.data.val if trained else None)
         if data is None:

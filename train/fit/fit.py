@@ -52,7 +52,7 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             f"validation: got {recipe.validation.per_video} views of a video, expected 1; a test takes more"
         )
     checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
-    team.led(lambda: _prepare_folder(config, recipe, checkpoints))
+    team.on_leader(lambda: _prepare_folder(config, recipe, checkpoints))
     writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
     folder = config.out if team.leads else None
     settings = computing(team.device, config.threads, config.deterministic)
@@ -127,7 +127,7 @@ def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
         )
     train, val = (read_index(path) for path in paths if path is not None)
     if team.leads:
-        # What is gone is in no score of the run, so it is to be seen beside them.
+        # What is missing is in no score of the run, so it is to be seen beside them.
         print(train.summary(), val.summary(), sep="\n", flush=True)
     return train.split, val.split
 

@@ -34,7 +34,7 @@ class Learner:
     """A network with its optimizer and schedule, the average of its weights, and its score over the epoch so far.
 
     Args:
-        network: logits (N, classes) from normalised clips (N, T, 3, H, W), with the last layer in `fc`; moved to the
+        network: logits (N, classes) from normalized clips (N, T, 3, H, W), with the last layer in `fc`; moved to the
             device of `team` and changed in place.
         optimization: as the recipe says.
         schedule: factor of the learning rate by the number of steps done.

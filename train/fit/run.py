@@ -39,7 +39,7 @@ class Outcome:
     signal: int | None
     """The signal that stopped it; None if it went to its end."""
     best: float | None
-    """Highest top-1 accuracy in a validation, from 0 to 1."""
+    """Best top-1 accuracy in a validation, from 0 to 1."""
     checkpoint: Path
 
 
@@ -167,7 +167,7 @@ class Run:
             verdict = Verdict.STOP
         if diverged := self.watch.problem():
             verdict, problem = Verdict.DIVERGED, diverged
-        verdict = Verdict(self.team.highest(verdict))
+        verdict = Verdict(self.team.all_reduce_max(verdict))
         if verdict is not Verdict.GO:
             self._end(verdict, problem)
 
@@ -177,7 +177,7 @@ class Run:
         if verdict is not Verdict.DIVERGED:
             self._save(required=True)
         if verdict is Verdict.STOP:
-            raise _Stopped(self.team.highest(self.stop.number or 0))  # only some may have been told
+            raise _Stopped(self.team.all_reduce_max(self.stop.number or 0))  # only some may have been told
         problems = [text for text in self.team.gather(problem) if text]
         self.log.event("failed", step=self.learner.steps, problems=problems)
         raise InputError("; ".join(dict.fromkeys(problems)))
@@ -264,11 +264,11 @@ class Run:
         """
         with self.meter.aside():
             problem = self.watch.problem(wait=True)
-            if self.team.highest(problem is not None):
+            if self.team.all_reduce_max(problem is not None):
                 self._end(Verdict.DIVERGED, problem)
             self._share_failures()
             tally = self.team.total(self.learner.tally.sums())
-            failed = self.team.led(lambda: self._write(tally, is_best))
+            failed = self.team.on_leader(lambda: self._write(tally, is_best))
         if failed is None:
             return True
         message = f"no checkpoint at step {self.learner.steps}: {failed}; those before it are as they were"

@@ -102,12 +102,12 @@ def test_loss_that_is_no_number_names_the_files(tmp_path, videos, monkeypatch, c
     step = Learner.step
     asked: list[list[str]] = []
 
-    def spoilt(self, parts):
+    def diverging(self, parts):
         result = step(self, parts)
         asked.append([str(videos.train.entries[i].path) for part in parts for i in part.indices.tolist()])
         return StepResult(result.loss * float("nan"), result.grad_norm) if self.steps == 8 else result
 
-    monkeypatch.setattr(Learner, "step", spoilt)
+    monkeypatch.setattr(Learner, "step", diverging)
     config = tiny_config(tmp_path / "run")
     assert run_one(config, videos) == 1
     expected = f"the loss of step 8 is nan; its clips are of {', '.join(asked[7])}"
@@ -115,7 +115,7 @@ def test_loss_that_is_no_number_names_the_files(tmp_path, videos, monkeypatch, c
     assert log_of(config, "failed") == [{"event": "failed", "step": 8, "problems": [expected]}]
     assert (
         RunCheckpoints(config.out / "checkpoints", 3).by_age()[-1].name == "step-00000006.pt"
-    )  # none of a spoilt state
+    )  # none of a diverged network
 
 
 def test_watch():
@@ -229,8 +229,8 @@ def test_bad_videos(tmp_path, videos, capsys):
     config = tiny_config(tmp_path / "run")
     assert run_one(config, data) == 0  # one of 22 is 4.5 %
     unreadable, left_out = log_of(config, "unreadable"), log_of(config, "left_out")
-    assert {line["path"].partition("/gone")[0] for line in unreadable} == {str(videos.train.entries[3].path)}
-    assert {line["path"].partition("/gone")[0] for line in left_out} == {
+    assert {line["path"].partition("/missing")[0] for line in unreadable} == {str(videos.train.entries[3].path)}
+    assert {line["path"].partition("/missing")[0] for line in left_out} == {
         str(videos.val.entries[i].path) for i in (1, 2)
     }
     assert {line["val"]["left_out"] for line in log_of(config, "epoch")} == {2}
@@ -319,7 +319,7 @@ def test_devices(monkeypatch):
 
 def test_alone():
     team = Team(torch.device("cpu"))
-    assert (team.leads, team.highest(3), team.gather("a"), team.from_leader("b")) == (True, 3, ["a"], "b")
+    assert (team.leads, team.all_reduce_max(3), team.gather("a"), team.from_leader("b")) == (True, 3, ["a"], "b")
     assert team.total(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     with pytest.raises(InputError, match="no"):
-        team.led(lambda: (_ for _ in ()).throw(InputError("no")))
+        team.on_leader(lambda: (_ for _ in ()).throw(InputError("no")))
