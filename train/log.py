@@ -2,24 +2,15 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from train.errors import InputError
-
-
-class ScalarWriter(Protocol):
-    """What is used of TensorBoard's SummaryWriter."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Add a point to the curve `tag`."""
-
-    def close(self) -> None:
-        """Write what is still held back."""
 
 
 class JsonLines:
@@ -32,11 +23,7 @@ class JsonLines:
 
     def __init__(self, path: Path, append: bool = False) -> None:
         if append and path.exists():
-            content = path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                with path.open("r+b") as file:
-                    file.truncate(whole)
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file = path.open(
             "a" if append else "w",
             encoding="utf-8",
@@ -63,10 +50,10 @@ class JsonLines:
 class RunLog:
     """The log of a training run: `log.jsonl` in its folder, the console, and TensorBoard's files in `tensorboard/`.
 
-    In the processes that do not lead, give `folder=None`: they write and print nothing.
+    In the processes that do not lead, give `folder=None`: they write and print nothing. `writer` is a SummaryWriter.
     """
 
-    def __init__(self, folder: Path | None, *, append: bool = False, writer: ScalarWriter | None = None) -> None:
+    def __init__(self, folder: Path | None, *, append: bool = False, writer: Any = None) -> None:
         self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append)
         self._writer = writer
         self._bar: Any = None
@@ -124,15 +111,9 @@ class RunLog:
             for name, value in values.items():
                 self._writer.add_scalar(f"{group}/{name}", value, position)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-
-def tensorboard_writer(folder: Path) -> ScalarWriter:
-    """TensorBoard's writer into `folder`. Raises InputError where TensorBoard is not installed."""
+def tensorboard_writer(folder: Path) -> Any:
+    """TensorBoard's SummaryWriter into `folder`. Raises InputError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -1,5 +1,7 @@
 """From a recipe's description of a network to the network."""
 
+from typing import Any
+
 from tam_triton.nets import C2D, TANet, c2d, tanet
 from train.errors import InputError
 from train.recipes import Model
@@ -19,29 +21,13 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
         InputError: weights that torchvision does not have, or that are damaged in torch's cache.
         OSError: they cannot be downloaded.
     """
+    options: dict[str, Any] = {"dropout": model.dropout}
+    if model.kind == "TANet":
+        options |= {"kernel_size": model.kernel_size, "alpha": model.alpha, "beta": model.beta}
     if model.backbone == "small":
-        backbone = SmallResNet(num_classes)
-        if model.kind == "C2D":
-            return C2D(backbone, num_segments, dropout=model.dropout)
-        taps, alpha, beta = model.kernel_size, model.alpha, model.beta
-        return TANet(backbone, num_segments, dropout=model.dropout, kernel_size=taps, alpha=alpha, beta=beta)
+        return (TANet if model.kind == "TANet" else C2D)(SmallResNet(num_classes), num_segments, **options)
+    make, depth = tanet if model.kind == "TANet" else c2d, int(model.backbone.removeprefix("resnet"))
     try:
-        return _on_torchvision(model, num_classes, num_segments, model.weights if pretrained else None)
+        return make(depth, num_classes, num_segments, weights=model.weights if pretrained else None, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from error
-
-
-def _on_torchvision(model: Model, num_classes: int, num_segments: int, weights: str | None) -> C2D:
-    depth = int(model.backbone.removeprefix("resnet"))
-    if model.kind == "C2D":
-        return c2d(depth, num_classes, num_segments, dropout=model.dropout, weights=weights)
-    return tanet(
-        depth,
-        num_classes,
-        num_segments,
-        dropout=model.dropout,
-        kernel_size=model.kernel_size,
-        alpha=model.alpha,
-        beta=model.beta,
-        weights=weights,
-    )

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -31,14 +31,9 @@ def logits_of(
         channels_last: leave the frames as they were decoded; otherwise they become contiguous.
     """
     frames = normalise(clips.to(device, non_blocking=True))
-    with autocast(device, precision):
-        return network(frames if channels_last else frames.contiguous()).float()
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context of a forward pass in `precision`; fp32 leaves everything as it is."""
     dtype = DTYPES.get(precision)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+    with torch.autocast(device.type, dtype) if dtype else nullcontext():
+        return network(frames if channels_last else frames.contiguous()).float()
 
 
 @contextmanager
@@ -49,14 +44,10 @@ def computing(device: torch.device, threads: int | None = None, deterministic: b
     """
     if deterministic is None:
         deterministic = device.type == "cpu"
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
-        with reproducible(threads):
-            yield
-        return
-    if threads is not None:
-        torch.set_num_threads(threads)
-    yield
+    with reproducible() if deterministic else nullcontext():
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
 
 
 @contextmanager
@@ -70,6 +61,7 @@ def reproducible(threads: int | None = None) -> Iterator[None]:
     )
     if threads is not None:
         torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.use_deterministic_algorithms(True)
     # Nothing here reads uninitialized memory, and filling it all the same takes a sixth of the time.
     deterministic.fill_uninitialized_memory = False

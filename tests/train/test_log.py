@@ -1,5 +1,6 @@
 import json
 import sys
+from contextlib import closing
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ class Curves:
 
 def test_all_three_say_the_same(tmp_path, capsys):
     curves = Curves()
-    with RunLog(tmp_path, writer=curves) as log:
+    with closing(RunLog(tmp_path, writer=curves)) as log:
         log.begin(0, 10)
         log.steps(4, 0.5, {"loss": 2.5, "lr": 0.1}, "step 4: fine")
         log.progress(4)
@@ -72,7 +73,7 @@ def test_all_three_say_the_same(tmp_path, capsys):
 
 
 def test_processes_that_do_not_lead_say_nothing(tmp_path, capsys):
-    with RunLog(None) as log:
+    with closing(RunLog(None)) as log:
         log.begin(0, 10)
         log.steps(4, 0.5, {"loss": 2.5}, "step 4")
         log.warn("nothing")

@@ -1,5 +1,7 @@
 """`python -m train fit RECIPE`: from a recipe and a data set's indices to a trained network, on one GPU or many."""
 
+from contextlib import closing
+
 from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
@@ -42,22 +44,39 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         InputError: the data do not suit the recipe; the folder holds another run; a loss is no number; too many videos
             cannot be read; reading or writing fails for good; another process is lost.
     """
-    recipe = config.recipe.resolve()
-    for split in (train, val):
-        recipe.data.check_split(split)
-    if train.class_names != val.class_names:
-        raise InputError("data: the training and the validation videos have different class names")
-    if recipe.validation.per_video != 1:
-        raise InputError(
-            f"validation: got {recipe.validation.per_video} views of a video, expected 1; a test takes more"
-        )
+    recipe, compute = config.recipe.resolve(), config.compute
+    optimization, seed = recipe.optimization, recipe.seed
+    _check_data(recipe, train, val)
     checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
     team.on_leader(lambda: _prepare_folder(config, recipe, checkpoints))
     writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
-    folder = config.out if team.leads else None
-    settings = computing(team.device, config.threads, config.deterministic)
-    with settings, RunLog(folder, append=config.resume, writer=writer) as log:
-        run = _build_run(config, recipe, train, val, team, stop, checkpoints, log)
+    log = RunLog(config.out if team.leads else None, append=config.resume, writer=writer)
+    with computing(team.device, config.threads, config.deterministic), closing(log):
+        loading = config.loading.for_device(team.device)
+        labels = [entry.label for entry in train.entries] if recipe.data.balanced else None
+        size, epochs = optimization.batch_size, optimization.epochs
+        order = TrainingBatches(len(train), size, epochs, seed, team.rank, team.size, compute.accumulate, labels)
+        views = EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder)
+        seed_generators(team.device, seed)
+        network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
+        learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
+        run = Run(
+            config=config,
+            identity=describe_run(recipe, compute, train, val),
+            team=team,
+            stop=stop,
+            log=log,
+            checkpoints=checkpoints,
+            clips=TrainingClips(train, recipe.sampling, recipe.augmentation, seed, recipe.data.decoder),
+            order=order,
+            validation=evaluation_batches(views, max(1, size // team.size), loading, team.rank, team.size),
+            loading=loading,
+            learner=learner,
+            trained=TrainedNetwork(learner.evaluated, recipe, train.class_names),
+            watch=FiniteWatch(norm_may_overflow=compute.precision == "fp16"),
+            meter=Meter(team, size),
+            failures=FailureTally(len(train), recipe.data.max_bad_share),
+        )
         if config.resume:
             resume(run)
         names = zip(train.class_names, run.clips.mirrored, strict=True)
@@ -67,55 +86,15 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         return run.train()
 
 
-def _build_run(
-    config: FitConfig,
-    recipe: Recipe,
-    train: Split,
-    val: Split,
-    team: Team,
-    stop: StopRequest,
-    checkpoints: RunCheckpoints,
-    log: RunLog,
-) -> Run:
-    """A run at its beginning."""
-    optimization, compute, loading = recipe.optimization, config.compute, config.loading.for_device(team.device)
-    order = TrainingBatches(
-        len(train),
-        optimization.batch_size,
-        optimization.epochs,
-        recipe.seed,
-        team.rank,
-        team.size,
-        compute.accumulate,
-        [entry.label for entry in train.entries] if recipe.data.balanced else None,
-    )
-    seed_generators(team.device, recipe.seed)
-    network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
-    learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
-    return Run(
-        config,
-        recipe,
-        describe_run(recipe, compute, train, val),
-        team,
-        stop,
-        log,
-        checkpoints,
-        clips=TrainingClips(train, recipe.sampling, recipe.augmentation, recipe.seed, recipe.data.decoder),
-        order=order,
-        validation=evaluation_batches(
-            EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder),
-            max(1, optimization.batch_size // team.size),
-            loading,
-            team.rank,
-            team.size,
-        ),
-        loading=loading,
-        learner=learner,
-        trained=TrainedNetwork(learner.evaluated, recipe, train.class_names),
-        watch=FiniteWatch(norm_may_overflow=compute.precision == "fp16"),
-        meter=Meter(team, optimization.batch_size),
-        failures=FailureTally(len(train), recipe.data.max_bad_share),
-    )
+def _check_data(recipe: Recipe, train: Split, val: Split) -> None:
+    for split in (train, val):
+        recipe.data.check_split(split)
+    if train.class_names != val.class_names:
+        raise InputError("data: the training and the validation videos have different class names")
+    if recipe.validation.per_video != 1:
+        raise InputError(
+            f"validation: got {recipe.validation.per_video} views of a video, expected 1; a test takes more"
+        )
 
 
 def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:

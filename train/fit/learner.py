@@ -1,7 +1,7 @@
 """A network that learns: one optimizer step, on one device or in step with the other processes of a run."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -71,26 +71,22 @@ class Learner:
         self.max_grad_norm = optimization.max_grad_norm or float("inf")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.precision == "fp16")
         self.average = MovingAverage(network, self.compute.ema) if self.compute.ema else None
-        self.parallel = self._parallel(network)
-        self._forward: Any = (
-            torch.compile(self.parallel or network) if self.compute.compile else self.parallel or network
-        )
+        self.parallel: DistributedDataParallel | None = None
+        if self.team.size > 1:
+            devices = [self.device.index] if on_gpu else None
+            self.parallel = DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
+        self._forward: Any = self.parallel or network
+        if self.compute.compile:
+            self._forward = torch.compile(self._forward)
         self.schedule = schedule
         self.steps = 0
         self.tally = Tally()
         set_rate(self.optimizer, schedule(0))
 
-    def _parallel(self, network: nn.Module) -> DistributedDataParallel | None:
-        if self.team.size == 1:
-            return None
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
-
     @property
     def lr(self) -> float:
         """The learning rate of the next step, of parameters with factor 1."""
-        group = self.optimizer.param_groups[0]
-        return float(group["lr"])
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def evaluated(self) -> nn.Module:
@@ -100,13 +96,14 @@ class Learner:
     def step(self, parts: Sequence[Batch]) -> StepResult:
         """One optimizer step on this process' clips, which are computed in `parts`, one after the other."""
         self.optimizer.zero_grad()
-        compute = self.compute
+        precision, channels_last = self.compute.precision, self.compute.channels_last
         total = sum(len(part) for part in parts)
         loss = torch.zeros((), device=self.device)
         for number, batch in enumerate(parts, start=1):
             labels = batch.labels.to(self.device, non_blocking=True)
-            with self._gradients_shared(number == len(parts)):
-                logits = logits_of(self._forward, batch.clips, self.device, compute.precision, compute.channels_last)
+            is_last = number == len(parts)  # after it alone the processes add up their gradients
+            with nullcontext() if is_last or self.parallel is None else self.parallel.no_sync():
+                logits = logits_of(self._forward, batch.clips, self.device, precision, channels_last)
                 part = cross_entropy(logits, labels, reduction="sum") / total
                 self.scaler.scale(part).backward()
             loss += part.detach()
@@ -120,10 +117,6 @@ class Learner:
         self.steps += 1
         set_rate(self.optimizer, self.schedule(self.steps))
         return StepResult(loss, grad_norm)
-
-    def _gradients_shared(self, now: bool) -> AbstractContextManager[None]:
-        """Add up the processes' gradients after the last part of a step alone."""
-        return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
 
     def take_score(self) -> Score:
         """This process' score over the steps since this was last called."""

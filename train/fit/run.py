@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
-from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -22,45 +20,11 @@ from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
 from train.fit.meter import Meter
-from train.fit.stopping import FiniteWatch, StopRequest
+from train.fit.stopping import FiniteWatch, Outcome, Stopped, StopRequest, Verdict
 from train.log import RunLog
 from train.metrics import Score, Tally, tally_batches
 from train.precision import seed_generators
-from train.recipes import Recipe
 from train.team import Team, naming_lost_peers
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    steps: int
-    """Optimizer steps done, in this run and those that it resumed."""
-    signal: int | None
-    """The signal that stopped it; None if it went to its end."""
-    best: float | None
-    """Best top-1 accuracy in a validation, from 0 to 1."""
-    checkpoint: Path
-
-
-class Verdict(IntEnum):
-    """What a process says before a step; the greatest of all processes' holds for all of them."""
-
-    GO = 0
-    STOP = 1
-    """A signal came."""
-    FAILED = 2
-    """No batch could be had: the state is sound, and saved before the run ends."""
-    DIVERGED = 3
-    """A loss or a gradient is not finite, so the state is not to be saved."""
-
-
-class _Stopped(Exception):  # noqa: N818 (no error)
-    """All processes have agreed to stop, as `signal` asked, and the checkpoint is written."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(signal)
-        self.signal = signal
 
 
 @dataclass
@@ -68,7 +32,6 @@ class Run:
     """One run of `team`. Its parts are made by `fit`; `train` takes its steps."""
 
     config: FitConfig
-    recipe: Recipe
     identity: dict[str, Any]
     """All that decides what the run computes."""
     team: Team
@@ -108,29 +71,26 @@ class Run:
         self.log.begin(self.learner.steps, self.total)
         try:
             with naming_lost_peers(), closing(self.validation):
-                self._train()
-        except _Stopped as stopped:
+                if self.learner.steps // self.order.steps_per_epoch > self.validated:  # ended while it validated
+                    self._end_epoch()
+                start = self.learner.steps * self.config.compute.accumulate
+                with closing(training_batches(self.clips, self.order, self.loading, start)) as loader:
+                    self.meter.begin()
+                    batches = iter(loader)
+                    while self.learner.steps < self.total:
+                        self._step(batches)
+        except Stopped as stopped:
             signal = stopped.signal
             self.log.event("stopped", step=self.learner.steps, signal=signal)
             self.log.say(f"stopped at step {self.learner.steps} of {self.total}; --resume goes on from there")
         best = self.best["accuracy"] if self.best else None
         return Outcome(self.learner.steps, signal, best, self.checkpoints.best)
 
-    def _train(self) -> None:
-        if self.learner.steps // self.order.steps_per_epoch > self.validated:  # the run ended while it validated
-            self._end_epoch()
-        start = self.learner.steps * self.config.compute.accumulate
-        with closing(training_batches(self.clips, self.order, self.loading, start)) as loader:
-            self.meter.begin()
-            batches = iter(loader)
-            while self.learner.steps < self.total:
-                self._step(batches)
-
     def _step(self, batches: Iterator[Batch]) -> None:
         parts = self._next_parts(batches)
         step = self.learner.steps + 1
         # What a step draws depends on nothing before it, so no checkpoint has to hold the generators' states.
-        seed_generators(self.team.device, self.recipe.seed, step, self.team.rank)
+        seed_generators(self.team.device, self.order.seed, step, self.team.rank)
         result = self.learner.step(parts)
         entries = self.clips.split.entries
         self.watch.add(step, result, [str(entries[i].path) for part in parts for i in part.indices.tolist()])
@@ -177,7 +137,7 @@ class Run:
         if verdict is not Verdict.DIVERGED:
             self._save(required=True)
         if verdict is Verdict.STOP:
-            raise _Stopped(self.team.all_reduce_max(self.stop.number or 0))  # only some may have been told
+            raise Stopped(self.team.all_reduce_max(self.stop.number or 0))  # only some may have been told
         problems = [text for text in self.team.gather(problem) if text]
         self.log.event("failed", step=self.learner.steps, problems=problems)
         raise InputError("; ".join(dict.fromkeys(problems)))

@@ -1,4 +1,4 @@
-"""Why a run ends before its end: a signal asked for it, or a loss or a gradient is no number any more.
+"""How a run ends, and why it may do so before its end: a signal, or a loss or a gradient that is not finite.
 
 SIGTERM and SIGINT ask it to stop after the step it is in, instead of ending it wherever it is. Numbers are looked at
 without any step waiting for the device.
@@ -10,7 +10,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +21,39 @@ from torch import Tensor
 from train.fit.learner import StepResult
 
 SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    steps: int
+    """Optimizer steps done, in this run and those that it resumed."""
+    signal: int | None
+    """The signal that stopped it; None if it went to its end."""
+    best: float | None
+    """Best top-1 accuracy in a validation, from 0 to 1."""
+    checkpoint: Path
+
+
+class Verdict(IntEnum):
+    """What a process says before a step; the greatest of all processes' holds for all of them."""
+
+    GO = 0
+    STOP = 1
+    """A signal came."""
+    FAILED = 2
+    """No batch could be had: the state is sound, and saved before the run ends."""
+    DIVERGED = 3
+    """A loss or a gradient is not finite, so the state is not to be saved."""
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    """All processes have agreed to stop, as `signal` asked, and the checkpoint is written."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 class StopRequest:
@@ -50,8 +86,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(NamedTuple):
     """Loss and gradient norm of a step (2,) on the CPU, once `arrived` has happened; and how to name its clips."""
 
     step: int
@@ -85,19 +120,16 @@ class FiniteWatch:
         """What is wrong with a step looked at by now, in words; `wait` looks at all that were added."""
         while self._readings:
             reading = self._readings[0]
-            if reading.arrived and not wait and not reading.arrived.query():
-                return None
             if reading.arrived:
+                if not wait and not reading.arrived.query():
+                    return None
                 reading.arrived.synchronize()
             self._readings.popleft()
             loss, norm = reading.values.tolist()
+            more = f" and {len(reading.files) - SHOWN} more" if len(reading.files) > SHOWN else ""
+            clips = f"its clips are of {', '.join(reading.files[:SHOWN])}{more}"
             if not math.isfinite(loss):
-                return f"the loss of step {reading.step} is {loss}; its clips are of {_some(reading.files)}"
+                return f"the loss of step {reading.step} is {loss}; {clips}"
             if not math.isfinite(norm) and not self.norm_may_overflow:
-                return f"the gradient norm of step {reading.step} is {norm}; its clips are of {_some(reading.files)}"
+                return f"the gradient norm of step {reading.step} is {norm}; {clips}"
         return None
-
-
-def _some(files: Sequence[str]) -> str:
-    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return ", ".join(files[:SHOWN]) + more
