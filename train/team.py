@@ -46,53 +46,41 @@ class Team:
         return self.rank == 0
 
     def all_reduce_max(self, number: int) -> int:
-        """The greatest `number` that any process gave. All have to call it; waits for the slowest."""
+        """The greatest `number` that any process gave. All have to call it, and those below; waits for the slowest."""
         if self.size == 1:
             return number
         result = torch.tensor(number)
-        with naming_lost_peers():
-            dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group)
+        dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group)
         return int(result)
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum of every process' `numbers`, on this process' CPU."""
         result = numbers.detach().cpu().clone()
         if self.size > 1:
-            with naming_lost_peers():
-                dist.all_reduce(result, group=self.group)
+            dist.all_reduce(result, group=self.group)
         return result
 
     def gather(self, value: Value) -> list[Value]:
         """Every process' `value`, in the order of their ranks; `value` has to be picklable."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        with naming_lost_peers():
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def from_leader(self, value: Value) -> Value:
-        """The leading process' `value`, whatever the others gave."""
-        if self.size == 1:
-            return value
-        values = [value if self.leads else None]
-        with naming_lost_peers():
-            dist.broadcast_object_list(values, src=0, group=self.group)
-        return values[0]  # type: ignore[return-value]
-
     def on_leader(self, action: Callable[[], Value]) -> Value:
         """What `action` gives in the leading process, which alone calls it; its InputError is raised in all of them."""
-        result: Value | None = None
-        error: str | None = None
+        answer: list[Any] = [None, None]
         if self.leads:
             try:
-                result = action()
-            except InputError as caught:
-                error = str(caught)
-        result, error = self.from_leader((result, error))
-        if error is not None:
-            raise InputError(error)
-        return result  # type: ignore[return-value]
+                answer[0] = action()
+            except InputError as error:
+                answer[1] = str(error)
+        if self.size > 1:
+            dist.broadcast_object_list(answer, src=0, group=self.group)
+        value, problem = answer
+        if problem is not None:
+            raise InputError(problem)
+        return value
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give all processes the leading one's buffers: BatchNorm's running statistics, each process having its own.
@@ -100,9 +88,8 @@ class Team:
         DistributedDataParallel does so before each training step; evaluation, which runs without it, needs it too.
         """
         if self.size > 1:
-            with naming_lost_peers():
-                for buffer in network.buffers():
-                    dist.broadcast(buffer, src=0)
+            for buffer in network.buffers():
+                dist.broadcast(buffer, src=0)
 
 
 @contextmanager
@@ -118,24 +105,24 @@ def join_team(
 
     Raises:
         InputError: no such device, fewer GPUs than processes on this node, or a variable missing.
-        PeerLostError: the others did not come.
+        PeerLostError: the others did not come, or one is lost while the team is together.
     """
     rank, size, local_rank = _place(environment)
     chosen = choose_device(device, local_rank)
     if size == 1:
         yield Team(chosen)
         return
-    with naming_lost_peers():
+    with _naming_lost_peers():
         limit = timedelta(seconds=timeout)
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=limit, rank=rank, world_size=size)
         group = dist.new_group(backend="gloo", timeout=limit) if chosen.type == "cuda" else dist.group.WORLD
-    yield Team(chosen, rank, size, group)
+        yield Team(chosen, rank, size, group)
     # Only where all went well: after an error the others may have died, and taking leave of them would wait for them.
     dist.destroy_process_group()
 
 
 @contextmanager
-def naming_lost_peers() -> Iterator[None]:
+def _naming_lost_peers() -> Iterator[None]:
     """Turn what gloo and NCCL raise when a peer has died into a PeerLostError that says so."""
     try:
         yield

@@ -24,7 +24,7 @@ from train.fit.stopping import FiniteWatch, Outcome, Stopped, StopRequest, Verdi
 from train.log import RunLog
 from train.metrics import Score, Tally, tally_batches
 from train.precision import seed_generators
-from train.team import Team, naming_lost_peers
+from train.team import Team
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Run:
         signal: int | None = None
         self.log.begin(self.learner.steps, self.total)
         try:
-            with naming_lost_peers(), closing(self.validation):
+            with closing(self.validation):
                 if self.learner.steps // self.order.steps_per_epoch > self.validated:  # ended while it validated
                     self._end_epoch()
                 start = self.learner.steps * self.config.compute.accumulate

@@ -319,7 +319,7 @@ def test_devices(monkeypatch):
 
 def test_alone():
     team = Team(torch.device("cpu"))
-    assert (team.leads, team.all_reduce_max(3), team.gather("a"), team.from_leader("b")) == (True, 3, ["a"], "b")
+    assert (team.leads, team.all_reduce_max(3), team.gather("a"), team.on_leader(lambda: "b")) == (True, 3, ["a"], "b")
     assert team.total(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     with pytest.raises(InputError, match="no"):
         team.on_leader(lambda: (_ for _ in ()).throw(InputError("no")))
