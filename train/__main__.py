@@ -77,8 +77,8 @@ def _fit(config: FitConfig) -> int:
         recipe = config.recipe.resolve()
         print(find_batch(recipe, recipe.data.num_classes or 400, config.compute, choose_device(config.device)))
         return 0
-    outcome = run_fit(config)
-    return 0 if outcome.signal is None else 128 + outcome.signal
+    signal = run_fit(config).signal
+    return 0 if signal is None else 128 + signal
 
 
 def _print_prediction(config: PredictConfig) -> None:

@@ -98,9 +98,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 class RunCheckpoints:
     """The checkpoints of a run in its folder: those of the last steps as `step-*.pt`, and the best as `best.pt`.
 
-    Args:
-        folder: theirs alone.
-        keep: how many of the last ones stay.
+    `folder` is theirs alone; the last `keep` stay.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -117,12 +115,12 @@ class RunCheckpoints:
         path = self.folder / f"step-{step:08d}.pt"
         save_checkpoint(path, trained, run)
         if is_best:
-            self.mark_best(path)
+            self._mark_best(path)
         for old in self.by_age()[: -self.keep]:
             old.unlink()
         return path
 
-    def mark_best(self, path: Path) -> None:
+    def _mark_best(self, path: Path) -> None:
         """Let `best.pt` hold what `path` holds."""
         with replacing(self.best) as unfinished:
             try:
@@ -160,16 +158,14 @@ class RunCheckpoints:
         return None
 
     def _put_best_right(self, path: Path, run: dict[str, Any], warn: Callable[[str], None]) -> None:
-        if run["best"] is None:
-            return
-        if run["best"]["step"] == run["learner"]["steps"]:
-            self.mark_best(path)
-            return
-        try:
-            _read_run(self.best)
-        except InputError as error:
-            warn(f"{error}; the next validation makes another best checkpoint")
-            run["best"] = None
+        if run["best"] and run["best"]["step"] == run["learner"]["steps"]:
+            self._mark_best(path)
+        elif run["best"]:
+            try:
+                _read_run(self.best)
+            except InputError as error:
+                warn(f"{error}; the next validation makes another best checkpoint")
+                run["best"] = None
 
 
 def _read_run(path: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def tally_batches(
 
 
 def evaluate(network: nn.Module, batches: Iterable[Batch]) -> Score:
-    """Score `network` on all clips of `batches`, as `tally_batches` does. Raises InputError where there are none."""
+    """The score of `tally_batches`. Raises InputError where there are no clips."""
     return tally_batches(network, batches).score()
 
 

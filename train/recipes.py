@@ -241,13 +241,7 @@ DEMO = Recipe(
     sampling=Sampling("segments", num_segments=8),
     augmentation=Augmentation(crop_size=64, scales=(1.0,), positions="any", flip=0.5),
     optimization=Optimization(
-        batch_size=16,
-        lr=0.1,
-        lr_batch_size=16,
-        epochs=8,
-        schedule="cosine",
-        milestones=(),
-        groups=False,
+        batch_size=16, lr=0.1, lr_batch_size=16, epochs=8, schedule="cosine", milestones=(), groups=False
     ),
     validation=Views(placement="middle", short_side=64, crop_size=64),
     test=Views(placement="middle", short_side=64, crop_size=64),

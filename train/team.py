@@ -49,7 +49,7 @@ class Team:
         """The greatest `number` that any process gave. All have to call it, and those below; waits for the slowest."""
         if self.size == 1:
             return number
-        result = torch.tensor(number)
+        result = torch.tensor(int(number))
         dist.all_reduce(result, dist.ReduceOp.MAX, group=self.group)
         return int(result)
 

@@ -37,10 +37,9 @@ class Compute:
     """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average."""
 
     def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise InputError(f"compute.accumulate: got {self.accumulate}, expected at least 1")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise InputError(f"compute.ema: got {self.ema}, expected a number between 0 and 1")
+        check_types(self)
+        require(self, "accumulate", self.accumulate >= 1, "at least 1")
+        require(self, "ema", self.ema is None or 0 < self.ema < 1, "a number between 0 and 1")
         if self.compile and self.recompute:
             raise InputError(
                 "compute: compile and recompute exclude each other; torch.compile itself decides what to keep"

@@ -41,8 +41,8 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     returned is the same in all processes.
 
     Raises:
-        InputError: the data do not suit the recipe; the folder holds another run; a loss is no number; too many videos
-            cannot be read; reading or writing fails for good; another process is lost.
+        InputError: the data do not suit the recipe; the folder holds another run; a loss is not finite; too many videos
+            cannot be read; reading or writing fails for good.
     """
     recipe, compute = config.recipe.resolve(), config.compute
     optimization, seed = recipe.optimization, recipe.seed

@@ -55,17 +55,17 @@ class Meter:
         The only place where a run waits for its device between checkpoints. `loss` is a mean over the steps, times are
         in seconds a step, the wait that of the process that waited longest, memory the peak in GiB.
         """
-        everyone = self.team.gather((float(self._loss), self._waited))
+        losses, waits = zip(*self.team.gather((float(self._loss), self._waited)), strict=True)
         steps, elapsed, grad_norm = self._steps, time.perf_counter() - self._since, float(self._grad_norm)
         self.begin()
         if steps == 0:
             return {}
         metrics = {
-            "loss": sum(loss for loss, _ in everyone) / steps / self.team.size,
+            "loss": sum(losses) / steps / self.team.size,
             "lr": lr,
             "grad_norm": grad_norm,
             "step_seconds": elapsed / steps,
-            "data_wait_seconds": max(waited for _, waited in everyone) / steps,
+            "data_wait_seconds": max(waits) / steps,
             "clips_per_second": self.clips_per_step * steps / elapsed,
         }
         if self.team.device.type == "cuda":

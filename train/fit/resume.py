@@ -70,16 +70,12 @@ def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs in two runs' descriptions and must not, each as `field: was this, is that`; empty for one run."""
     before, after = _flat(saved), _flat(now)
-    fields = sorted(before.keys() | after.keys())
+    free = tuple(f"{field}." for field in MAY_DIFFER)
     return [
         f"{field}: was {before.get(field)!r}, is {after.get(field)!r}"
-        for field in fields
-        if before.get(field) != after.get(field) and not any(_within(field, free) for free in MAY_DIFFER)
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field) and not f"{field}.".startswith(free)
     ]
-
-
-def _within(field: str, group: str) -> bool:
-    return field == group or field.startswith(f"{group}.")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

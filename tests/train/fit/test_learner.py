@@ -292,6 +292,8 @@ def _saved(state):
     ("settings", "message"),
     [
         ({"accumulate": 0}, "compute.accumulate: got 0"),
+        ({"accumulate": "2"}, "compute.accumulate: got '2', expected a whole number"),
+        ({"precision": "half"}, "compute.precision: got 'half', expected one of 'fp32', 'bf16', 'fp16'"),
         ({"ema": 1.0}, r"compute.ema: got 1\.0"),
         ({"compile": True, "recompute": True}, "exclude each other"),
     ],
