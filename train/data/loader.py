@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from train.data.killable import CRASHED, kill, took_too_long
 from train.errors import InputError
 from train.fields import check_types, require
 
@@ -232,16 +233,14 @@ class _Workers:
         busy = [(slot.pid, os.fsdecode(slot.path), now - slot.since) for slot in self.slots if slot.path]
         if message.startswith("DataLoader worker (pid"):
             dead = [int(number) for number in re.findall(r"\d+", message)]
-            crashed = "the process that read it crashed or was killed"
-            raise _TroubleError(message, {path: crashed for pid, path, _ in busy if pid in dead}) from error
+            raise _TroubleError(message, {path: CRASHED for pid, path, _ in busy if pid in dead}) from error
         if not message.startswith("DataLoader timed out"):
             raise error
         hung = [(pid, path) for pid, path, age in busy if age > self.timeout]
-        for pid, _ in hung:  # may hold the interpreter lock, and so hear of nothing else
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid, _ in hung:
+            kill(pid)
         if hung:
-            reason = f"took more than {self.timeout:g} s to be read, its decoder was taken for hung and ended"
+            reason = took_too_long(self.timeout)
             raise _TroubleError("a decoder hangs", {path: reason for _, path in hung}) from error
         if not busy and now - waiting_since > self.timeout:
             raise _TroubleError(f"they gave nothing for {self.timeout:g} s", {}) from error

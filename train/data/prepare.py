@@ -8,6 +8,7 @@ again, goes on.
 import functools
 import os
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from train.data.check import check
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
-from train.data.killable import DiedError, HungError, call_each
+from train.data.killable import CRASHED, call_each, took_too_long
 from train.data.reader import Decoder, VideoError, open_frames
 from train.data.sources import Source, read_split
 from train.data.transcode import scaled_size, transcode
@@ -122,17 +123,16 @@ def _work(config: PrepareConfig, todo: Sequence[Job], writer: IndexWriter, finis
     look = functools.partial(_look, config)
     gone = sum(problem is not None for problem in writer.problems.values())
     with tqdm(total=finished + len(todo), initial=finished, desc=config.dataset.name, unit="video") as progress:
-        for outcome in call_each(look, todo, config.processes, config.timeout):
-            job = outcome.task
+        for job, outcome in call_each(look, todo, config.processes, config.timeout):
             was_gone = writer.problems.get(job.number) is not None
-            try:
-                checked = outcome.result()
-            except HungError:
-                checked = Checked(job.number, job.entry, "hung", f"took more than {config.timeout:g} s")
-            except DiedError as error:
-                checked = Checked(job.number, job.entry, "corrupt", f"its decoder crashed ({error})")
-            writer.write(checked)
-            gone += (checked.problem is not None) - was_gone
+            if isinstance(outcome, TimeoutError):
+                outcome = Checked(job.number, job.entry, "hung", took_too_long(config.timeout))
+            elif isinstance(outcome, BrokenProcessPool):
+                outcome = Checked(job.number, job.entry, "corrupt", CRASHED)
+            elif isinstance(outcome, Exception):
+                raise outcome
+            writer.write(outcome)
+            gone += (outcome.problem is not None) - was_gone
             progress.set_postfix(gone=gone, refresh=False)
             progress.update()
 

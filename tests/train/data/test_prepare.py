@@ -1,12 +1,15 @@
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,7 +29,7 @@ from tests.train.data.test_frame_folder import write_folder
 from train.data.check import check
 from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter, read_index
-from train.data.killable import DiedError, HungError, call_each
+from train.data.killable import call_each
 from train.data.prepare import PrepareConfig, prepare
 from train.data.reader import VideoFile, open_frames
 from train.data.reader.packets import read_packets
@@ -93,7 +96,9 @@ def test_hung_files_are_killed_named_and_tried_again_on_request(folder, tmp_path
     hasty = replace(config(folder, tmp_path / "index.jsonl", timeout=1e-4), dataset=tmp_path / "list.txt")
     index = prepare(hasty)
     assert len(index.split) == 0
-    assert [(item.problem, item.reason) for item in index.gone] == [("hung", "took more than 0.0001 s")]
+    assert [(item.problem, item.reason) for item in index.gone] == [
+        ("hung", "took more than 0.0001 s to be read, its decoder was taken for hung and ended")
+    ]
     assert prepare(hasty) == index  # nothing is left to do
     patient = prepare(replace(hasty, timeout=60.0, retry=True))
     assert [entry.path.name for entry in patient.split.entries] == ["b.webm"]
@@ -103,12 +108,18 @@ def test_hung_files_are_killed_named_and_tried_again_on_request(folder, tmp_path
 RUN = """
 import sys
 from pathlib import Path
+from typing import Any
 from train.data.prepare import PrepareConfig, prepare
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     prepare(PrepareConfig(root / "list.txt", "list", root / "videos", root / "classes.txt", None,
                           Path(sys.argv[2]), processes=1))
 """
+
+
+def is_running(pid):
+    status = Path("/proc", pid, "stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_killed_and_continued(folder, tmp_path):
@@ -121,8 +132,13 @@ def test_killed_and_continued(folder, tmp_path):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
         time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait()
+    while time.monotonic() < deadline and any(map(is_running, children)):
+        time.sleep(0.005)
+    assert children
+    assert not any(map(is_running, children))
     before = path.read_bytes()
     index = prepare(config(folder, path))
     assert path.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
@@ -231,20 +247,42 @@ def test_calls_that_hang_die_or_raise(tmp_path):
     outcomes: dict[str, list] = {}
     started = time.monotonic()
     tasks = ["a", "hang", "b", "die", "raise", "c", "die", "d"]
-    for outcome in call_each(act, tasks, processes=2, timeout=1.0):
-        try:
-            result = outcome.result()
-        except Exception as error:
-            result = type(error)
-        outcomes.setdefault(outcome.task, []).append(result)
+    for task, outcome in call_each(act, tasks, processes=2, timeout=1.0):
+        result = type(outcome) if isinstance(outcome, Exception) else outcome
+        outcomes.setdefault(task, []).append(result)
     assert outcomes == {
         **{task: [task.upper()] for task in "abcd"},
-        "hang": [HungError],
-        "die": [DiedError, DiedError],
+        "hang": [TimeoutError],
+        "die": 2 * [BrokenProcessPool],
         "raise": [ValueError],
     }
     assert time.monotonic() - started < 60
     assert list(call_each(act, [], processes=2, timeout=1.0)) == []
+
+
+def test_calls_that_are_not_waited_for_are_ended():
+    started = time.monotonic()
+    calls: Any = call_each(act, ["hang", "a", "hang", "hang"], processes=2, timeout=60.0)
+    assert next(calls) == ("a", "A")
+    calls.close()
+    while multiprocessing.active_children() and time.monotonic() < started + 30:
+        time.sleep(0.01)
+    assert time.monotonic() < started + 30
+
+
+class EndsItsProcess:
+    """A function that is not even unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+    def __call__(self, task):
+        return task
+
+
+def test_processes_that_do_not_start():
+    with pytest.raises(RuntimeError, match="ended at its start"):
+        list(call_each(EndsItsProcess(), range(10), processes=2, timeout=1.0))
 
 
 def test_reader_that_shows_other_frames_is_found_out(folder, monkeypatch):
