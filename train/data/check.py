@@ -127,7 +127,7 @@ def _promised_seconds(path: str) -> tuple[float, float]:
 
 
 def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(H, W) of RGB (H, W, 3): ITU-R BT.601, in which decoders agree better than in colours, which they interpolate."""
+    """(H, W) of RGB (H, W, 3): ITU-R BT.601, in which decoders agree better than in colors, which they interpolate."""
     return pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 

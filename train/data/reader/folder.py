@@ -83,7 +83,7 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
     if fast is not None and data[:2] == b"\xff\xd8":
         try:
             return fast(data)
-        except ValueError:  # it knows no four-colour pictures, and Pillow raises on what is damaged
+        except ValueError:  # it knows no four-color pictures, and Pillow raises on what is damaged
             pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a damaged picture Pillow sometimes only warns
