@@ -8,6 +8,7 @@ in which that file counts as one that cannot be read.
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import re
@@ -160,21 +161,16 @@ class _Slot(ctypes.Structure):
     _fields_ = (("pid", ctypes.c_int64), ("since", ctypes.c_double), ("path", ctypes.c_char * 4096))
 
 
-class _SlotWriter:
+def _watch(slots: Any, worker: int) -> None:
     """In a worker, lets the dataset write into the worker's slot."""
+    info: Any = get_worker_info()
+    slots[worker].pid = os.getpid()
+    info.dataset.watch = functools.partial(_write, slots[worker])
 
-    def __init__(self, slots: Any) -> None:
-        self.slots = slots
 
-    def __call__(self, worker: int) -> None:
-        info: Any = get_worker_info()
-        self.slot = self.slots[worker]
-        self.slot.pid = os.getpid()
-        info.dataset.watch = self.write
-
-    def write(self, path: str) -> None:
-        self.slot.since = time.monotonic()
-        self.slot.path = os.fsencode(path)[:4095]
+def _write(slot: _Slot, path: str) -> None:
+    slot.since = time.monotonic()
+    slot.path = os.fsencode(path)[:4095]
 
 
 class _From:
@@ -205,7 +201,7 @@ class _Workers:
             persistent_workers=True,
             pin_memory=loading.pins,
             timeout=min(LOOK_INTERVAL, loading.timeout / 2),
-            worker_init_fn=_SlotWriter(self.slots),
+            worker_init_fn=functools.partial(_watch, self.slots),
             # A generator of its own, so that the loader draws nothing from torch's global one.
             generator=torch.Generator(),
         )

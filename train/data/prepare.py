@@ -121,10 +121,10 @@ def _jobs(split: Split, root: Path, target: Path | None) -> Sequence[Job]:
 
 def _work(config: PrepareConfig, todo: Sequence[Job], writer: IndexWriter, finished: int) -> None:
     look = functools.partial(_look, config)
-    gone = sum(problem is not None for problem in writer.problems.values())
+    left_out = sum(problem is not None for problem in writer.problems.values())
     with tqdm(total=finished + len(todo), initial=finished, desc=config.dataset.name, unit="video") as progress:
         for job, outcome in call_each(look, todo, config.processes, config.timeout):
-            was_gone = writer.problems.get(job.number) is not None
+            was_left_out = writer.problems.get(job.number) is not None
             if isinstance(outcome, TimeoutError):
                 outcome = Checked(job.number, job.entry, "hung", took_too_long(config.timeout))
             elif isinstance(outcome, BrokenProcessPool):
@@ -132,8 +132,8 @@ def _work(config: PrepareConfig, todo: Sequence[Job], writer: IndexWriter, finis
             elif isinstance(outcome, Exception):
                 raise outcome
             writer.write(outcome)
-            gone += (outcome.problem is not None) - was_gone
-            progress.set_postfix(gone=gone, refresh=False)
+            left_out += (outcome.problem is not None) - was_left_out
+            progress.set_postfix(left_out=left_out, refresh=False)
             progress.update()
 
 
@@ -164,7 +164,7 @@ def _is_transcoded(source: Entry, target: Entry, config: PrepareConfig) -> bool:
 def report(index: Index, path: Path, most: int = 20) -> str:
     """What `prepare` prints at its end: the counts, and the first `most` of the entries that cannot be used."""
     lines = [index.summary()]
-    lines += [f"  {item.problem}: {item.entry.path}: {item.reason}" for item in index.gone[:most]]
-    if len(index.gone) > most:
-        lines.append(f"  … and {len(index.gone) - most} more, all of them in the index")
+    lines += [f"  {item.problem}: {item.entry.path}: {item.reason}" for item in index.left_out[:most]]
+    if len(index.left_out) > most:
+        lines.append(f"  … and {len(index.left_out) - most} more, all of them in the index")
     return "\n".join([*lines, f"index: {path}"])

@@ -75,7 +75,7 @@ def test_what_is_found_is_in_the_index_and_in_the_report(folder, tmp_path, capsy
         ),
         ("even", "odd"),
     )
-    fates = [(item.number, item.entry.path.name, item.problem) for item in index.gone]
+    fates = [(item.number, item.entry.path.name, item.problem) for item in index.left_out]
     assert fates == [
         (3, "d.webm", "short"),
         (4, "e.mp4", "corrupt"),
@@ -85,7 +85,7 @@ def test_what_is_found_is_in_the_index_and_in_the_report(folder, tmp_path, capsy
     assert index.counts == {"missing": 1, "short": 1, "corrupt": 2, "hung": 0}
     assert index == read_index(tmp_path / "index.jsonl")
     report = capsys.readouterr().out
-    assert "list: 3 of 7 usable; gone: 4 (57.1%), 1 missing, 1 short, 2 corrupt" in report
+    assert "list: 3 of 7 usable; left out: 4 (57.1%), 1 missing, 1 short, 2 corrupt" in report
     assert f"missing: {videos / 'gone.mp4'}: no such file" in report
     moved = read_index(tmp_path / "index.jsonl", root=Path("/elsewhere"))
     assert moved.split.entries[1].path == Path("/elsewhere/b.webm")
@@ -96,7 +96,7 @@ def test_hung_files_are_killed_named_and_tried_again_on_request(folder, tmp_path
     hasty = replace(config(folder, tmp_path / "index.jsonl", timeout=1e-4), dataset=tmp_path / "list.txt")
     index = prepare(hasty)
     assert len(index.split) == 0
-    assert [(item.problem, item.reason) for item in index.gone] == [
+    assert [(item.problem, item.reason) for item in index.left_out] == [
         ("hung", "took more than 0.0001 s to be read, its decoder was taken for hung and ended")
     ]
     assert prepare(hasty) == index  # nothing is left to do
@@ -162,7 +162,7 @@ def test_index_cut_at_any_byte_is_continued(tmp_path):
     write_index(path, split, [3, 0, 2, 1, 4])
     whole, expected = path.read_bytes(), read_index(path)
     assert [entry.num_frames for entry in expected.split.entries] == [10, 11, 13, 14]
-    assert [(item.number, item.reason) for item in expected.gone] == [(2, "why")]
+    assert [(item.number, item.reason) for item in expected.left_out] == [(2, "why")]
     for cut in sorted({*range(0, len(whole), 17), *(end + i for end in _line_ends(whole) for i in (-1, 0, 1))}):
         path.write_bytes(whole[:cut])
         with pytest.raises(InputError, match=r"is not finished, \d of 5|holds no complete line"):
@@ -317,7 +317,7 @@ def test_frame_folders_with_wrong_counts(tmp_path):
     settings = PrepareConfig(tmp_path / "list.txt", "frames_list", classes=tmp_path / "classes.txt", processes=1)
     index = prepare(settings)
     assert index.split.entries == (Entry(tmp_path / "six", 0, "frames", 6),)
-    assert [(item.problem, item.reason) for item in index.gone] == [
+    assert [(item.problem, item.reason) for item in index.left_out] == [
         ("corrupt", "00002.jpg: is missing, later frames to 6 exist"),
         ("corrupt", "00004.jpg: is no picture, or is damaged or truncated"),
         ("missing", "no such file or directory"),
@@ -352,7 +352,7 @@ def test_transcode(tmp_path):
         tmp_path / "tree", "tree", processes=2, transcode=tmp_path / "small", short_side=64, out=tmp_path / "i.jsonl"
     )
     index = prepare(settings)
-    assert [(item.entry.path.name, item.problem) for item in index.gone] == [("bad.mp4", "corrupt")]
+    assert [(item.entry.path.name, item.problem) for item in index.left_out] == [("bad.mp4", "corrupt")]
     sizes = {}
     for entry in index.split.entries:
         frames = open_frames(entry)

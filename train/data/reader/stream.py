@@ -97,9 +97,7 @@ class Stream:
                 frame.time_base = self._stream.time_base
             return frames
         except av.InvalidDataError as error:
-            if (
-                packet is not None and self.look(memoryview(packet)) == 0
-            ):  # H.264 without a picture is an error to FFmpeg
+            if packet is not None and self.look(memoryview(packet)) == 0:  # no picture: to FFmpeg's H.264 an error
                 return []
             raise VideoError(self.path, reason(error)) from error
         except (av.FFmpegError, OSError, ValueError) as error:
