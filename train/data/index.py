@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -153,22 +153,21 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     header: Any = None
+    is_newer = False
     known = {}
     for number, line in enumerate(lines, start=1):
         try:
             content = json.loads(line.decode(errors="surrogateescape"))
             if number == 1:
-                header = content
-                if header["format"] > FORMAT:
-                    raise InputError(f"{path}: is of format {header['format']}, this version reads up to {FORMAT}")
+                header, is_newer = content, content["format"] > FORMAT
             elif 0 <= content["number"] < header["entries"]:
                 known[content["number"]] = content
             else:
                 raise ValueError
-        except InputError:
-            raise
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number}: is no line of an index that `prepare` writes") from error
+        if is_newer:
+            raise InputError(f"{path}: is of format {header['format']}, this version reads up to {FORMAT}")
     if header is None:
         raise InputError(f"{path}: is no index, it holds no complete line")
     return header, known
@@ -182,10 +181,9 @@ def _complete_length(path: Path) -> int:
 def _to_line(checked: Checked, root: Path) -> dict[str, Any]:
     path = checked.entry.path.absolute()
     relative = path.relative_to(root) if path.is_relative_to(root) else path
-    entry = asdict(replace(checked.entry, path=Path()))
     return {
         "number": checked.number,
-        **entry,
+        **asdict(checked.entry),
         "path": relative.as_posix(),
         "problem": checked.problem,
         "reason": checked.reason,

@@ -107,9 +107,7 @@ class Augmentation:
 
 
 # Where the 13 crops lie, (down, right), in quarters of the room that a crop has in the frame.
-POSITIONS = tuple(
-    (i, j) for i in range(5) for j in range(5) if (i % 2 == 0 and j % 2 == 0) or (i % 2 == 1 and j % 2 == 1)
-)
+POSITIONS = tuple((i, j) for i in range(5) for j in range(5) if i % 2 == j % 2)
 
 
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:

@@ -68,11 +68,7 @@ class FrameFolder:
         file = self._file(index)
         check_regular(file)
         try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise VideoError(file, system_reason(error)) from error
-        try:
-            return decode_picture(data)
+            return decode_picture(file.read_bytes())
         except Exception as error:  # decoders raise whatever they meet: ValueError, OSError, SyntaxError, …
             raise VideoError(file, "is no picture, or is damaged or truncated") from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.entries import Entry, Kind, Split
+from train.data.entries import Entry, Split
 from train.data.sources.files import visible
 from train.data.sources.text import merged_names, unicode_form
 from train.errors import InputError
@@ -30,12 +30,7 @@ def read_tree(root: Path, class_names: Sequence[str] | None = None) -> Split:
         label = labels.get(unicode_form(folder.name))
         if label is None:
             raise InputError(f"{folder}: is none of the {len(labels)} classes")
-        kinds = ((clip, _kind(clip)) for clip in visible(folder))
-        entries.extend(Entry(clip, label, kind) for clip, kind in kinds)
+        entries.extend(Entry(clip, label, "frames" if clip.is_dir() else "video") for clip in visible(folder))
     if not entries:
         raise InputError(f"{root}: expected videos as class/clip.mp4, found none")
     return Split(root.resolve().name, tuple(entries), tuple(class_names))
-
-
-def _kind(clip: Path) -> Kind:
-    return "frames" if clip.is_dir() else "video"
