@@ -1,9 +1,9 @@
 """Clips a second from video files to batches: this project's reading beside the usual pipeline.
 
 The usual pipeline has the same frames and the same crops: it asks decord, with one thread, for the frames, resizes and
-crops each with Pillow, makes it float32, normalises it and collates that. This project leaves out frames that no wanted
+crops each with Pillow, makes it float32, normalizes it and collates that. This project leaves out frames that no wanted
 one needs, crops out of what was decoded, resizes all frames of a clip at once, and hands over bytes, which are
-normalised on the network's device.
+normalized on the network's device.
 """
 
 import multiprocessing
@@ -32,7 +32,7 @@ from train.data.entries import Entry, Split
 from train.data.loader import GuardedLoader, Loading
 from train.data.reader.with_decord import import_decord
 from train.data.sampling import Indices
-from train.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalise, random_flip
+from train.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize, random_flip
 
 Files = Literal["k400", "k400-transcoded", "ssv2", "ssv2-transcoded"]
 
@@ -108,7 +108,7 @@ class PerFrame(Augmentation):
     def __call__(
         self, frames: Tensor, label: int, mirrored: Sequence[int | None], rng: np.random.Generator
     ) -> tuple[Tensor, int]:
-        """`frames` (T, H, W, 3) uint8 as a normalised clip (T, 3, S, S), with the draws of `Augmentation`."""
+        """`frames` (T, H, W, 3) uint8 as a normalized clip (T, 3, S, S), with the draws of `Augmentation`."""
         pictures = [Image.fromarray(frame) for frame in frames.numpy()]
         width, height = pictures[0].size
         scale = 256 / min(width, height)
@@ -260,7 +260,7 @@ def agree(name: str, ours: TrainingClips, usual: TrainingClips, keys: Sequence[C
     """
     for key in keys[:4]:
         batch, other = collate([ours[key]]), collate([usual[key]])
-        clips = normalise(batch.clips)
+        clips = normalize(batch.clips)
         apart, mirrored = ((clips - these).abs().mean() for these in (other.clips, other.clips.flip(-1)))
         if apart > AGREEMENT * mirrored or not torch.equal(batch.labels, other.labels):
             raise RuntimeError(f"{name}: the pipelines' clips differ by {apart:.2f} standard deviations on the mean")
@@ -274,7 +274,7 @@ def heading(machine: Machine, options: Data) -> str:
         f"{'over usual':>11} {'MB a clip':>10}"
     )
     return (
-        f"{machine}\n{options.clips} clips × 8 frames a round, 1 thread in each process, normalising of bytes left to "
+        f"{machine}\n{options.clips} clips × 8 frames a round, 1 thread in each process, normalizing of bytes left to "
         f"the GPU; ms of CPU time for 0 workers, else by the clock\n\n{columns}"
     )
 

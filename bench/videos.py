@@ -13,7 +13,7 @@ from train.data.entries import Entry
 from train.data.sampling import Sampling
 from train.data.transcode import transcode
 
-GRAIN = 3.0  # standard deviation of the sensor's noise, in grey levels: at none the files are far too small
+GRAIN = 3.0  # standard deviation of the sensor's noise, in gray levels: at none the files are far too small
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,19 @@ def scene(kind: Kind, rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
         backdrop += _blocks(height, width, size, rng) * contrast
     grain = rng.normal(0.0, GRAIN, (8, kind.height, kind.width, 1))
     y, x = np.mgrid[: kind.height, : kind.width]
-    colours, phases, radii = rng.uniform(0, 255, (3, 3)), rng.uniform(0, 6.28, (3, 2)), rng.uniform(15, 40, 3)
+    colors, phases, radii = rng.uniform(0, 255, (3, 3)), rng.uniform(0, 6.28, (3, 2)), rng.uniform(15, 40, 3)
     for number in range(kind.num_frames):
         turn = 6.28 * number / (4.0 * kind.rate)  # once round in four seconds
         down, right = (int(margin / 2 * (1 + np.sin(turn + shift))) for shift in (0.0, 1.57))
         frame = backdrop[down : down + kind.height, right : right + kind.width].copy()
-        for colour, (a, b), radius in zip(colours, phases, radii, strict=True):
-            centre = kind.height / 2 * (1 + 0.7 * np.sin(turn + a)), kind.width / 2 * (1 + 0.7 * np.cos(turn + b))
-            frame[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2] = colour
+        for color, (a, b), radius in zip(colors, phases, radii, strict=True):
+            center = kind.height / 2 * (1 + 0.7 * np.sin(turn + a)), kind.width / 2 * (1 + 0.7 * np.cos(turn + b))
+            frame[(y - center[0]) ** 2 + (x - center[1]) ** 2 < radius**2] = color
         frame += grain[rng.integers(len(grain))]
         yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
 def _blocks(height: int, width: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Squares of random colour (H, W, 3), from 0 to 1."""
+    """Squares of random color (H, W, 3), from 0 to 1."""
     small = rng.uniform(0, 1, (height // size + 1, width // size + 1, 3))
     return small.repeat(size, axis=0).repeat(size, axis=1)[:height, :width]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.transforms import normalise
+from train.data.transforms import normalize
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -30,7 +30,7 @@ def logits_of(
         precision: other than fp32 computes under autocast.
         channels_last: leave the frames as they were decoded; otherwise they become contiguous.
     """
-    frames = normalise(clips.to(device, non_blocking=True))
+    frames = normalize(clips.to(device, non_blocking=True))
     dtype = DTYPES.get(precision)
     with torch.autocast(device.type, dtype) if dtype else nullcontext():
         return network(frames if channels_last else frames.contiguous()).float()

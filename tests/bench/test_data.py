@@ -16,7 +16,7 @@ from train.data.check import check
 from train.data.dataset import ClipKey, TrainingClips
 from train.data.entries import Entry, Split
 from train.data.index import Checked
-from train.data.transforms import Augmentation, normalise
+from train.data.transforms import Augmentation, normalize
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_pipelines_give_the_same_clips(entries: list[Entry]) -> None:
         assert other.clips is not None
         assert mine.label == other.label
         assert (mine.clips.dtype, other.clips.dtype) == (torch.uint8, torch.float32)
-        clips = normalise(mine.clips)
+        clips = normalize(mine.clips)
         near = (clips - other.clips).abs().mean()
         assert near < 0.2 * (clips - other.clips.flip(-1)).abs().mean()
     sizes = data.agree("ssv2", ours, usual, [ClipKey(0, 0)])

@@ -1,7 +1,6 @@
 """Writes docs/video-files.md, what each reader does with each kind of file: `python -m
 tests.support.video_file_table`."""
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.support.video_files import (
 )
 from train.data.check import check
 from train.data.entries import Entry
-from train.data.killable import DiedError, HungError, call_each
+from train.data.killable import call_each
 from train.data.reader import VideoError, VideoFile
 from train.data.reader.with_decord import import_decord
 
@@ -171,13 +170,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         kinds = files(Path(name))
         alone = {}
-        for outcome in call_each(
-            by_decord_alone, [p for p in kinds.values() if p.is_file()], processes=2, timeout=10.0
-        ):
-            with contextlib.suppress(HungError, DiedError):
-                alone[outcome.task] = outcome.result()
-            if outcome.task not in alone:
-                alone[outcome.task] = "**hangs**" if isinstance(outcome.error, HungError) else "**crashes**"
+        for path, outcome in call_each(by_decord_alone, [p for p in kinds.values() if p.is_file()], 2, timeout=10.0):
+            is_hung = isinstance(outcome, TimeoutError)
+            alone[path] = "**hangs**" if is_hung else "**crashes**" if isinstance(outcome, Exception) else outcome
         lines = [
             f"| {kind} | {alone.get(kinds[kind], '–')} | {reader} | {verdict} |"
             for kind, reader, verdict in rows(kinds)

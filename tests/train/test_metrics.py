@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy
 
 from train.data.batches import Batch, FailureTally
 from train.data.dataset import Failure
-from train.data.transforms import normalise
+from train.data.transforms import normalize
 from train.demo.side_by_side import train_side_by_side
 from train.errors import InputError
 from train.fit.learner import Learner
@@ -37,7 +37,7 @@ def test_score_counts_every_clip_once():
     network = Linear().train()
     batches = [make_batch(0, 5), make_batch(1, 2), make_batch(2, 0)]
     score = evaluate(network, batches)
-    logits = torch.cat([network(normalise(batch.clips)) for batch in batches[:2]])
+    logits = torch.cat([network(normalize(batch.clips)) for batch in batches[:2]])
     labels = torch.cat([batch.labels for batch in batches])
     ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
     assert score.total == 7

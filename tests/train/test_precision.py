@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.data.transforms import normalise
+from train.data.transforms import normalize
 from train.precision import computing, logits_of
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def test_logits_are_float32_of_the_numbers_asked_for(clips, precision, dtype):
     logits = logits_of(network, clips, CPU, precision)
     assert (network.answered.dtype, logits.dtype) == (dtype, torch.float32)
     assert torch.equal(logits, network.answered.float())
-    assert torch.equal(network.frames, normalise(clips))
+    assert torch.equal(network.frames, normalize(clips))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -40,7 +40,7 @@ def test_frames_are_as_decoded_or_contiguous(clips, channels_last):
     network = Recording()
     logits = logits_of(network, clips, CPU, "fp32", channels_last)
     assert network.frames.is_contiguous() is not channels_last
-    assert torch.equal(logits, network.fc(normalise(clips).flatten(1)))
+    assert torch.equal(logits, network.fc(normalize(clips).flatten(1)))
 
 
 @pytest.mark.parametrize(("deterministic", "holds"), [(None, True), (True, True), (False, False)])

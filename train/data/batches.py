@@ -6,8 +6,7 @@ batch without looking at an earlier one; a global batch is the same whatever the
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import overload
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,9 +20,7 @@ from train.errors import InputError
 # Samples after which the share of bad videos is taken seriously, where there are as many.
 TRUSTED_SAMPLES = 1000
 
-
-def _none() -> Tensor:
-    return torch.empty(0, dtype=torch.int64)
+_NONE = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,9 @@ class Batch:
     """Videos that could not be read: replaced in training, in evaluation left out."""
     missing: tuple[int, ...] = ()
     """Numbers of the entries of which a clip is absent here. In training only where no substitute was found."""
-    indices: Tensor = field(default_factory=_none)
+    indices: Tensor = _NONE
     """(N,) number of the entry that each clip was read from: `split.entries[index].path` is its file."""
-    views: Tensor = field(default_factory=_none)
+    views: Tensor = _NONE
     """(N,) number of the view of its video, clip · crops + crop."""
 
     def __len__(self) -> int:
@@ -48,8 +45,8 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; called by the DataLoader."""
-        clips, labels, indices, views = (t.pin_memory() for t in (self.clips, self.labels, self.indices, self.views))
-        return Batch(clips, labels, self.failures, self.missing, indices, views)
+        tensors = ("clips", "labels", "indices", "views")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in tensors})
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -120,22 +117,14 @@ class TrainingBatches(Sequence[list[ClipKey]]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
+        """Optimizer steps of one epoch."""
         return self.num_entries // self.batch_size
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.epochs * self.accumulate
 
-    @overload
-    def __getitem__(self, item: int) -> list[ClipKey]: ...
-
-    @overload
-    def __getitem__(self, item: slice) -> list[list[ClipKey]]: ...
-
-    def __getitem__(self, item: int | slice) -> list[ClipKey] | list[list[ClipKey]]:
-        """The keys of one batch, or those of a slice of them."""
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
+    def __getitem__(self, item: int) -> list[ClipKey]:  # type: ignore[override] # no slices
+        """The keys of one batch."""
         if not 0 <= item < len(self):
             raise IndexError(f"batch {item} of {len(self)}")
         step, part = divmod(item, self.accumulate)

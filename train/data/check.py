@@ -29,10 +29,17 @@ def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "au
     must be the same. `number` is the entry's place in its list. Raises nothing for what is wrong with the entry.
     """
     try:
-        frames = open_frames(_uncounted(entry), decoder)
-        found = _count_shown(frames, decoder) if isinstance(frames, VideoFile) else _decode_all(frames)
+        frames = open_frames(replace(entry, num_frames=None), decoder)  # what its list promises is not believed
+        if isinstance(frames, VideoFile):
+            found = _count_shown(frames, decoder)
+        else:
+            found = sum(len(chunk) for chunk in chunks(frames))
     except VideoError as error:
-        return Checked(number, entry, _problem(error, entry), _without_path(error, entry))
+        problem: Problem = "missing"
+        if entry.path.exists():
+            problem = "short" if isinstance(error, _ShortError) else "corrupt"
+        inside = "" if error.path == str(entry.path) else f"{Path(error.path).name}: "
+        return Checked(number, entry, problem, inside + error.reason)
     least = max(min_frames, entry.num_frames or 1)
     if found < least:
         asked = "the list says" if least == entry.num_frames else "there should be at least"
@@ -42,23 +49,6 @@ def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "au
 
 class _ShortError(VideoError):
     """The end of a video is not there."""
-
-
-def _problem(error: VideoError, entry: Entry) -> Problem:
-    if isinstance(error, _ShortError):
-        return "short"
-    return "corrupt" if entry.path.exists() else "missing"
-
-
-def _uncounted(entry: Entry) -> Entry:
-    """The entry without the number of frames that its list promises, so that they are counted."""
-    return replace(entry, num_frames=None)
-
-
-def _decode_all(frames: Frames) -> int:
-    for _ in chunks(frames):
-        pass
-    return len(frames)
 
 
 def chunks(frames: Frames) -> Iterator[NDArray[np.uint8]]:
@@ -127,10 +117,5 @@ def _promised_seconds(path: str) -> tuple[float, float]:
 
 
 def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(H, W) of RGB (H, W, 3): ITU-R BT.601, in which decoders agree better than in colours, which they interpolate."""
+    """(H, W) of RGB (H, W, 3): ITU-R BT.601, in which decoders agree better than in colors, which they interpolate."""
     return pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def _without_path(error: VideoError, entry: Entry) -> str:
-    """The reason; with the name of the file where that is one inside the entry's folder."""
-    return error.reason if error.path == str(entry.path) else f"{Path(error.path).name}: {error.reason}"

@@ -34,7 +34,7 @@ class Views:
     clips: int = 1
     """Clips out of a video."""
     crops: int = 1
-    """Squares out of a clip: one in the centre, or several side by side along the long side."""
+    """Squares out of a clip: one in the center, or several side by side along the long side."""
     short_side: int = 256
     """Frames are resized so that their shorter side has this many pixels, …"""
     crop_size: int = 224

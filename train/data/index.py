@@ -10,9 +10,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from train.data.entries import Entry, Split
@@ -44,26 +43,21 @@ class Index(NamedTuple):
 
     split: Split
     """The usable entries, in the list's order."""
-    gone: tuple[Checked, ...]
+    left_out: tuple[Checked, ...]
     """All others, in the list's order."""
 
     @property
     def counts(self) -> dict[Problem, int]:
         """How many entries each problem has taken."""
-        found = Counter(checked.problem for checked in self.gone)
+        found = Counter(checked.problem for checked in self.left_out)
         return {problem: found[problem] for problem in PROBLEMS}
 
-    @property
-    def share_gone(self) -> float:
-        """The share of the entries that cannot be used, from 0 to 1."""
-        return len(self.gone) / (len(self.gone) + len(self.split))
-
     def summary(self) -> str:
-        """One line, such as `val: 19404 of 19796 usable; gone: 392 (2.0%), 300 missing, 92 corrupt`."""
-        total = len(self.gone) + len(self.split)
-        kinds = "".join(f", {count} {problem}" for problem, count in self.counts.items() if count)
-        gone = f"{len(self.gone)} ({self.share_gone:.1%}){kinds}"
-        return f"{self.split.name}: {len(self.split)} of {total} usable; gone: {gone}"
+        """One line, such as `val: 19404 of 19796 usable; left out: 392 (2.0%), 300 missing, 92 corrupt`."""
+        count, total = len(self.left_out), len(self.left_out) + len(self.split)
+        kinds = "".join(f", {number} {problem}" for problem, number in self.counts.items() if number)
+        usable = f"{self.split.name}: {len(self.split)} of {total} usable"
+        return f"{usable}; left out: {count} ({count / total:.1%}){kinds}"
 
 
 def read_index(path: Path, root: Path | None = None) -> Index:
@@ -83,8 +77,8 @@ def read_index(path: Path, root: Path | None = None) -> Index:
     base = Path(header["root"]) if root is None else root
     checked = [_from_line(known[number], base) for number in range(total)]
     usable = tuple(item.entry for item in checked if item.problem is None)
-    gone = tuple(item for item in checked if item.problem is not None)
-    return Index(Split(header["split"], usable, tuple(header["class_names"])), gone)
+    left_out = tuple(item for item in checked if item.problem is not None)
+    return Index(Split(header["split"], usable, tuple(header["class_names"])), left_out)
 
 
 class IndexWriter:
@@ -118,9 +112,7 @@ class IndexWriter:
             self._append(self.header)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.fsync(self._file)
         os.close(self._file)
 
@@ -144,9 +136,7 @@ class IndexWriter:
         header, known = _load(self.path)
         for key, value in self.header.items():
             if header.get(key) != value:
-                what = {"list": "of another list", "settings": f"made with {header.get(key)}"}.get(
-                    key, f"of another {key}"
-                )
+                what = f"made with {header.get(key)}" if key == "settings" else f"of another {key}"
                 raise InputError(f"{self.path}: holds an index {what}; delete it or choose another place")
         os.truncate(self.path, complete)
         self.problems = {number: line["problem"] for number, line in known.items()}
@@ -163,22 +153,21 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     header: Any = None
+    is_newer = False
     known = {}
     for number, line in enumerate(lines, start=1):
         try:
             content = json.loads(line.decode(errors="surrogateescape"))
             if number == 1:
-                header = content
-                if header["format"] > FORMAT:
-                    raise InputError(f"{path}: is of format {header['format']}, this version reads up to {FORMAT}")
+                header, is_newer = content, content["format"] > FORMAT
             elif 0 <= content["number"] < header["entries"]:
                 known[content["number"]] = content
             else:
                 raise ValueError
-        except InputError:
-            raise
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number}: is no line of an index that `prepare` writes") from error
+        if is_newer:
+            raise InputError(f"{path}: is of format {header['format']}, this version reads up to {FORMAT}")
     if header is None:
         raise InputError(f"{path}: is no index, it holds no complete line")
     return header, known
@@ -192,10 +181,9 @@ def _complete_length(path: Path) -> int:
 def _to_line(checked: Checked, root: Path) -> dict[str, Any]:
     path = checked.entry.path.absolute()
     relative = path.relative_to(root) if path.is_relative_to(root) else path
-    entry = asdict(replace(checked.entry, path=Path()))
     return {
         "number": checked.number,
-        **entry,
+        **asdict(checked.entry),
         "path": relative.as_posix(),
         "problem": checked.problem,
         "reason": checked.reason,

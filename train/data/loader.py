@@ -8,6 +8,7 @@ in which that file counts as one that cannot be read.
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from train.data.killable import CRASHED, kill, took_too_long
 from train.errors import InputError
 from train.fields import check_types, require
 
@@ -159,21 +161,16 @@ class _Slot(ctypes.Structure):
     _fields_ = (("pid", ctypes.c_int64), ("since", ctypes.c_double), ("path", ctypes.c_char * 4096))
 
 
-class _SlotWriter:
+def _watch(slots: Any, worker: int) -> None:
     """In a worker, lets the dataset write into the worker's slot."""
+    info: Any = get_worker_info()
+    slots[worker].pid = os.getpid()
+    info.dataset.watch = functools.partial(_write, slots[worker])
 
-    def __init__(self, slots: Any) -> None:
-        self.slots = slots
 
-    def __call__(self, worker: int) -> None:
-        info: Any = get_worker_info()
-        self.slot = self.slots[worker]
-        self.slot.pid = os.getpid()
-        info.dataset.watch = self.write
-
-    def write(self, path: str) -> None:
-        self.slot.since = time.monotonic()
-        self.slot.path = os.fsencode(path)[:4095]
+def _write(slot: _Slot, path: str) -> None:
+    slot.since = time.monotonic()
+    slot.path = os.fsencode(path)[:4095]
 
 
 class _From:
@@ -204,7 +201,7 @@ class _Workers:
             persistent_workers=True,
             pin_memory=loading.pins,
             timeout=min(LOOK_INTERVAL, loading.timeout / 2),
-            worker_init_fn=_SlotWriter(self.slots),
+            worker_init_fn=functools.partial(_watch, self.slots),
             # A generator of its own, so that the loader draws nothing from torch's global one.
             generator=torch.Generator(),
         )
@@ -232,16 +229,14 @@ class _Workers:
         busy = [(slot.pid, os.fsdecode(slot.path), now - slot.since) for slot in self.slots if slot.path]
         if message.startswith("DataLoader worker (pid"):
             dead = [int(number) for number in re.findall(r"\d+", message)]
-            crashed = "the process that read it crashed or was killed"
-            raise _TroubleError(message, {path: crashed for pid, path, _ in busy if pid in dead}) from error
+            raise _TroubleError(message, {path: CRASHED for pid, path, _ in busy if pid in dead}) from error
         if not message.startswith("DataLoader timed out"):
             raise error
         hung = [(pid, path) for pid, path, age in busy if age > self.timeout]
-        for pid, _ in hung:  # may hold the interpreter lock, and so hear of nothing else
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid, _ in hung:
+            kill(pid)
         if hung:
-            reason = f"took more than {self.timeout:g} s to be read, its decoder was taken for hung and ended"
+            reason = took_too_long(self.timeout)
             raise _TroubleError("a decoder hangs", {path: reason for _, path in hung}) from error
         if not busy and now - waiting_since > self.timeout:
             raise _TroubleError(f"they gave nothing for {self.timeout:g} s", {}) from error

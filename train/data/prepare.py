@@ -8,6 +8,7 @@ again, goes on.
 import functools
 import os
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from train.data.check import check
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
-from train.data.killable import DiedError, HungError, call_each
+from train.data.killable import CRASHED, call_each, took_too_long
 from train.data.reader import Decoder, VideoError, open_frames
 from train.data.sources import Source, read_split
 from train.data.transcode import scaled_size, transcode
@@ -120,20 +121,19 @@ def _jobs(split: Split, root: Path, target: Path | None) -> Sequence[Job]:
 
 def _work(config: PrepareConfig, todo: Sequence[Job], writer: IndexWriter, finished: int) -> None:
     look = functools.partial(_look, config)
-    gone = sum(problem is not None for problem in writer.problems.values())
+    left_out = sum(problem is not None for problem in writer.problems.values())
     with tqdm(total=finished + len(todo), initial=finished, desc=config.dataset.name, unit="video") as progress:
-        for outcome in call_each(look, todo, config.processes, config.timeout):
-            job = outcome.task
-            was_gone = writer.problems.get(job.number) is not None
-            try:
-                checked = outcome.result()
-            except HungError:
-                checked = Checked(job.number, job.entry, "hung", f"took more than {config.timeout:g} s")
-            except DiedError as error:
-                checked = Checked(job.number, job.entry, "corrupt", f"its decoder crashed ({error})")
-            writer.write(checked)
-            gone += (checked.problem is not None) - was_gone
-            progress.set_postfix(gone=gone, refresh=False)
+        for job, outcome in call_each(look, todo, config.processes, config.timeout):
+            was_left_out = writer.problems.get(job.number) is not None
+            if isinstance(outcome, TimeoutError):
+                outcome = Checked(job.number, job.entry, "hung", took_too_long(config.timeout))
+            elif isinstance(outcome, BrokenProcessPool):
+                outcome = Checked(job.number, job.entry, "corrupt", CRASHED)
+            elif isinstance(outcome, Exception):
+                raise outcome
+            writer.write(outcome)
+            left_out += (outcome.problem is not None) - was_left_out
+            progress.set_postfix(left_out=left_out, refresh=False)
             progress.update()
 
 
@@ -164,7 +164,7 @@ def _is_transcoded(source: Entry, target: Entry, config: PrepareConfig) -> bool:
 def report(index: Index, path: Path, most: int = 20) -> str:
     """What `prepare` prints at its end: the counts, and the first `most` of the entries that cannot be used."""
     lines = [index.summary()]
-    lines += [f"  {item.problem}: {item.entry.path}: {item.reason}" for item in index.gone[:most]]
-    if len(index.gone) > most:
-        lines.append(f"  … and {len(index.gone) - most} more, all of them in the index")
+    lines += [f"  {item.problem}: {item.entry.path}: {item.reason}" for item in index.left_out[:most]]
+    if len(index.left_out) > most:
+        lines.append(f"  … and {len(index.left_out) - most} more, all of them in the index")
     return "\n".join([*lines, f"index: {path}"])

@@ -36,81 +36,61 @@ class Sampling:
         require(self, "reach", self.reach >= least, f"at least {least}")
 
     def train(self, num_frames: int, rng: np.random.Generator) -> Indices:
-        """The frames (T,) of a training clip, drawn by `rng`. ValueError if num_frames < 1; so below."""
-        _check_count("num_frames", num_frames)
+        """The frames (T,) of a training clip, drawn by `rng`. ValueError if num_frames < 1; so below.
+
+        dense: a random start in [0, span − 1), so never the last that fits, as published; (start + i·s) mod n.
+        segments: a random frame of each of T segments of d = n // T frames, i·d + randint(d); frame 0 T times if n < T.
+        The n mod T last frames are never taken. Published code has a third case, d = 0 with n > T, which cannot occur
+        for clips of single frames.
+        """
+        n, T = _checked("num_frames", num_frames), self.num_segments
         if self.kind == "dense":
-            return dense_train(num_frames, self.num_segments, self.reach, rng)
-        return segments_train(num_frames, self.num_segments, rng)
+            span = self._span(n)
+            return self._dense(np.asarray(rng.integers(span - 1) if span > 1 else 0), n)
+        length = n // T
+        return np.arange(T) * length + (rng.integers(length, size=T) if length else 0)
 
     def validate(self, num_frames: int) -> Indices:
-        """The frames (T,) of the clip that stands for a video while a network is trained."""
-        _check_count("num_frames", num_frames)
+        """The frames (T,) of the clip that stands for a video while a network is trained.
+
+        dense: the start in the middle, span // 2. segments: the middles of the segments, int(n/T/2 + i·n/T).
+        """
+        n, T = _checked("num_frames", num_frames), self.num_segments
         if self.kind == "dense":
-            return dense_validate(num_frames, self.num_segments, self.reach)
-        return segments_test(num_frames, self.num_segments, 1)[0]
+            return self._dense(np.asarray(self._span(n) // 2), n)
+        return _segments(np.asarray(n / T / 2), n, T)
 
     def test(self, num_frames: int, clips: int) -> Indices:
-        """The frames (clips, T) of all clips of a test."""
-        _check_count("num_frames", num_frames)
-        _check_count("clips", clips)
+        """The frames (m, T) of all m `clips` of a test.
+
+        dense: starts spread evenly from the first that fits to the last, linspace(0, span − 1, m).
+        segments: int(start + i·n/T) mod n. The starts are linspace(0, n/T − 1, m) cut to integers, so 0 for all if
+        n < T: towards zero, as NumPy's linspace did with dtype=int before 1.20; since then it rounds down, and a start
+        of −1 would wrap to the end of the video. A single clip is that of `validate`.
+        """
+        n, T = _checked("num_frames", num_frames), self.num_segments
+        _checked("clips", clips)
         if self.kind == "dense":
-            return dense_test(num_frames, self.num_segments, self.reach, clips)
-        return segments_test(num_frames, self.num_segments, clips)
+            return self._dense(_spread(self._span(n) - 1, clips), n)
+        return self.validate(n)[None] if clips == 1 else _segments(_spread(n / T - 1, clips), n, T)
+
+    def _span(self, n: int) -> int:
+        """How many starts there are from which a dense clip fits into the video; 1 where none does."""
+        return max(1, 1 + n - self.reach // self.num_segments * self.num_segments)
+
+    def _dense(self, starts: NDArray[np.int64], n: int) -> Indices:
+        return (starts[..., None] + np.arange(self.num_segments) * (self.reach // self.num_segments)) % n
 
 
-def dense_train(n: int, T: int, reach: int, rng: np.random.Generator) -> Indices:
-    """A random start in [0, span − 1), so never the last that fits, as published; (start + i·s) mod n, (T,)."""
-    span = _span(n, T, reach)
-    start = rng.integers(span - 1) if span > 1 else 0
-    return _dense(np.asarray(start), n, T, reach)
-
-
-def dense_validate(n: int, T: int, reach: int) -> Indices:
-    """The start in the middle, span // 2; (T,)."""
-    return _dense(np.asarray(_span(n, T, reach) // 2), n, T, reach)
-
-
-def dense_test(n: int, T: int, reach: int, clips: int) -> Indices:
-    """Starts spread evenly from the first that fits to the last, linspace(0, span − 1, m); (m, T)."""
-    return _dense(_spread(_span(n, T, reach) - 1, clips), n, T, reach)
-
-
-def segments_train(n: int, T: int, rng: np.random.Generator) -> Indices:
-    """A random frame of each of T segments of d = n // T frames, i·d + randint(d); frame 0 T times if n < T.
-
-    The n mod T last frames are never taken. Published code has a third case, d = 0 with n > T, which cannot occur for
-    clips of single frames.
-    """
-    length = n // T
-    if length == 0:
-        return np.zeros(T, dtype=np.int64)
-    return np.arange(T) * length + rng.integers(length, size=T)
-
-
-def segments_test(n: int, T: int, clips: int) -> Indices:
-    """One clip: the middles of the segments, int(n/T/2 + i·n/T). m clips: int(start + i·n/T) mod n; (m, T).
-
-    The m starts are linspace(0, n/T − 1, m) cut to integers, so 0 for all if n < T: towards zero, as NumPy's linspace
-    did with dtype=int before 1.20; since then it rounds down, and a start of −1 would wrap to the end of the video.
-    """
-    length = n / T
-    starts = np.asarray([length / 2]) if clips == 1 else _spread(length - 1, clips)
-    return (starts[:, None] + length * np.arange(T)).astype(np.int64) % n
-
-
-def _span(n: int, T: int, reach: int) -> int:
-    """How many starts there are from which a clip fits into the video; 1 where none does."""
-    return max(1, 1 + n - reach // T * T)
-
-
-def _dense(starts: NDArray[np.int64], n: int, T: int, reach: int) -> Indices:
-    return (starts[..., None] + np.arange(T) * (reach // T)) % n
+def _segments(starts: NDArray[np.int64] | NDArray[np.float64], n: int, T: int) -> Indices:
+    return (starts[..., None] + n / T * np.arange(T)).astype(np.int64) % n
 
 
 def _spread(last: float, count: int) -> NDArray[np.int64]:
     return np.linspace(0, last, count).astype(np.int64)
 
 
-def _check_count(name: str, value: int) -> None:
+def _checked(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+    return value

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
 from train.atomic import replacing
 from train.data.check import chunks
@@ -40,7 +39,9 @@ def transcode(entry: Entry, target: Path, short_side: int, crf: int = 23) -> Non
                     size = scaled_size((chunk.shape[2], chunk.shape[1]), short_side)
                     stream = _add_stream(container, size, _frame_rate(entry), crf)
                 for pixels in chunk:
-                    container.mux(stream.encode(_resized(pixels, stream.width, stream.height)))
+                    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                    size = stream.width, stream.height
+                    container.mux(stream.encode(frame.reformat(*size, "yuv420p", interpolation="BICUBIC", threads=1)))
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise OSError(f"{target}: cannot be encoded ({error})") from error
@@ -59,11 +60,6 @@ def _add_stream(container: Any, size: tuple[int, int], rate: Fraction, crf: int)
     stream.pix_fmt = "yuv420p"
     stream.width, stream.height = size
     return stream
-
-
-def _resized(pixels: NDArray[np.uint8], width: int, height: int) -> Any:
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
 
 
 def _frame_rate(entry: Entry) -> Fraction:

@@ -69,8 +69,8 @@ class Augmentation:
     max_distortion: int = 1
     """How many steps in `scales` the height may be away from the width. Script, after TSN."""
     positions: Literal["fixed", "any"] = "fixed"
-    """fixed: the crop lies at one of 13 places: the corners, the middles of the sides, the centre, and half way from
-    each corner to the centre (script, after TSN). any: anywhere within the frame."""
+    """fixed: the crop lies at one of 13 places: the corners, the middles of the sides, the center, and half way from
+    each corner to the center (script, after TSN). any: anywhere within the frame."""
     flip: float = 0.5
     """Probability of a flip from left to right. Labels are swapped with it where class names say left and right."""
 
@@ -107,9 +107,7 @@ class Augmentation:
 
 
 # Where the 13 crops lie, (down, right), in quarters of the room that a crop has in the frame.
-POSITIONS = tuple(
-    (i, j) for i in range(5) for j in range(5) if (i % 2 == 0 and j % 2 == 0) or (i % 2 == 1 and j % 2 == 1)
-)
+POSITIONS = tuple((i, j) for i in range(5) for j in range(5) if i % 2 == j % 2)
 
 
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
@@ -130,18 +128,18 @@ def resize_short_side(frames: Tensor, size: int) -> Tensor:
 def slide_crops(frames: Tensor, size: int, count: int) -> list[Tensor]:
     """`count` squares of `size` pixels, side by side from end to end of the long side, in the middle of the short one.
 
-    One is the centre crop; three of 256 pixels cover frames with a short side of 256 up to a ratio of 3. (The authors'
+    One is the center crop; three of 256 pixels cover frames with a short side of 256 up to a ratio of 3. (The authors'
     code slides along the width whatever the format; mmaction2's, like this, along the longer side.) Raises ValueError
     for frames (T, H, W, 3) smaller than the crop.
     """
     height, width = frames.shape[1:3]
     if min(height, width) < size:
         raise ValueError(f"size: got {size}, expected at most the short side of frames of {height} × {width} pixels")
-    centre = ((height - size) // 2, (width - size) // 2)
-    places = [centre]
+    center = ((height - size) // 2, (width - size) // 2)
+    places = [center]
     if count > 1:
         along = [i * (max(height, width) - size) // (count - 1) for i in range(count)]
-        places = [(place, centre[1]) if height > width else (centre[0], place) for place in along]
+        places = [(place, center[1]) if height > width else (center[0], place) for place in along]
     return [frames[:, top : top + size, left : left + size] for top, left in places]
 
 
@@ -158,7 +156,7 @@ def random_flip(
     return frames, label
 
 
-def normalise(clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalize(clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 frames (N, T, H, W, 3) → (N, T, 3, H, W) with ImageNet's mean and deviation, computed in float32.
 
     Runs where the clips are, and should be on the network's device: bytes are a quarter of what floats are to send.

@@ -100,7 +100,7 @@ def score_videos(
         kind=views.average,
         missing=(
             *(_missing_now(split.entries[number], base, reasons[number]) for number in sorted(reasons)),
-            *(_missing_before(gone, base) for gone in index.gone),
+            *(_missing_before(checked, base) for checked in index.left_out),
         ),
         protocol=protocol,
     )

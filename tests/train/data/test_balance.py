@@ -15,7 +15,7 @@ def test_balanced_epochs():
     frequent: set[int] = set()
     more: Counter[int] = Counter()
     for epoch in range(30):
-        keys = [key for batch in batches[5 * epoch : 5 * epoch + 5] for key in batch]
+        keys = [key for i in range(5) for key in batches[5 * epoch + i]]
         counts = Counter(LABELS[key.index] for key in keys)
         assert sorted(counts.values()) == [33, 33, 34]
         assert counts.keys() == {0, 1, 3}

@@ -70,7 +70,7 @@ def test_an_epoch_is_a_permutation_without_its_rest():
     assert (len(batches), batches.steps_per_epoch) == (12, 3)
     dropped: list[int] = []
     for epoch in range(4):
-        keys = [key for batch in batches[3 * epoch : 3 * epoch + 3] for key in batch]
+        keys = [key for i in range(3) for key in batches[3 * epoch + i]]
         assert {key.epoch for key in keys} == {epoch}
         assert len({key.index for key in keys}) == 9
         dropped += {*range(10)} - {key.index for key in keys}

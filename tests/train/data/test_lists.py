@@ -28,8 +28,7 @@ def test_paths_labels_and_order(tmp_path):
         ),
         NAMES,
     )
-    elsewhere = read_list(path, NAMES, root=tmp_path / "other", name="val")
-    assert elsewhere.name == "val"
+    elsewhere = read_list(path, NAMES, root=tmp_path / "other")
     assert elsewhere.entries[0].path == tmp_path / "other" / "b.mp4"
 
 

@@ -1,12 +1,15 @@
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,7 +29,7 @@ from tests.train.data.test_frame_folder import write_folder
 from train.data.check import check
 from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter, read_index
-from train.data.killable import DiedError, HungError, call_each
+from train.data.killable import call_each
 from train.data.prepare import PrepareConfig, prepare
 from train.data.reader import VideoFile, open_frames
 from train.data.reader.packets import read_packets
@@ -72,7 +75,7 @@ def test_what_is_found_is_in_the_index_and_in_the_report(folder, tmp_path, capsy
         ),
         ("even", "odd"),
     )
-    fates = [(item.number, item.entry.path.name, item.problem) for item in index.gone]
+    fates = [(item.number, item.entry.path.name, item.problem) for item in index.left_out]
     assert fates == [
         (3, "d.webm", "short"),
         (4, "e.mp4", "corrupt"),
@@ -82,7 +85,7 @@ def test_what_is_found_is_in_the_index_and_in_the_report(folder, tmp_path, capsy
     assert index.counts == {"missing": 1, "short": 1, "corrupt": 2, "hung": 0}
     assert index == read_index(tmp_path / "index.jsonl")
     report = capsys.readouterr().out
-    assert "list: 3 of 7 usable; gone: 4 (57.1%), 1 missing, 1 short, 2 corrupt" in report
+    assert "list: 3 of 7 usable; left out: 4 (57.1%), 1 missing, 1 short, 2 corrupt" in report
     assert f"missing: {videos / 'gone.mp4'}: no such file" in report
     moved = read_index(tmp_path / "index.jsonl", root=Path("/elsewhere"))
     assert moved.split.entries[1].path == Path("/elsewhere/b.webm")
@@ -93,7 +96,9 @@ def test_hung_files_are_killed_named_and_tried_again_on_request(folder, tmp_path
     hasty = replace(config(folder, tmp_path / "index.jsonl", timeout=1e-4), dataset=tmp_path / "list.txt")
     index = prepare(hasty)
     assert len(index.split) == 0
-    assert [(item.problem, item.reason) for item in index.gone] == [("hung", "took more than 0.0001 s")]
+    assert [(item.problem, item.reason) for item in index.left_out] == [
+        ("hung", "took more than 0.0001 s to be read, its decoder was taken for hung and ended")
+    ]
     assert prepare(hasty) == index  # nothing is left to do
     patient = prepare(replace(hasty, timeout=60.0, retry=True))
     assert [entry.path.name for entry in patient.split.entries] == ["b.webm"]
@@ -103,12 +108,18 @@ def test_hung_files_are_killed_named_and_tried_again_on_request(folder, tmp_path
 RUN = """
 import sys
 from pathlib import Path
+from typing import Any
 from train.data.prepare import PrepareConfig, prepare
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     prepare(PrepareConfig(root / "list.txt", "list", root / "videos", root / "classes.txt", None,
                           Path(sys.argv[2]), processes=1))
 """
+
+
+def is_running(pid):
+    status = Path("/proc", pid, "stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_killed_and_continued(folder, tmp_path):
@@ -121,8 +132,13 @@ def test_killed_and_continued(folder, tmp_path):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
         time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait()
+    while time.monotonic() < deadline and any(map(is_running, children)):
+        time.sleep(0.005)
+    assert children
+    assert not any(map(is_running, children))
     before = path.read_bytes()
     index = prepare(config(folder, path))
     assert path.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
@@ -146,7 +162,7 @@ def test_index_cut_at_any_byte_is_continued(tmp_path):
     write_index(path, split, [3, 0, 2, 1, 4])
     whole, expected = path.read_bytes(), read_index(path)
     assert [entry.num_frames for entry in expected.split.entries] == [10, 11, 13, 14]
-    assert [(item.number, item.reason) for item in expected.gone] == [(2, "why")]
+    assert [(item.number, item.reason) for item in expected.left_out] == [(2, "why")]
     for cut in sorted({*range(0, len(whole), 17), *(end + i for end in _line_ends(whole) for i in (-1, 0, 1))}):
         path.write_bytes(whole[:cut])
         with pytest.raises(InputError, match=r"is not finished, \d of 5|holds no complete line"):
@@ -231,20 +247,42 @@ def test_calls_that_hang_die_or_raise(tmp_path):
     outcomes: dict[str, list] = {}
     started = time.monotonic()
     tasks = ["a", "hang", "b", "die", "raise", "c", "die", "d"]
-    for outcome in call_each(act, tasks, processes=2, timeout=1.0):
-        try:
-            result = outcome.result()
-        except Exception as error:
-            result = type(error)
-        outcomes.setdefault(outcome.task, []).append(result)
+    for task, outcome in call_each(act, tasks, processes=2, timeout=1.0):
+        result = type(outcome) if isinstance(outcome, Exception) else outcome
+        outcomes.setdefault(task, []).append(result)
     assert outcomes == {
         **{task: [task.upper()] for task in "abcd"},
-        "hang": [HungError],
-        "die": [DiedError, DiedError],
+        "hang": [TimeoutError],
+        "die": 2 * [BrokenProcessPool],
         "raise": [ValueError],
     }
     assert time.monotonic() - started < 60
     assert list(call_each(act, [], processes=2, timeout=1.0)) == []
+
+
+def test_calls_that_are_not_waited_for_are_ended():
+    started = time.monotonic()
+    calls: Any = call_each(act, ["hang", "a", "hang", "hang"], processes=2, timeout=60.0)
+    assert next(calls) == ("a", "A")
+    calls.close()
+    while multiprocessing.active_children() and time.monotonic() < started + 30:
+        time.sleep(0.01)
+    assert time.monotonic() < started + 30
+
+
+class EndsItsProcess:
+    """A function that is not even unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+    def __call__(self, task):
+        return task
+
+
+def test_processes_that_do_not_start():
+    with pytest.raises(RuntimeError, match="ended at its start"):
+        list(call_each(EndsItsProcess(), range(10), processes=2, timeout=1.0))
 
 
 def test_reader_that_shows_other_frames_is_found_out(folder, monkeypatch):
@@ -279,7 +317,7 @@ def test_frame_folders_with_wrong_counts(tmp_path):
     settings = PrepareConfig(tmp_path / "list.txt", "frames_list", classes=tmp_path / "classes.txt", processes=1)
     index = prepare(settings)
     assert index.split.entries == (Entry(tmp_path / "six", 0, "frames", 6),)
-    assert [(item.problem, item.reason) for item in index.gone] == [
+    assert [(item.problem, item.reason) for item in index.left_out] == [
         ("corrupt", "00002.jpg: is missing, later frames to 6 exist"),
         ("corrupt", "00004.jpg: is no picture, or is damaged or truncated"),
         ("missing", "no such file or directory"),
@@ -314,7 +352,7 @@ def test_transcode(tmp_path):
         tmp_path / "tree", "tree", processes=2, transcode=tmp_path / "small", short_side=64, out=tmp_path / "i.jsonl"
     )
     index = prepare(settings)
-    assert [(item.entry.path.name, item.problem) for item in index.gone] == [("bad.mp4", "corrupt")]
+    assert [(item.entry.path.name, item.problem) for item in index.left_out] == [("bad.mp4", "corrupt")]
     sizes = {}
     for entry in index.split.entries:
         frames = open_frames(entry)

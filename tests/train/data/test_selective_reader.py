@@ -1,8 +1,10 @@
 """What the reader that seeks leaves out, and what no reading by PyAV may cost: memory and threads."""
 
 import ctypes
+import gc
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -83,3 +85,21 @@ def test_no_threads_are_started(folder, decoder):
     before = list(threads.iterdir())
     video.read(range(20))
     assert list(threads.iterdir()) == before
+
+
+def count_frames():
+    return sum(type(found) is av.VideoFrame for found in gc.get_objects())
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_no_frame_stays_in_memory(folder, decoder):
+    """With its frames a decoder's memory would stay, and the next file's would be fresh, which takes longer."""
+    path = encode(folder / "freed.mp4", striped_frames(20))
+    gc.collect()
+    gc.disable()
+    try:
+        before = count_frames()
+        VideoFile(path, decoder).read(range(20))
+        assert count_frames() == before
+    finally:
+        gc.enable()

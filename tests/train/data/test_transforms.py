@@ -8,7 +8,7 @@ from PIL import Image
 from train.data.transforms import (
     Augmentation,
     mirrored_labels,
-    normalise,
+    normalize,
     random_flip,
     resize,
     resize_short_side,
@@ -220,7 +220,7 @@ def test_resize_of_noise_is_that_of_pillow():
 def test_normalise(dtype):
     clips = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8))
     before = clips.clone()
-    result = normalise(clips, dtype)
+    result = normalize(clips, dtype)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = np.moveaxis((clips.numpy() / 255 - mean) / std, -1, 2)
     step = torch.finfo(dtype).eps
@@ -232,9 +232,9 @@ def test_normalise(dtype):
 
 def test_normalise_first_called_in_inference_is_good_for_training():
     with torch.inference_mode():
-        normalise(torch.zeros(1, 1, 2, 2, 3, dtype=torch.uint8))
+        normalize(torch.zeros(1, 1, 2, 2, 3, dtype=torch.uint8))
     weight = torch.ones((), requires_grad=True)
-    (weight * normalise(torch.zeros(1, 1, 2, 2, 3, dtype=torch.uint8))).sum().backward()
+    (weight * normalize(torch.zeros(1, 1, 2, 2, 3, dtype=torch.uint8))).sum().backward()
     assert weight.grad is not None
     assert weight.grad.item() == pytest.approx(-4 * (0.485 / 0.229 + 0.456 / 0.224 + 0.406 / 0.225), rel=1e-5)
 

@@ -15,7 +15,7 @@ from train.data.batches import evaluation_batches
 from train.data.dataset import EvaluationClips
 from train.data.loader import Loading
 from train.data.sources import read_list
-from train.data.transforms import normalise
+from train.data.transforms import normalize
 from train.demo.demo import DemoConfig, run_demo
 from train.demo.plots import learned_kernels, plot_kernels
 from train.demo.render import CLASS_NAMES
@@ -66,7 +66,7 @@ def test_accuracy_in_the_table_is_that_of_the_checkpoint(config, results, capsys
     batches = val_batches(config)
     network = load_checkpoint(config.out / "motion-tanet.pt").network
     with torch.inference_mode():
-        answers = torch.cat([network(normalise(batch.clips)).argmax(1) == batch.labels for batch in batches])
+        answers = torch.cat([network(normalize(batch.clips)).argmax(1) == batch.labels for batch in batches])
     assert results[0].accuracies["TANet"] == answers.sum().item() / 9
 
 
@@ -131,7 +131,7 @@ def test_learned_kernels_are_those_of_the_modules(config, results, tmp_path):
     hook = tam.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     with torch.inference_mode():
         for batch in val_batches(config):
-            network(normalise(batch.clips))
+            network(normalize(batch.clips))
         hook.remove()
         squeezed = torch.cat(inputs).mean((2, 3)).unflatten(0, (9, 8)).transpose(1, 2)
         torch.testing.assert_close(kernels["layer2.0.tam"], tam.branches(squeezed)[1].flatten(0, 1))

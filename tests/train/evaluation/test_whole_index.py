@@ -150,5 +150,7 @@ def test_training_says_what_its_indices_lack(tmp_path, capsys):
     options += ["--data.num-classes", "4", "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main(["fit", "demo", *options]) == 1  # there are three classes
     told = capsys.readouterr()
-    assert told.out == "train: 22 of 22 usable; gone: 0 (0.0%)\nval: 6 of 7 usable; gone: 1 (14.3%), 1 missing\n"
+    assert (
+        told.out == "train: 22 of 22 usable; left out: 0 (0.0%)\nval: 6 of 7 usable; left out: 1 (14.3%), 1 missing\n"
+    )
     assert "data.num_classes: got 4" in told.err

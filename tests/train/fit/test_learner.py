@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tam_triton import TAM
 from train.data.batches import Batch
-from train.data.transforms import normalise
+from train.data.transforms import normalize
 from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.learner import Learner
@@ -65,7 +65,7 @@ def test_step_is_clipped_sgd_with_momentum(scale, is_clipped, groups):
     for step in range(4):
         batch = make_batch(step)
         leaves = [w.clone().requires_grad_() for w in weights]
-        logits = scale * normalise(batch.clips).flatten(1) @ leaves[0].T + leaves[1]
+        logits = scale * normalize(batch.clips).flatten(1) @ leaves[0].T + leaves[1]
         loss = cross_entropy(logits, batch.labels)
         grads = list(torch.autograd.grad(loss, leaves))
         norm = math.sqrt(sum(g.square().sum().item() for g in grads))
@@ -170,7 +170,7 @@ def test_moving_average(recompute):
     assert not torch.equal(average["fc.weight"], learner.network.get_parameter("fc.weight"))
     plain = build_network(SMALL, 3, 4).eval()
     plain.load_state_dict(average)
-    clips = normalise(make_batch(9, 2, 32, 4).clips)
+    clips = normalize(make_batch(9, 2, 32, 4).clips)
     with torch.inference_mode():
         torch.testing.assert_close(learner.evaluated(clips), plain(clips))
 
@@ -192,7 +192,7 @@ def test_recomputing_changes_no_bits_and_keeps_less():
             saved: list[int] = []
             pack = partial(lambda saved, tensor: saved.append(tensor.numel()) or tensor, saved)
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                which.network(normalise(make_batch(0, 4, 32, 4).clips)).sum()
+                which.network(normalize(make_batch(0, 4, 32, 4).clips)).sum()
             kept[name] = sum(saved)
     assert all(torch.equal(value, expected[name]) for name, value in actual.items())
     assert kept["recompute"] < 0.6 * kept["plain"]

@@ -68,11 +68,7 @@ class FrameFolder:
         file = self._file(index)
         check_regular(file)
         try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise VideoError(file, system_reason(error)) from error
-        try:
-            return decode_picture(data)
+            return decode_picture(file.read_bytes())
         except Exception as error:  # decoders raise whatever they meet: ValueError, OSError, SyntaxError, …
             raise VideoError(file, "is no picture, or is damaged or truncated") from error
 
@@ -83,7 +79,7 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
     if fast is not None and data[:2] == b"\xff\xd8":
         try:
             return fast(data)
-        except ValueError:  # it knows no four-colour pictures, and Pillow raises on what is damaged
+        except ValueError:  # it knows no four-color pictures, and Pillow raises on what is damaged
             pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a damaged picture Pillow sometimes only warns

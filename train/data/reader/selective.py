@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from train.data.reader.errors import VideoError
 from train.data.reader.packets import Packets
-from train.data.reader.stream import Pictures, Stream
+from train.data.reader.stream import Clip, Pictures, Stream
 
 # HEVC is none of them: what nothing of a frame's own layer refers to, frames of a higher layer may.
 _KNOWS_REFERENCES = {"h264", "mpeg4", "vp8"}
@@ -46,16 +46,14 @@ class SelectiveFile:
         positions = self._positions[indices]
         wanted = np.unique(positions)
         groups = np.searchsorted(self._keys, wanted, side="right") - 1
-        pictures: dict[int, NDArray[np.uint8]] = {}
+        clip = Clip(self.path, positions, self._picture)
         for group in np.unique(groups):
             of_group = wanted[groups == group]
-            pictures |= self._read_group(self._data(int(self._keys[group]), int(of_group[-1]) + 1), of_group)
-        absent = [int(index) for index, position in zip(indices, positions, strict=True) if position not in pictures]
-        if absent:
-            raise VideoError(self.path, f"its frame {absent[0]} cannot be decoded, it is damaged")
-        if len({pixels.shape for pixels in pictures.values()}) > 1:
-            raise VideoError(self.path, "its frames change their size")
-        return np.stack([pictures[position] for position in positions.tolist()])
+            self._read_group(clip, self._data(int(self._keys[group]), int(of_group[-1]) + 1), of_group)
+        if clip.rows:
+            absent = indices[min(min(rows) for rows in clip.rows.values())]
+            raise VideoError(self.path, f"its frame {absent} cannot be decoded, it is damaged")
+        return clip.frames
 
     def _data(self, start: int, end: int) -> Sequence[Any]:
         """The packets at the places from `start`, a key frame's, to before `end`."""
@@ -71,16 +69,14 @@ class SelectiveFile:
                 self._held = list(packets)
         return self._held[start:end]
 
-    def _read_group(self, packets: Sequence[Any], wanted: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
-        """The pictures at the places `wanted`, in order, out of `packets` that begin with a key frame."""
-        position_at = {int(self._packets.times[position]): position for position in wanted.tolist()}
-        pictures: dict[int, NDArray[np.uint8]] = {}
+    def _read_group(self, clip: Clip, packets: Sequence[Any], wanted: NDArray[np.int64]) -> None:
+        """Add the frames at the places `wanted`, in order, out of `packets` that begin with a key frame."""
+        position_at = dict(zip(self._packets.times[wanted].tolist(), wanted.tolist(), strict=True))
 
         def keep(frames: list[Any]) -> None:
             for frame in frames:
-                position = position_at.get(frame.pts)
-                if position is not None and not frame.is_corrupt:
-                    pictures[position] = self._picture(frame)
+                if frame.pts in position_at and not frame.is_corrupt:
+                    clip.add(position_at[frame.pts], frame)
 
         self._stream.codec.flush_buffers()
         for packet in packets:
@@ -88,4 +84,3 @@ class SelectiveFile:
                 self._stream.codec.skip_frame = "DEFAULT" if packet.pts in position_at else "NONREF"
             keep(self._stream.decode(packet))
         keep(self._stream.decode(None))  # what it holds back for frames that would be shown before
-        return pictures

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.reader.errors import VideoError
-from train.data.reader.stream import Pictures, Stream
+from train.data.reader.stream import Clip, Pictures, Stream
 
 
 class StraightFile:
@@ -32,20 +32,16 @@ class StraightFile:
         """RGB (T, H, W, 3) of the frames at `indices`, which are in range. Raises VideoError."""
         if self._position == 0 or indices.min() < self._position:
             self._frames, self._position = decoded_frames(self.path), 0
-        wanted = set(indices.tolist())
-        pictures: dict[int, NDArray[np.uint8]] = {}
-        while len(pictures) < len(wanted):
+        clip = Clip(self.path, indices, self._picture)
+        while clip.rows:
             frame = next(self._frames, None)
             if frame is None:
                 self._position = 0
-                raise VideoError(self.path, f"ends before frame {max(wanted)} of {self._num_frames}")
-            if self._position in wanted:
-                pictures[self._position] = self._picture(frame)
+                raise VideoError(self.path, f"ends before frame {indices.max()} of {self._num_frames}")
+            if self._position in clip.rows:
+                clip.add(self._position, frame)
             self._position += 1
-        size = pictures[int(indices[0])].shape
-        if any(other.shape != size for other in pictures.values()):
-            raise VideoError(self.path, "its frames change their size")
-        return np.stack([pictures[i] for i in indices.tolist()])
+        return clip.frames
 
 
 def _count(path: Path) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -82,7 +83,9 @@ class Stream:
     def _packets(self) -> Generator[Any, None, None]:
         with closing(self._container.demux(self._stream)) as packets:
             try:
-                yield from (packet for packet in packets if packet.size)
+                for packet in packets:
+                    if packet.size:
+                        yield packet
             except (av.FFmpegError, OSError, ValueError) as error:
                 raise VideoError(self.path, reason(error)) from error
 
@@ -94,9 +97,7 @@ class Stream:
                 frame.time_base = self._stream.time_base
             return frames
         except av.InvalidDataError as error:
-            if (
-                packet is not None and self.look(memoryview(packet)) == 0
-            ):  # H.264 without a picture is an error to FFmpeg
+            if packet is not None and self.look(memoryview(packet)) == 0:  # no picture: to FFmpeg's H.264 an error
                 return []
             raise VideoError(self.path, reason(error)) from error
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -154,8 +155,7 @@ class Pictures:
     """RGB (H, W, 3) of the decoded frames of one file, which `turned` brings the way up that they are to be shown.
 
     Its tables serve for all frames. Left to itself PyAV makes new ones for each, and as many threads as the machine has
-    cores: five times the work, and readers that wait for one another. A frame that was asked for its display matrix
-    stays in memory until Python looks for cycles, so only the first is asked.
+    cores: five times the work, and readers that wait for one another.
     """
 
     def __init__(self) -> None:
@@ -172,8 +172,35 @@ class Pictures:
         return turned(pixels, self._matrix) if self._matrix.size else pixels
 
 
+class Clip:
+    """RGB (T, H, W, 3) of the frames of one file that have `numbers` (T,), in which each may be there several times."""
+
+    def __init__(self, path: Path, numbers: NDArray[np.int64], picture: Pictures) -> None:
+        self.path, self._picture = path, picture
+        self.frames = np.empty((numbers.size, 0, 0, 3), np.uint8)
+        self.rows: dict[int, list[int]] = {}
+        """Where the frames come that are still to be added."""
+        for row, number in enumerate(numbers.tolist()):
+            self.rows.setdefault(number, []).append(row)
+
+    def add(self, number: int, frame: Any) -> None:
+        """Write a decoded frame into its rows. Raises VideoError where it has another size than those before.
+
+        At once, so that the memory of its picture serves for the next: fresh memory takes longer than the copy.
+        """
+        pixels = self._picture(frame)
+        if not self.frames.size:
+            self.frames = np.empty((len(self.frames), *pixels.shape), np.uint8)
+        if pixels.shape != self.frames.shape[1:]:
+            raise VideoError(self.path, "its frames change their size")
+        for row in self.rows.pop(number, ()):
+            self.frames[row] = pixels
+
+
 def _display_matrix(frame: Any) -> NDArray[np.int32]:
-    data = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), b"")
+    # `frame.side_data` would keep the frame, and its decoder's memory with it, until Python looks for cycles.
+    sides = SideDataContainer(frame)  # type: ignore[call-arg]
+    data = next((bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"), b"")
     return np.frombuffer(data, np.int32)
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,6 @@ Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
 """auto: PyAV, which decodes no more of a file than it needs where its packets say that this is exact.
 decord, torchcodec: these, where they are exact too. pyav: PyAV, straight through always.
 """
-
-
-class _Backend(Protocol):
-    def __len__(self) -> int: ...
-
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]: ...
 
 
 class VideoFile:
@@ -74,7 +68,9 @@ class VideoFile:
             return self._backend.read(wanted)
 
 
-def _open(path: Path, decoder: Decoder, num_frames: int | None) -> _Backend:
+def _open(
+    path: Path, decoder: Decoder, num_frames: int | None
+) -> DecordFile | SelectiveFile | StraightFile | TorchcodecFile:
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder must be one of {', '.join(map(repr, get_args(Decoder)))}, got {decoder!r}")
     stream = Stream(path)

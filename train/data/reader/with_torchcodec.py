@@ -30,8 +30,6 @@ class TorchcodecFile:
             if "libtorchcodec" in str(error):
                 raise InputError(f"decoder: torchcodec cannot be used here, {str(error).splitlines()[0]}") from error
             raise VideoError(path, _reason(error)) from error
-        if self._num_frames == 0:
-            raise VideoError(path, "no frame of it is ever shown")
 
     def __len__(self) -> int:
         return self._num_frames

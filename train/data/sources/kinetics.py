@@ -15,9 +15,7 @@ from train.errors import InputError
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
-def read_kinetics(
-    path: Path, root: Path | None = None, class_names: Sequence[str] | None = None, name: str | None = None
-) -> Split:
+def read_kinetics(path: Path, root: Path | None = None, class_names: Sequence[str] | None = None) -> Split:
     """The clips of the table at `path`, in its order.
 
     A clip that is nowhere stays in the split, under the name that it should have: what is missing is to be counted.
@@ -26,7 +24,6 @@ def read_kinetics(
         path: the table.
         root: the folder of the videos; by default the one that the table is in.
         class_names: names of the classes, in the order of the labels; by default the table's own, sorted.
-        name: of the split; by default the table's own, without its suffix.
 
     Raises:
         InputError: no such file, no clip in it, one twice, a column that is missing, a label that is empty or is none
@@ -57,7 +54,7 @@ def read_kinetics(
         folders = (label, label.replace(" ", "_"), "")
         found = videos.find(folders, (stem, clip["youtube_id"]))
         numbered.append((line, Entry(found or videos.root / label / f"{stem}.mp4", labels[label])))
-    return Split(name or path.stem, unique(path, numbered), tuple(class_names))
+    return Split(path.stem, unique(path, numbered), tuple(class_names))
 
 
 def _seconds(where: str, column: str, text: str) -> int:

@@ -8,6 +8,7 @@ numbers are what follows the last blanks, so paths may hold blanks. Empty lines 
 list in which no line has a label, as UCF101's test lists, takes them from the folders, if these are named as classes.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,16 +17,13 @@ from train.data.sources.text import FROM_ONE, label_number, numbered_lines, unic
 from train.errors import InputError
 
 
-def read_list(
-    path: Path, class_names: Sequence[str], root: Path | None = None, name: str | None = None, first_label: int = 0
-) -> Split:
+def read_list(path: Path, class_names: Sequence[str], root: Path | None = None, first_label: int = 0) -> Split:
     """The videos of the list file at `path`, in its order.
 
     Args:
         path: the list file, UTF-8.
         class_names: the names of the classes, in the order of the labels.
         root: the folder that the paths in the list start from; by default the list's own.
-        name: of the split; by default the list's own, without its suffix.
         first_label: the label of the first class.
 
     Raises:
@@ -33,7 +31,9 @@ def read_list(
     """
     root = path.parent if root is None else root
     lines, numbered, videos = numbered_lines(path), [], []
-    by_folder = None if any(_ends_in_number(text) for _, text in lines) else _labels_of_folders(lines, class_names)
+    # A last field, after a blank, that is a number, right or wrong.
+    has_labels = any(re.search(r"\s[+-]*\d+$", text) for _, text in lines)
+    by_folder = None if has_labels else _labels_of_folders(lines, class_names)
     for line, text in lines:
         where = f"{path}, line {line}"
         if by_folder is not None:
@@ -46,14 +46,13 @@ def read_list(
     folders = None if first_label else _labels_of_folders(videos, class_names)
     if folders and all(entry.label == folders[line] + 1 for line, entry in numbered):
         raise InputError(f"{path}: each label is that of its folder's class and 1 more; {FROM_ONE}")
-    return Split(name or path.stem, unique(path, numbered), tuple(class_names))
+    return Split(path.stem, unique(path, numbered), tuple(class_names))
 
 
 def read_frames_list(
     path: Path,
     class_names: Sequence[str],
     root: Path | None = None,
-    name: str | None = None,
     pattern: str | None = None,
     first: int = 1,
     first_label: int = 0,
@@ -70,17 +69,9 @@ def read_frames_list(
         folder, count, label = _fields(where, text, "folder num_frames label", 2)
         if not (count.isascii() and count.isdigit() and int(count) > 0):
             raise InputError(f"{where}: the number of frames must be an integer from 1, got {count!r}")
-        entry = Entry(
-            root / folder, label_number(where, label, class_names, first_label), "frames", int(count), pattern, first
-        )
-        numbered.append((line, entry))
-    return Split(name or path.stem, unique(path, numbered), tuple(class_names))
-
-
-def _ends_in_number(text: str) -> bool:
-    """Whether the line has a last field, after a blank, that is a number, right or wrong."""
-    fields = text.rsplit(maxsplit=1)
-    return len(fields) == 2 and fields[1].lstrip("+-").isdigit()
+        number = label_number(where, label, class_names, first_label)
+        numbered.append((line, Entry(root / folder, number, "frames", int(count), pattern, first)))
+    return Split(path.stem, unique(path, numbered), tuple(class_names))
 
 
 def _labels_of_folders(lines: Sequence[tuple[int, str]], class_names: Sequence[str]) -> dict[int, int] | None:

@@ -15,9 +15,7 @@ from train.data.sources.text import numbered_rows, read_class_names, read_json, 
 from train.errors import InputError
 
 
-def read_something(
-    path: Path, labels: Path, root: Path | None = None, frames: bool | None = None, name: str | None = None
-) -> Split:
+def read_something(path: Path, labels: Path, root: Path | None = None, frames: bool | None = None) -> Split:
     """The videos of the list at `path`, in its order; one that is nowhere stays in the split, to be counted as missing.
 
     Args:
@@ -25,7 +23,6 @@ def read_something(
         labels: `labels.json`, or a text file with a template a line.
         root: the folder of the videos; by default the one that the list is in.
         frames: whether a video is a folder of frames; by default it is for V1 and is not for V2.
-        name: of the split; by default the list's own, without its suffix.
 
     Raises:
         InputError: a file that is not as described, a template without a label, a video twice; names file and line (of
@@ -49,7 +46,7 @@ def read_something(
         else:
             entry = Entry(videos.find(("",), (video,)) or root / f"{video}.webm", numbers[class_name])
         numbered.append((line, entry))
-    return Split(name or path.stem, unique(path, numbered), class_names)
+    return Split(path.stem, unique(path, numbered), class_names)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -110,9 +110,7 @@ def label_number(where: str, text: str, class_names: Sequence[str], first: int =
     if not first <= int(text) < first + len(class_names):
         remedy = ""
         if first == 0 and int(text) == len(class_names):
-            remedy = (
-                "; where labels count from 1, let the file of classes say so: `1 name` in its first line, and so on"
-            )
+            remedy = f"; {FROM_ONE}"
         counted = "" if first == 0 else f", counted from {first}"
         message = f"label {text} is out of range, there are {len(class_names)} classes{counted}{remedy}"
         raise InputError(f"{where}: {message}")

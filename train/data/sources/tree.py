@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.entries import Entry, Kind, Split
+from train.data.entries import Entry, Split
 from train.data.sources.files import visible
 from train.data.sources.text import merged_names, unicode_form
 from train.errors import InputError
 
 
-def read_tree(root: Path, class_names: Sequence[str] | None = None, name: str | None = None) -> Split:
+def read_tree(root: Path, class_names: Sequence[str] | None = None) -> Split:
     """The clips below `root`: each folder in it is a class, each file or folder in that a clip, in sorted order.
 
     Every file that is not hidden counts as a clip, so that none is left out unseen: checking the data set reports those
@@ -18,7 +18,6 @@ def read_tree(root: Path, class_names: Sequence[str] | None = None, name: str | 
     Args:
         root: the folder of class folders.
         class_names: names of the classes, in the order of the labels; by default the folders' own, sorted.
-        name: of the split; by default the folder's own.
 
     Raises:
         InputError: no such folder, no clip in it, or a class folder that is none of `class_names`.
@@ -31,12 +30,7 @@ def read_tree(root: Path, class_names: Sequence[str] | None = None, name: str | 
         label = labels.get(unicode_form(folder.name))
         if label is None:
             raise InputError(f"{folder}: is none of the {len(labels)} classes")
-        kinds = ((clip, _kind(clip)) for clip in visible(folder))
-        entries.extend(Entry(clip, label, kind) for clip, kind in kinds)
+        entries.extend(Entry(clip, label, "frames" if clip.is_dir() else "video") for clip in visible(folder))
     if not entries:
         raise InputError(f"{root}: expected videos as class/clip.mp4, found none")
-    return Split(name or root.resolve().name, tuple(entries), tuple(class_names))
-
-
-def _kind(clip: Path) -> Kind:
-    return "frames" if clip.is_dir() else "video"
+    return Split(root.resolve().name, tuple(entries), tuple(class_names))
