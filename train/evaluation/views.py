@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.checkpoint import TrainedNetwork
-from train.data.batches import Batch, collate
-from train.data.dataset import EvaluationClips, ViewKey, Views
+from train.data.batches import Batch, evaluation_batches
+from train.data.dataset import EvaluationClips, Views
 from train.data.entries import Entry
 from train.data.index import Checked, Index
-from train.data.loader import GuardedLoader, Loading
+from train.data.loader import Loading
 from train.errors import InputError
 from train.evaluation.scores import Missing, VideoScores
 from train.fields import to_plain
@@ -56,8 +56,7 @@ def score_videos(
     recipe.data.check_split(split)
     _check_classes(trained.class_names, split.class_names)
     clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
-    keys = video_batches(len(split), views, batch_size, team.rank, team.size)
-    loader = GuardedLoader(clips, keys, collate, loading.for_device(team.device))
+    loader = evaluation_batches(clips, batch_size, loading.for_device(team.device), team.rank, team.size)
     network = trained.network.to(team.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -104,24 +103,6 @@ def score_videos(
         ),
         protocol=protocol,
     )
-
-
-def video_batches(
-    num_videos: int, views: Views, batch_size: int, rank: int = 0, world_size: int = 1
-) -> list[list[ViewKey]]:
-    """The batches of one of W processes: over all of them every clip of every video, exactly once.
-
-    A batch holds at most `batch_size` views, or a single clip with more crops; none is padded. Process r takes every
-    W-th block from the r-th on, a block being as many whole videos as fit into a batch, or one. What is in a batch
-    therefore does not depend on W, nor does the order in which the views of a video are added up.
-    """
-    videos, clips = max(1, batch_size // views.per_video), max(1, batch_size // views.crops)
-    batches: list[list[ViewKey]] = []
-    for first in range(rank * videos, num_videos, world_size * videos):
-        numbers = range(first, min(first + videos, num_videos))
-        block = [ViewKey(number, clip) for number in numbers for clip in range(views.clips)]
-        batches += [block[start : start + clips] for start in range(0, len(block), clips)]
-    return batches
 
 
 class _ViewSums:
