@@ -296,7 +296,7 @@ def test_what_does_not_fit(files, tmp_path, capsys):
     assert "no such file" in error_of("--weights", missing, "--recipe", "ssv2-8f", "--data", index)
     assert "no such file" in error_of(missing, "--data", index)
     assert "no such file" in error_of(checkpoint, "--data", missing)
-    assert "data: is needed" in error_of(checkpoint)
+    assert "data: got none, expected the index" in error_of(checkpoint)
     assert "views.crop_size: got 60, expected at most the short side of 40" in error_of(
         checkpoint, "--data", index, "--views.crop-size", 60
     )
@@ -330,5 +330,5 @@ def test_data_of_other_classes(split):
     with pytest.raises(InputError, match="none of the 5 videos can be read"):
         run_all(trained, gone, views).accuracy()
     trained.network.get_parameter("fc.bias").data[1] = float("nan")
-    with pytest.raises(InputError, match="those of 5 videos are no finite numbers, the first is 0"):
+    with pytest.raises(InputError, match="those of 5 videos are no finite numbers; the first is 0"):
         run_all(trained, split, views)
