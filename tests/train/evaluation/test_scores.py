@@ -215,9 +215,9 @@ def test_picture_of_many_classes(tmp_path):
     labels = np.arange(400)
     write_report(tmp_path, VideoScores(names, labels, np.eye(400, dtype=np.float32), names, "logits"))
     with Image.open(tmp_path / "confusion.png") as picture:
-        colours = picture.convert("L")
-        assert max(colours.size) < 2000
-        assert sum(colours.histogram()[:40]) > 1000  # the diagonal, dark
+        colors = picture.convert("L")
+        assert max(colors.size) < 2000
+        assert sum(colors.histogram()[:40]) > 1000  # the diagonal, dark
 
 
 def read_csv(path):
