@@ -168,15 +168,20 @@ def evaluation_keys(
 ) -> list[list[ViewKey]]:
     """The batches of one of W processes in an evaluation: over all of them every clip of every entry, exactly once.
 
-    Nothing is padded, so processes may have numbers of clips that differ by one. A batch holds at most `batch_size`
-    views; or, if a single clip has more crops, that clip.
+    A batch holds at most `batch_size` views, or a single clip with more crops; none is padded. Process r takes every
+    W-th block from the r-th on, a block being as many whole videos as fit into a batch, or one. What is in a batch
+    therefore does not depend on W, nor does the order in which the views of a video come.
     """
     _check_rank(rank, world_size)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    keys = [ViewKey(*divmod(i, views.clips)) for i in range(rank, num_entries * views.clips, world_size)]
-    size = max(1, batch_size // views.crops)
-    return [keys[start : start + size] for start in range(0, len(keys), size)]
+    videos, clips = max(1, batch_size // views.per_video), max(1, batch_size // views.crops)
+    batches: list[list[ViewKey]] = []
+    for first in range(rank * videos, num_entries, world_size * videos):
+        entries = range(first, min(first + videos, num_entries))
+        block = [ViewKey(entry, clip) for entry in entries for clip in range(views.clips)]
+        batches += [block[start : start + clips] for start in range(0, len(block), clips)]
+    return batches
 
 
 def training_batches(

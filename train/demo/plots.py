@@ -1,6 +1,7 @@
 """Pictures of a training run: its curves, and the kernels that its temporal adaptive modules give."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,17 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tam_triton import TAM, squeeze
 from train.data.batches import Batch
 from train.demo.side_by_side import EpochResult
-from train.metrics import Score, evaluation_mode
-from train.precision import logits_of
+from train.metrics import Score, tally_batches
 
 Kernels = dict[str, Tensor]
 
-_COLOURS = {"TANet": "#0b6e99", "C2D": "#d9730d"}
+_COLORS = {"TANet": "#0b6e99", "C2D": "#d9730d"}
 # Of the taps on frames before t, the nearest first; on t; and after it.
 _PAST, _PRESENT, _FUTURE = ("#5aa7c7", "#2f6f9f", "#1b3f66"), "#4f5b66", ("#d9730d", "#ad4a0a", "#702c06")
 _STYLE: dict[Any, Any] = {
@@ -35,34 +36,39 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def plot_curves(path: Path, histories: Mapping[str, Sequence[EpochResult]], chances: Mapping[str, float]) -> None:
-    """Save loss and accuracy over the epochs as a PNG, a row a task, every network a colour.
+def plot_curves(path: Path, tasks: Mapping[str, tuple[Sequence[EpochResult], float]]) -> None:
+    """Save loss and accuracy over the epochs as a PNG, a row a task, every network a color.
 
-    Args:
-        path: where to.
-        histories: for each task what `fit` reported, of all networks.
-        chances: for each task the accuracy of a guess.
+    `tasks` has for each task what all networks did in all epochs, and the accuracy of a guess.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.5, 3.2 * len(histories) + 0.4), layout="constrained")
-        rows = figure.subplots(len(histories), 2, squeeze=False)
-        for (loss, accuracy), (task, history) in zip(rows, histories.items(), strict=True):
+    with _figure(path, len(tasks), 2) as rows:
+        for (loss, accuracy), (task, (history, chance)) in zip(rows, tasks.items(), strict=True):
             for network in dict.fromkeys(result.network for result in history):
                 results = [result for result in history if result.network == network]
                 _plot_network(loss, results, lambda score: score.loss)
                 _plot_network(accuracy, results, lambda score: 100 * score.accuracy)
-            accuracy.axhline(100 * chances[task], color="#888888", linestyle=":", label="chance")
+            accuracy.axhline(100 * chance, color="#888888", linestyle=":", label="chance")
             loss.set(title=f"{task}: loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
             accuracy.set(title=f"{task}: accuracy", xlabel="epoch", ylabel="top-1 (%)", ylim=(0, 103))
-        figure.legend(*rows[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+
+
+@contextmanager
+def _figure(path: Path, rows: int, columns: int, grid: str = "both") -> Iterator[NDArray[Any]]:
+    """Axes (rows, columns) to draw on, then saved at `path` with the legend of the first row's last below."""
+    with mpl.rc_context({**_STYLE, "axes.grid.axis": grid}):
+        figure = Figure(figsize=(9.5, 3.2 * rows + 0.4), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        yield axes
+        handles, labels = axes[0, -1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
         figure.savefig(path, dpi=130)
 
 
 def _plot_network(axes: Axes, results: Sequence[EpochResult], value: Callable[[Score], float]) -> None:
     epochs, name = [result.epoch for result in results], results[0].network
-    colour = _COLOURS.get(name)
-    axes.plot(epochs, [value(r.val) for r in results], color=colour, marker="o", ms=3.5, label=f"{name}, validation")
-    axes.plot(epochs, [value(r.train) for r in results], color=colour, ls="--", alpha=0.6, label=f"{name}, training")
+    color = _COLORS.get(name)
+    axes.plot(epochs, [value(r.val) for r in results], color=color, marker="o", ms=3.5, label=f"{name}, validation")
+    axes.plot(epochs, [value(r.train) for r in results], color=color, ls="--", alpha=0.6, label=f"{name}, training")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -71,15 +77,10 @@ def plot_kernels(path: Path, kernels: Mapping[str, Kernels]) -> None:
 
     After figure 4 of the paper. `kernels` holds for each task what `learned_kernels` returns.
     """
-    with mpl.rc_context({**_STYLE, "axes.grid.axis": "y"}):
-        figure = Figure(figsize=(9.5, 3.2 * len(kernels) + 0.4), layout="constrained")
-        rows = figure.subplots(len(kernels), 1, squeeze=False)[:, 0]
-        for axes, (task, modules) in zip(rows, kernels.items(), strict=True):
+    with _figure(path, len(kernels), 1, grid="y") as rows:
+        for (axes,), (task, modules) in zip(rows, kernels.items(), strict=True):
             _plot_violins(axes, modules)
             axes.set(title=f"{task}: kernels Θ over all validation clips and channels", ylabel="weight of the tap")
-        handles, labels = rows[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
-        figure.savefig(path, dpi=130)
 
 
 def _plot_violins(axes: Axes, modules: Kernels) -> None:
@@ -93,12 +94,12 @@ def _plot_violins(axes: Axes, modules: Kernels) -> None:
             showmedians=True,
             showextrema=False,
         )
-        colour = _PRESENT if offset == 0 else (_PAST if offset < 0 else _FUTURE)[(abs(offset) - 1) % 3]
+        color = _PRESENT if offset == 0 else (_PAST if offset < 0 else _FUTURE)[(abs(offset) - 1) % 3]
         for body in cast(list[Collection], violins["bodies"]):
-            body.set(facecolor=colour, edgecolor="none", alpha=0.85)
+            body.set(facecolor=color, edgecolor="none", alpha=0.85)
         violins["cmedians"].set(color="#222222", linewidth=1.2)
         label = "frame t" if offset == 0 else f"frame t {'+' if offset > 0 else '−'} {abs(offset)}"
-        axes.scatter([], [], marker="s", color=colour, label=label)
+        axes.scatter([], [], marker="s", color=color, label=label)
     axes.axhline(1 / num_taps, color="#888888", linestyle=":", label="plain average")
     axes.set_xticks(range(len(modules)), [name.removesuffix(".tam") for name in modules])
     axes.set_ylim(-0.02, 1.02)
@@ -116,10 +117,7 @@ def learned_kernels(network: nn.Module, batches: Iterable[Batch]) -> Kernels:
 
     hooks = [module.register_forward_pre_hook(partial(collect, name)) for name, module in modules.items()]
     try:
-        with evaluation_mode(network):
-            for batch in batches:
-                if len(batch.labels):
-                    logits_of(network, batch.clips, torch.device("cpu"))
+        tally_batches(network, batches)
     finally:
         for hook in hooks:
             hook.remove()

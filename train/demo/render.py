@@ -1,6 +1,6 @@
 """The pictures of the synthetic tasks: sprites on a noisy background, whose classes no single frame tells apart.
 
-**order**: three coloured events one after the other, in one of 3! orders. A clip's events are drawn before its class is
+**order**: three colored events one after the other, in one of 3! orders. A clip's events are drawn before its class is
 looked at, and the class only arranges them, so every class holds the same frames: whatever judges frames one by one and
 averages is at chance. Each event fills exactly two of eight equal segments, so this survives segment sampling too.
 
@@ -21,7 +21,7 @@ Image = NDArray[np.float32]
 
 NUM_FRAMES, HEIGHT, WIDTH = 32, 64, 80
 SEGMENT = NUM_FRAMES // 8
-NOISE = 4.0  # standard deviation of the noise of each pixel and frame, in grey levels
+NOISE = 4.0  # standard deviation of the noise of each pixel and frame, in gray levels
 
 EVENTS = {"red": (215, 45, 45), "green": (45, 200, 60), "blue": (60, 80, 225)}
 ORDERS = tuple(permutations(range(len(EVENTS))))
@@ -54,14 +54,14 @@ def render(task: Task, label: int, rng: np.random.Generator) -> Frames:
 
 def _order_clip(label: int, rng: np.random.Generator) -> Frames:
     background = _background(rng)
-    events = [_event(background, colour, rng) for colour in EVENTS.values()]
+    events = [_event(background, color, rng) for color in EVENTS.values()]
     opening, closing = _add_noise(np.stack([background] * 2 * SEGMENT), rng).reshape(2, SEGMENT, HEIGHT, WIDTH, 3)
     return np.concatenate([opening, *(events[event] for event in ORDERS[label]), closing])
 
 
-def _event(background: Image, colour: tuple[int, int, int], rng: np.random.Generator) -> Frames:
-    """Two segments of frames (8, 64, 80, 3) in which a sprite of about `colour` drifts past."""
-    shade = np.clip(np.asarray(colour) + rng.uniform(-30, 30, 3), 0, 255)
+def _event(background: Image, color: tuple[int, int, int], rng: np.random.Generator) -> Frames:
+    """Two segments of frames (8, 64, 80, 3) in which a sprite of about `color` drifts past."""
+    shade = np.clip(np.asarray(color) + rng.uniform(-30, 30, 3), 0, 255)
     shape, radius = _shape(rng), rng.uniform(8, 13)
     x, y = rng.uniform(WIDTH / 4, WIDTH * 3 / 4), rng.uniform(0, HEIGHT)  # hardly a crop loses it
     step_x, step_y = rng.uniform(-1.5, 1.5, 2)
@@ -94,7 +94,7 @@ def _motion_clip(label: int, rng: np.random.Generator) -> Frames:
 
 
 def _background(rng: np.random.Generator) -> Image:
-    """Blocks of 8 × 8 pixels in dim greys that lean a little to a colour (64, 80, 3)."""
+    """Blocks of 8 × 8 pixels in dim grays that lean a little to a color (64, 80, 3)."""
     blocks = rng.uniform(50, 130, (HEIGHT // 8, WIDTH // 8, 1)) + rng.uniform(-15, 15, (HEIGHT // 8, WIDTH // 8, 3))
     return np.kron(blocks, np.ones((8, 8, 1))).astype(np.float32)
 

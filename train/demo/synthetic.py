@@ -69,16 +69,13 @@ def prepare_dataset(parent: Path, spec: DatasetSpec, processes: int = 2) -> Path
     manifest = json.dumps({"format": FORMAT, **asdict(spec)}, indent=1)
     if root.exists():
         if not (root / "spec.json").is_file():
-            raise InputError(
-                f"{root} should hold a data set, but is something else (it has no spec.json); move it away"
-            )
+            raise InputError(f"{root}: is something else than a data set (it has no spec.json); move it away")
         if (root / "spec.json").read_text() == manifest:
             return root
         shutil.rmtree(root)
 
     unfinished = parent / f"{spec.folder}.unfinished"
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     (unfinished / "classes.txt").write_text("".join(f"{name}\n" for name in spec.class_names))
     for split in ("train", "val"):

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
+from numpy.typing import NDArray
 
 from train.errors import InputError
 from train.evaluation.report import check_folder, describe, write_report
-from train.evaluation.scores import Accuracy, Kind, Missing, VideoScores, softmax
+from train.evaluation.scores import Accuracy, Kind, Missing, VideoScores
 
 # Names of videos that are given where files differ.
 _SHOWN = 3
@@ -59,13 +61,7 @@ def average_scores(
     average: Kind | None = None,
     common: bool = False,
 ) -> VideoScores:
-    """The weighted mean of several scores, which are known by the keys of `members`.
-
-    Args:
-        members: at least two.
-        weights: one for each, in their order, divided here by their sum; none for equal ones.
-        average: what is averaged; None for what all members hold.
-        common: as `EnsembleConfig.common`.
+    """The weighted mean of the scores `members`, two at least, known by their keys; the options as `EnsembleConfig`'s.
 
     Raises:
         InputError: the members' classes, labels or videos differ, some hold logits where others hold probabilities,
@@ -78,23 +74,23 @@ def average_scores(
         raise InputError(f"weights: got {weights}, expected {len(members)} numbers above 0, one for each file")
     kind = _common_kind(members, average)
     labels = _common_labels(members)
+    if not common:
+        _check_same_videos(members)
     rows = {name: {video: row for row, video in enumerate(member.videos)} for name, member in members.items()}
     absent = {video: name for video in labels for name in members if video not in rows[name]}
     read = [video for video in labels if video not in absent]
-    if absent and not common:
-        _check_same_videos(members)
-    first = next(iter(members.values()))
-    mean = np.zeros((len(read), len(first.class_names)))
-    for (name, member), weight in zip(members.items(), weights, strict=True):
-        scores = member.scores[[rows[name][video] for video in read]].astype(np.float64)
-        mean += weight / sum(weights) * (scores if member.kind == kind else softmax(scores))
+    reasons = {missing.video: missing for member in members.values() for missing in member.missing}
+    every = [_scores_as(kind, member, [rows[name][video] for video in read]) for name, member in members.items()]
     return VideoScores(
         videos=tuple(read),
         labels=np.array([labels[video] for video in read], dtype=np.int64),
-        scores=mean.astype(np.float32),
-        class_names=first.class_names,
+        scores=np.average(every, axis=0, weights=weights).astype(np.float32),
+        class_names=next(iter(members.values())).class_names,
         kind=kind,
-        missing=tuple(_missing(video, labels[video], name, members[name]) for video, name in absent.items()),
+        missing=tuple(
+            reasons.get(video) or Missing(video, labels[video], f"is not in {name}", f"not in {name}")
+            for video, name in absent.items()
+        ),
         protocol={
             "ensemble": {name: member.protocol for name, member in members.items()},
             "weights": list(weights),
@@ -113,6 +109,17 @@ def _common_kind(members: Mapping[str, VideoScores], average: Kind | None) -> Ki
     return kinds.pop()
 
 
+def _scores_as(kind: Kind, member: VideoScores, rows: list[int]) -> NDArray[np.float64]:
+    scores = torch.from_numpy(member.scores[rows]).double()
+    return (scores if member.kind == kind else scores.softmax(1)).numpy()
+
+
+def _entries(member: VideoScores) -> dict[str, int]:
+    """The label of every video, of those without scores too."""
+    known = dict(zip(member.videos, member.labels.tolist(), strict=True))
+    return known | {missing.video: missing.label for missing in member.missing}
+
+
 def _common_labels(members: Mapping[str, VideoScores]) -> dict[str, int]:
     """The label of every video that any member knows, in the order of the first. InputError where two disagree."""
     (first_name, first), *_ = members.items()
@@ -120,9 +127,7 @@ def _common_labels(members: Mapping[str, VideoScores]) -> dict[str, int]:
     for name, member in members.items():
         if member.class_names != first.class_names:
             raise InputError(f"{name}: the classes are others, or in another order, than those of {first_name}")
-        known = dict(zip(member.videos, member.labels.tolist(), strict=True))
-        known |= {missing.video: missing.label for missing in member.missing}
-        for video, label in known.items():
+        for video, label in _entries(member).items():
             if labels.setdefault(video, label) != label:
                 raise InputError(f"{name}: {video} has label {label}, in a file before it {labels[video]}")
     return labels
@@ -132,33 +137,20 @@ def _check_same_videos(members: Mapping[str, VideoScores]) -> None:
     """Raise InputError unless all members have scores for the same videos, and miss the same ones besides."""
     (first_name, first), *others = members.items()
     for name, member in others:
-        of_scores = _difference(set(first.videos), set(member.videos))
-        of_lists = _difference(_entries(first), _entries(member))
-        if difference := of_scores or of_lists:
-            what = "scores" if of_scores else "entries"
-            raise InputError(
-                f"{name}: has {what} for other videos than {first_name}, {len(member)} of {member.entries} against "
-                f"{len(first)} of {first.entries}: {difference}; --common scores the videos that all have and counts "
-                "the others as missing"
-            )
-
-
-def _difference(first: set[str], second: set[str]) -> str:
-    """What `second` lacks of `first` and has besides, in words and by the first names; empty for equal sets."""
-    found = {"lacking": sorted(first - second), "only there": sorted(second - first)}
-    return ", ".join(f"{len(names)} {how} ({_some(names)})" for how, names in found.items() if names)
+        compared = {
+            "scores": (set(first.videos), set(member.videos)),
+            "entries": (set(_entries(first)), set(_entries(member))),
+        }
+        for what, (mine, theirs) in compared.items():
+            found = {"lacking": sorted(mine - theirs), "only there": sorted(theirs - mine)}
+            if difference := ", ".join(f"{len(names)} {how} ({_some(names)})" for how, names in found.items() if names):
+                raise InputError(
+                    f"{name}: has {what} for other videos than {first_name}, {len(member)} of {member.entries} against "
+                    f"{len(first)} of {first.entries}: {difference}; --common scores the videos that all have and "
+                    "counts the others as missing"
+                )
 
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _entries(member: VideoScores) -> set[str]:
-    return {*member.videos, *(missing.video for missing in member.missing)}
-
-
-def _missing(video: str, label: int, name: str, member: VideoScores) -> Missing:
-    """Why `member`, known as `name`, has no scores for `video`."""
-    known = next((missing for missing in member.missing if missing.video == video), None)
-    return known or Missing(video, label, f"is not in {name}", f"not in {name}")

@@ -38,8 +38,10 @@ def describe(scores: VideoScores, whole: str = "of the index") -> str:
     """
     accuracy = scores.accuracy()
     causes = "".join(f", {count} {cause}" for cause, count in scores.causes.items())
-    lines = [f"tested {accuracy.videos} of {scores.entries} videos {whole}{causes}"]
-    lines.append(f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} of {accuracy.videos} videos")
+    lines = [
+        f"tested {accuracy.videos} of {scores.entries} videos {whole}{causes}",
+        f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} of {accuracy.videos} videos",
+    ]
     if scores.missing:
         lines.append(
             f"missing: {accuracy.missing} of {scores.entries} videos, which are in neither number; "
@@ -58,20 +60,20 @@ def write_report(folder: Path, scores: VideoScores) -> str:
     """
     counts = {"entries": scores.entries, "not_tested": scores.causes}
     result = {**counts, **asdict(scores.accuracy()), "protocol": scores.protocol}
-    matrix = confusion_matrix(scores)
+    names, matrix = scores.class_names, confusion_matrix(scores)
     folder.mkdir(parents=True, exist_ok=True)
     scores.save(folder / SCORES)
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    names = scores.class_names
-    _write_csv(folder / "classes.csv", CLASS_COLUMNS, class_rows(scores, matrix))
-    rows = ([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
-    _write_csv(folder / "confusion.csv", ("true \\ predicted", *names), rows)
+    _write_csv(folder / "classes.csv", _class_rows(scores, matrix))
+    _write_csv(
+        folder / "confusion.csv",
+        [("true \\ predicted", *names), *((name, *row) for name, row in zip(names, matrix.tolist(), strict=True))],
+    )
     _write_csv(
         folder / "missing.csv",
-        ("video", "class", "reason"),
-        ((m.video, names[m.label], m.reason) for m in scores.missing),
+        [("video", "class", "reason"), *((row.video, names[row.label], row.reason) for row in scores.missing)],
     )
-    plot_confusion(folder / "confusion.png", matrix, names)
+    _plot_confusion(folder / "confusion.png", matrix, names)
     return f"written to {folder}: {SCORES}, result.json, classes.csv, confusion.csv, confusion.png, missing.csv"
 
 
@@ -82,24 +84,19 @@ def confusion_matrix(scores: VideoScores) -> NDArray[np.int64]:
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-CLASS_COLUMNS = ("label", "class", "videos", "missing", "top1", "top5", "most often taken for", "times")
-
-
-def class_rows(scores: VideoScores, matrix: NDArray[np.int64]) -> Iterable[tuple[Any, ...]]:
-    """A row of `CLASS_COLUMNS` for each class. Top-1 and top-5 are from 0 to 1, and empty where there is no video."""
+def _class_rows(scores: VideoScores, matrix: NDArray[np.int64]) -> Iterable[tuple[Any, ...]]:
+    """The columns' names, then a row for each class. Top-1 and top-5 are from 0 to 1, and empty without a video."""
+    yield ("label", "class", "videos", "missing", "top1", "top5", "most often taken for", "times")
     missing = Counter(video.label for video in scores.missing)
-    ranks = scores.ranks
+    ranks, errors = scores.ranks, matrix - np.diag(matrix.diagonal())
     for label, name in enumerate(scores.class_names):
         own = ranks[scores.labels == label]
         shares = [f"{(own < k).mean():.4f}" if len(own) else "" for k in (1, 5)]
-        errors = matrix[label].copy()
-        errors[label] = 0
-        most = int(errors.argmax())
-        mistaken = (scores.class_names[most], int(errors[most])) if errors[most] else ("", 0)
-        yield (label, name, len(own), missing[label], *shares, *mistaken)
+        most, times = int(errors[label].argmax()), int(errors[label].max())
+        yield (label, name, len(own), missing[label], *shares, scores.class_names[most] if times else "", times)
 
 
-def plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence[str]) -> None:
+def _plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence[str]) -> None:
     """Save the confusion matrix (classes, classes) as a PNG: what share of a row's videos was taken for each class."""
     classes = len(class_names)
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -115,9 +112,7 @@ def plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence[
     figure.savefig(path, dpi=130)
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     # The names of files may hold bytes that are no text.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        csv.writer(file).writerows(rows)

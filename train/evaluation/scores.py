@@ -6,7 +6,6 @@ view could be read have scores; the others are kept by name, with the reason, an
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -65,9 +64,9 @@ class VideoScores:
     """How the scores came about, in the types that JSON has."""
 
     def __post_init__(self) -> None:
-        videos, classes = len(self.videos), len(self.class_names)
         if self.kind not in get_args(Kind):
             raise InputError(f"kind: got {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
+        videos, classes = len(self.videos), len(self.class_names)
         _check_type("scores", self.scores, np.float32)
         _check_type("labels", self.labels, np.int64)
         for name, expected in {"scores": (videos, classes), "labels": (videos,)}.items():
@@ -78,17 +77,21 @@ class VideoScores:
             raise InputError(f"labels: got {outside[0]}, expected numbers from 0 to {classes - 1}")
         names = [*self.videos, *(missing.video for missing in self.missing)]
         for name, texts in {"videos": names, "class_names": self.class_names}.items():
-            if len(set(texts)) < len(texts):
-                twice = next(text for text, count in Counter(texts).items() if count > 1)
-                raise InputError(f"{name}: {twice!r} is there twice")
-        spoilt = ~np.isfinite(self.scores).all(1)
-        if spoilt.any():
+            if twice := [text for text, count in Counter(texts).items() if count > 1]:
+                raise InputError(f"{name}: {twice[0]!r} is there twice")
+        self._refuse(np.any(~np.isfinite(self.scores), axis=1), "no finite numbers")
+        if self.kind == "probabilities":
+            wrong = (self.scores.min(1, initial=0) < 0) | (np.abs(self.scores.sum(1) - 1) > 1e-3)
+            self._refuse(wrong, "no probabilities, numbers from 0 on that sum to 1")
+
+    def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
+        """Raise InputError if a video is `wrong` (n,)."""
+        if wrong.any():
+            first = int(wrong.argmax())
             raise InputError(
-                f"scores: those of {spoilt.sum()} videos are no finite numbers, the first is "
-                f"{self.videos[int(spoilt.argmax())]}"
+                f"scores: those of {wrong.sum()} videos are {what}; the first is {self.videos[first]}, "
+                f"from {self.scores[first].min():g} on, sum {self.scores[first].sum():g}"
             )
-        if self.kind == "probabilities" and videos:
-            self._check_probabilities()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -125,36 +128,24 @@ class VideoScores:
         return Accuracy(read, len(self.missing), top1 / read, top5 / read, top1 / total, top5 / total)
 
     def save(self, path: Path) -> None:
-        """Write to `path`, for NumPy to load without pickle: an array for each field; replaces what is there at once.
+        """Write to `path`, for NumPy to load without pickle: the arrays of `_ARRAYS`; replaces what is there at once.
 
         Raises OSError.
         """
+        content = {
+            "format": FORMAT,
+            "entries": self.entries,
+            "videos": self.videos,
+            "labels": self.labels,
+            "scores": self.scores,
+            "class_names": self.class_names,
+            "kind": self.kind,
+            "protocol": json.dumps(self.protocol),
+            **{f"missing_{name}s": [getattr(row, name) for row in self.missing] for name in Missing._fields},
+        }
+        arrays: dict[str, Any] = {name: np.array(value, _ARRAYS[name][0]) for name, value in content.items()}
         with replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(
-                file,
-                format=np.array(FORMAT),
-                entries=np.array(self.entries, dtype=np.int64),
-                videos=_texts(self.videos),
-                labels=self.labels,
-                scores=self.scores,
-                class_names=_texts(self.class_names),
-                kind=np.array(self.kind),
-                missing_videos=_texts([missing.video for missing in self.missing]),
-                missing_labels=np.array([missing.label for missing in self.missing], dtype=np.int64),
-                missing_reasons=_texts([missing.reason for missing in self.missing]),
-                missing_causes=_texts([missing.cause for missing in self.missing]),
-                protocol=np.array(json.dumps(self.protocol)),
-            )
-
-    def _check_probabilities(self) -> None:
-        sums = self.scores.sum(1)
-        wrong = (self.scores < 0).any(1) | (np.abs(sums - 1) > 1e-3)
-        if wrong.any():
-            first = int(wrong.argmax())
-            raise InputError(
-                f"scores: those of {wrong.sum()} videos are no probabilities, numbers from 0 on that sum to 1; the "
-                f"first is {self.videos[first]}, from {self.scores[first].min():g} on, sum {sums[first]:g}"
-            )
+            np.savez_compressed(file, **arrays)
 
     @staticmethod
     def load(path: Path) -> "VideoScores":
@@ -163,18 +154,7 @@ class VideoScores:
             # Opened here, since NumPy leaves a file open in which it finds nothing.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 content = _read_arrays(arrays)
-            protocol = json.loads(content["protocol"].item())
-            if not isinstance(protocol, dict):
-                raise InputError(f"protocol: got {type(protocol).__name__}, expected an object")
-            scores = VideoScores(
-                tuple(content["videos"].tolist()),
-                content["labels"],
-                content["scores"],
-                tuple(content["class_names"].tolist()),
-                content["kind"].item(),
-                _read_missing(content),
-                protocol,
-            )
+            return _from_arrays(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -183,18 +163,12 @@ class VideoScores:
             raise InputError(
                 f"{path}: is no file of scores that `python -m train test` writes, or a damaged one"
             ) from error
-        entries = content.get("entries", scores.entries)
-        if entries != scores.entries:
-            raise InputError(
-                f"{path}: has scores of {len(scores)} videos and lacks those of {len(scores.missing)}, expected "
-                f"{entries} in all, as many as the index had"
-            )
-        return scores
 
 
 # What a file of scores consists of: types and numbers of dimensions.
 _ARRAYS: dict[str, tuple[type[np.generic], int]] = {
     "format": (np.str_, 0),
+    "entries": (np.int64, 0),
     "videos": (np.str_, 1),
     "labels": (np.int64, 1),
     "scores": (np.float32, 2),
@@ -203,62 +177,55 @@ _ARRAYS: dict[str, tuple[type[np.generic], int]] = {
     "missing_videos": (np.str_, 1),
     "missing_labels": (np.int64, 1),
     "missing_reasons": (np.str_, 1),
+    "missing_causes": (np.str_, 1),
     "protocol": (np.str_, 0),
 }
 # Files that were written before these came have none.
-_ADDED: dict[str, tuple[type[np.generic], int]] = {"entries": (np.int64, 0), "missing_causes": (np.str_, 1)}
-_COLUMNS = ("missing_videos", "missing_labels", "missing_reasons", "missing_causes")
+_ADDED = ("entries", "missing_causes")
 
 
 def _read_arrays(arrays: Any) -> dict[str, NDArray[Any]]:
-    """The arrays of an opened npz, of the types of `_ARRAYS` and `_ADDED`. KeyError if one is not there."""
-    content = {"format": _read_array(arrays, "format", *_ARRAYS["format"])}
-    if content["format"].item() != FORMAT:
-        raise InputError(f"holds scores of format {content['format'].item()!r}, expected {FORMAT!r}")
-    wanted = _ARRAYS | {name: kind for name, kind in _ADDED.items() if name in arrays.files}
-    return content | {name: _read_array(arrays, name, *kind) for name, kind in wanted.items()}
+    """The arrays of an opened npz, as `_ARRAYS` says they are. KeyError if one is not there."""
+    content: dict[str, NDArray[Any]] = {}
+    for name, (kind, ndim) in _ARRAYS.items():
+        if name in _ADDED and name not in arrays.files:
+            continue
+        array = content[name] = arrays[name]
+        _check_type(name, array, kind)
+        if array.ndim != ndim:
+            raise InputError(f"{name}: got shape {array.shape}, expected {ndim} dimensions")
+        if name == "format" and array.item() != FORMAT:
+            raise InputError(f"holds scores of format {array.item()!r}, expected {FORMAT!r}")
+        if name.startswith("missing_") and array.shape != (expected := content["missing_videos"].shape):
+            raise InputError(f"{name}: got shape {array.shape}, expected {expected}, one for each of missing_videos")
+    return content
 
 
-def _read_missing(content: dict[str, NDArray[Any]]) -> tuple[Missing, ...]:
-    columns = [name for name in _COLUMNS if name in content]
-    expected = content[columns[0]].shape
-    for name in columns:
-        if content[name].shape != expected:
-            raise InputError(
-                f"{name}: got shape {content[name].shape}, expected {expected}, one for each of {columns[0]}"
-            )
-    return tuple(Missing(*row) for row in zip(*(content[name].tolist() for name in columns), strict=True))
-
-
-def _read_array(arrays: Any, name: str, kind: type[np.generic], ndim: int) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = arrays[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise InputError(f"{name}: got dtype object, expected {_type_name(kind)}") from error
-    _check_type(name, array, kind)
-    if array.ndim != ndim:
-        raise InputError(f"{name}: got shape {array.shape}, expected {ndim} dimensions")
-    return array
+def _from_arrays(content: dict[str, NDArray[Any]]) -> VideoScores:
+    protocol = json.loads(content["protocol"].item())
+    if not isinstance(protocol, dict):
+        raise InputError(f"protocol: got {type(protocol).__name__}, expected an object")
+    columns = [array.tolist() for name, array in content.items() if name.startswith("missing_")]
+    scores = VideoScores(
+        tuple(content["videos"].tolist()),
+        content["labels"],
+        content["scores"],
+        tuple(content["class_names"].tolist()),
+        content["kind"].item(),
+        tuple(Missing(*row) for row in zip(*columns, strict=True)),
+        protocol,
+    )
+    if (entries := content.get("entries", scores.entries)) != scores.entries:
+        raise InputError(
+            f"has scores of {len(scores)} videos and lacks those of {len(scores.missing)}, expected {entries} in all, "
+            "as many as the index had"
+        )
+    return scores
 
 
 def _check_type(name: str, array: NDArray[Any], kind: type[np.generic]) -> None:
+    expected = "texts" if kind is np.str_ else kind.__name__
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{name}: got {type(array).__name__}, expected an array of {_type_name(kind)}")
+        raise InputError(f"{name}: got {type(array).__name__}, expected an array of {expected}")
     if not np.issubdtype(array.dtype, kind):
-        raise InputError(f"{name}: got dtype {array.dtype}, expected {_type_name(kind)}")
-
-
-def _type_name(kind: type[np.generic]) -> str:
-    return "texts" if kind is np.str_ else np.dtype(kind).name
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Probabilities of logits (n, classes)."""
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
-def _texts(texts: Sequence[str]) -> NDArray[np.str_]:
-    return np.array(texts, dtype=np.str_)
+        raise InputError(f"{name}: got dtype {array.dtype}, expected {expected}")

@@ -103,25 +103,29 @@ def run_test(config: EvaluationConfig) -> Accuracy:
     with join_team(config.device, config.timeout) as team, computing(team.device, config.threads):
         team.on_leader(lambda: check_folder(config.out, config.overwrite))
         trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
-        data = config.data or (trained.recipe.data.val if trained else None)
+        val = trained.recipe.data.val if trained else None
+        data = config.data or val
         if data is None:
-            raise InputError(
-                "data: is needed, the index that `python -m train prepare` writes; there is none by default"
-            )
+            raise InputError("data: got none, expected the index that `python -m train prepare` writes")
         index = read_index(data, config.root)
         trained = trained or _load_weights(config, index.split.class_names)
-        views = choose_views(config, trained.recipe.test)
-        then = trained.validated_on if _is_own(data, trained.recipe.data.val) else None
-        now = fingerprint(index.split)
+        views, recipe = choose_views(config, trained.recipe.test), trained.recipe
         if team.leads:
-            print(f"{trained.recipe.name} on {index.summary()}", _describe_views(trained, views), sep="\n", flush=True)
+            print(f"{recipe.name} on {index.summary()}")
+            print(
+                f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short "
+                f"side {views.short_side}, {recipe.sampling.num_segments} frames), {views.average} averaged",
+                flush=True,
+            )
         scores = score_videos(
             trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
         )
+        # What the run validated on, where this is the same index, which is then to list what it listed.
+        then = trained.validated_on if val is not None and data.absolute() == val.absolute() else None
         origin = {"network": str(config.checkpoint or config.weights), "data": str(data), "in_training": then}
         scores = replace(scores, protocol=scores.protocol | origin)
         if team.leads:
-            if then not in (None, now):
+            if then not in (None, now := fingerprint(index.split)):
                 print(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
             print(describe(scores), write_report(config.out, scores), sep="\n")
         return scores.accuracy()
@@ -131,11 +135,6 @@ def choose_views(config: EvaluationConfig, recipe_views: Views) -> Views:
     """The views that `config` asks for: the recipe's, or a published protocol's, and what is to differ from them."""
     views = recipe_views if config.protocol == "recipe" else PROTOCOLS[config.protocol]
     return replace(views, **{name: value for name, value in vars(config.views).items() if value is not None})
-
-
-def _is_own(data: Path, val: Path | None) -> bool:
-    """Whether `data` is the index that the run validated on, which is then to list what it listed."""
-    return val is not None and data.absolute() == val.absolute()
 
 
 def _load_weights(config: EvaluationConfig, class_names: tuple[str, ...]) -> TrainedNetwork:
@@ -154,10 +153,3 @@ def _load_weights(config: EvaluationConfig, class_names: tuple[str, ...]) -> Tra
             f"weights: {config.weights} has nothing for {len(lacking)} tensors of {recipe.name}, such as {lacking[0]}"
         )
     return TrainedNetwork(network.eval(), recipe, class_names)
-
-
-def _describe_views(trained: TrainedNetwork, views: Views) -> str:
-    return (
-        f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short side "
-        f"{views.short_side}, {trained.recipe.sampling.num_segments} frames), {views.average} averaged"
-    )

@@ -5,7 +5,6 @@ and one process and eight give the same bits. A video that cannot be read is nam
 """
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.checkpoint import TrainedNetwork
-from train.data.batches import Batch, collate
-from train.data.dataset import EvaluationClips, ViewKey, Views
+from train.data.batches import Batch, evaluation_batches
+from train.data.dataset import EvaluationClips, Views
 from train.data.entries import Entry
-from train.data.index import Checked, Index
-from train.data.loader import GuardedLoader, Loading
+from train.data.index import Index
+from train.data.loader import Loading
 from train.errors import InputError
 from train.evaluation.scores import Missing, VideoScores
 from train.fields import to_plain
@@ -56,8 +55,7 @@ def score_videos(
     recipe.data.check_split(split)
     _check_classes(trained.class_names, split.class_names)
     clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
-    keys = video_batches(len(split), views, batch_size, team.rank, team.size)
-    loader = GuardedLoader(clips, keys, collate, loading.for_device(team.device))
+    loader = evaluation_batches(clips, batch_size, loading.for_device(team.device), team.rank, team.size)
     network = trained.network.to(team.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -69,7 +67,7 @@ def score_videos(
     sums, problem = _ViewSums(len(split), len(split.class_names)), None
     try:
         with evaluation_mode(network), torch.inference_mode():
-            for batch in _with_progress(loader, team):
+            for batch in tqdm(loader, unit="batch", disable=None if team.leads else True):
                 sums.add(batch, scores_of(batch) if len(batch) else None)
     except InputError as error:  # all processes have to hear of it, or the others would wait for this one
         problem = str(error)
@@ -78,50 +76,27 @@ def score_videos(
     parts = team.gather((problem, *sums.means(views.per_video), sums.reasons))
     if problems := [part[0] for part in parts if part[0]]:
         raise InputError("; ".join(dict.fromkeys(problems)))
-    numbers = [number for part in parts for number in part[1]]
+    means = {number: row for _, numbers, rows, _ in parts for number, row in zip(numbers, rows, strict=True)}
     reasons = {number: reason for part in parts for number, reason in part[3].items()}
-    if sorted([*numbers, *reasons]) != list(range(len(split))):
-        raise RuntimeError(f"{len(numbers)} scored and {len(reasons)} missing are not each of {len(split)} videos once")
-    order = np.argsort(numbers)
-    protocol = {
-        "recipe": recipe.name,
-        "sampling": to_plain(recipe.sampling),
-        "views": to_plain(views),
-        "precision": precision,
-        "split": split.name,
-    }
+    if sorted([*means, *reasons]) != list(range(len(split))):
+        raise RuntimeError(f"{len(means)} scored and {len(reasons)} missing are not each of {len(split)} videos once")
+    read = [split.entries[number] for number in sorted(means)]
     base = Path(os.path.commonpath([entry.path.absolute().parent for entry in split.entries]))
-    read = [split.entries[numbers[i]] for i in order]
     return VideoScores(
         videos=tuple(_name(entry, base) for entry in read),
         labels=np.array([entry.label for entry in read], dtype=np.int64),
-        scores=np.concatenate([part[2] for part in parts])[order],
+        scores=np.array([means[number] for number in sorted(means)], np.float32).reshape(-1, len(split.class_names)),
         class_names=split.class_names,
         kind=views.average,
-        missing=(
-            *(_missing_now(split.entries[number], base, reasons[number]) for number in sorted(reasons)),
-            *(_missing_before(checked, base) for checked in index.left_out),
-        ),
-        protocol=protocol,
+        missing=_missing(index, reasons, base),
+        protocol={
+            "recipe": recipe.name,
+            "sampling": to_plain(recipe.sampling),
+            "views": to_plain(views),
+            "precision": precision,
+            "split": split.name,
+        },
     )
-
-
-def video_batches(
-    num_videos: int, views: Views, batch_size: int, rank: int = 0, world_size: int = 1
-) -> list[list[ViewKey]]:
-    """The batches of one of W processes: over all of them every clip of every video, exactly once.
-
-    A batch holds at most `batch_size` views, or a single clip with more crops; none is padded. Process r takes every
-    W-th block from the r-th on, a block being as many whole videos as fit into a batch, or one. What is in a batch
-    therefore does not depend on W, nor does the order in which the views of a video are added up.
-    """
-    videos, clips = max(1, batch_size // views.per_video), max(1, batch_size // views.crops)
-    batches: list[list[ViewKey]] = []
-    for first in range(rank * videos, num_videos, world_size * videos):
-        numbers = range(first, min(first + videos, num_videos))
-        block = [ViewKey(number, clip) for number in numbers for clip in range(views.clips)]
-        batches += [block[start : start + clips] for start in range(0, len(block), clips)]
-    return batches
 
 
 class _ViewSums:
@@ -147,11 +122,6 @@ class _ViewSums:
         return complete.tolist(), (self.sums[complete] / per_video).float().numpy()
 
 
-def _with_progress(loader: Iterable[Batch], team: Team) -> Iterable[Batch]:
-    """A bar in the leading process, where somebody can see it."""
-    return tqdm(loader, unit="batch", disable=None if team.leads else True)
-
-
 def _check_classes(expected: tuple[str, ...], got: tuple[str, ...]) -> None:
     if len(got) != len(expected):
         raise InputError(f"data: has {len(got)} classes, but the network was trained on {len(expected)}")
@@ -160,16 +130,17 @@ def _check_classes(expected: tuple[str, ...], got: tuple[str, ...]) -> None:
             raise InputError(f"data: class {label} is {theirs!r}, but the network was trained with {mine!r} there")
 
 
-def _missing_now(entry: Entry, base: Path, reason: str) -> Missing:
-    """A video that `prepare` could read."""
-    cause = "unreadable now" if entry.path.exists() else "gone since the index was made"
-    return Missing(_name(entry, base), entry.label, reason, cause)
-
-
-def _missing_before(gone: Checked, base: Path) -> Missing:
-    """A video that `prepare` could not use."""
-    reason = f"{gone.problem}: {gone.reason}"
-    return Missing(_name(gone.entry, base), gone.entry.label, reason, f"{gone.problem} when the index was made")
+def _missing(index: Index, reasons: dict[int, str], base: Path) -> tuple[Missing, ...]:
+    """The videos that cannot be read now, by their numbers and `reasons`, and those that `prepare` could not use."""
+    missing = []
+    for number, reason in sorted(reasons.items()):
+        entry = index.split.entries[number]
+        cause = "unreadable now" if entry.path.exists() else "missing now"
+        missing.append(Missing(_name(entry, base), entry.label, reason, cause))
+    for checked in index.left_out:
+        reason, cause = f"{checked.problem}: {checked.reason}", f"{checked.problem} when the index was made"
+        missing.append(Missing(_name(checked.entry, base), checked.entry.label, reason, cause))
+    return tuple(missing)
 
 
 def _name(entry: Entry, base: Path) -> str:

@@ -120,16 +120,30 @@ def test_impossible_batches(arguments, message):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-@pytest.mark.parametrize(("num_entries", "clips", "crops", "batch_size"), [(7, 1, 1, 4), (5, 4, 3, 7), (2, 1, 3, 1)])
-def test_evaluation_counts_every_clip_once(world_size, num_entries, clips, crops, batch_size):
+@pytest.mark.parametrize("num_entries", [1, 2, 7, 23])
+@pytest.mark.parametrize(
+    ("clips", "crops", "batch_size"), [(1, 1, 4), (1, 3, 1), (4, 3, 7), (10, 3, 32), (10, 3, 2), (2, 3, 32)]
+)
+def test_evaluation_counts_every_clip_once_whoever_computes_it(world_size, num_entries, clips, crops, batch_size):
     views = Views("spread", clips=clips, crops=crops)
+    alone = evaluation_keys(num_entries, views, batch_size)
+    keys = [key for batch in alone for key in batch]
+    assert keys == [ViewKey(index, clip) for index in range(num_entries) for clip in range(clips)]
+    assert all(1 <= len(batch) <= max(1, batch_size // crops) for batch in alone)
     shares = [evaluation_keys(num_entries, views, batch_size, rank, world_size) for rank in range(world_size)]
-    keys = [key for share in shares for batch in share for key in batch]
-    assert len(keys) == num_entries * clips
-    assert set(keys) == {ViewKey(index, clip) for index in range(num_entries) for clip in range(clips)}
-    assert all(1 <= len(batch) <= max(1, batch_size // crops) for share in shares for batch in share)
-    counts = [sum(map(len, share)) for share in shares]
-    assert max(counts) - min(counts) <= 1
+    assert sorted(map(repr, alone)) == sorted(repr(batch) for share in shares for batch in share)
+    videos = [{key.index for batch in share for key in batch} for share in shares]
+    assert sum(map(len, videos)) == num_entries  # all clips of a video are one process'
+    assert max(map(len, videos)) - min(map(len, videos)) <= max(1, batch_size // views.per_video)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rank", "message"),
+    [(0, 0, "batch_size must be at least 1, got 0"), (4, 2, "rank: got 2, expected a number from 0 to below")],
+)
+def test_impossible_evaluation(batch_size, rank, message):
+    with pytest.raises(InputError, match=message):
+        evaluation_keys(7, Views(), batch_size, rank, world_size=2)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")

@@ -16,7 +16,8 @@ from train.data.dataset import EvaluationClips
 from train.data.loader import Loading
 from train.data.sources import read_list
 from train.data.transforms import normalize
-from train.demo.demo import DemoConfig, run_demo
+from train.demo.config import DemoConfig
+from train.demo.demo import run_demo
 from train.demo.plots import learned_kernels, plot_kernels
 from train.demo.render import CLASS_NAMES
 from train.errors import InputError
@@ -188,10 +189,10 @@ def test_errors_of_predict_are_one_line(config, results, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "0"], "epochs: must be at least 1, got 0"),
-        (["--seed", "-1"], "seed: must be at least 0, got -1"),
-        (["--lr", "nan"], "lr: must be a positive number, got nan"),
-        (["--tasks"], "tasks: at least one is needed"),
+        (["--epochs", "0"], "epochs: got 0, expected at least 1"),
+        (["--seed", "-1"], "seed: got -1, expected at least 0"),
+        (["--lr", "nan"], "lr: got nan, expected a finite number"),
+        (["--tasks"], "tasks: got (), expected at least one"),
         (["--train-videos", "8", "--val-videos", "8", "--batch-size", "9"], "number of videos, 8; got 9"),
     ],
 )

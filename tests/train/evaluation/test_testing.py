@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from train.data.loader import Loading
 from train.errors import InputError
 from train.evaluation.scores import VideoScores
 from train.evaluation.test import EvaluationConfig, ViewChanges, choose_views
-from train.evaluation.views import score_videos, video_batches
+from train.evaluation.views import score_videos
 from train.fit.config import Compute
 from train.networks import build_network
 from train.recipes import RECIPES
@@ -181,24 +180,6 @@ def test_protocols_on_the_command_line():
         views("ssv2-8f", crops=0)
 
 
-@pytest.mark.parametrize(
-    ("views", "batch_size"), [((10, 3), 32), ((10, 3), 7), ((10, 3), 2), ((2, 3), 32), ((1, 1), 4)]
-)
-@pytest.mark.parametrize("videos", [1, 5, 23])
-def test_batches_hold_every_clip_once_whoever_computes_them(videos, views, batch_size):
-    clips_per_video, crops = views
-    views = Views("spread", clips_per_video, crops, 256, 256)
-    alone = video_batches(videos, views, batch_size)
-    clips = Counter((key.index, key.clip) for batch in alone for key in batch)
-    assert clips == {(video, clip): 1 for video in range(videos) for clip in range(views.clips)}
-    assert all(len(batch) * views.crops <= max(batch_size, views.crops) for batch in alone)
-    for size in (2, 3, 8):
-        shares = [video_batches(videos, views, batch_size, rank, size) for rank in range(size)]
-        assert sorted(map(repr, alone)) == sorted(repr(batch) for share in shares for batch in share)
-        of_one = [{key.index for batch in share for key in batch} for share in shares]
-        assert sum(map(len, of_one)) == videos  # all clips of a video are one process'
-
-
 def test_a_video_that_is_missing_changes_nothing_else(split, tmp_path):
     trained = make_trained("k400-8f")
     views = replace(trained.recipe.test, short_side=40, crop_size=40)
@@ -315,7 +296,7 @@ def test_what_does_not_fit(files, tmp_path, capsys):
     assert "no such file" in error_of("--weights", missing, "--recipe", "ssv2-8f", "--data", index)
     assert "no such file" in error_of(missing, "--data", index)
     assert "no such file" in error_of(checkpoint, "--data", missing)
-    assert "data: is needed" in error_of(checkpoint)
+    assert "data: got none, expected the index" in error_of(checkpoint)
     assert "views.crop_size: got 60, expected at most the short side of 40" in error_of(
         checkpoint, "--data", index, "--views.crop-size", 60
     )
@@ -349,5 +330,5 @@ def test_data_of_other_classes(split):
     with pytest.raises(InputError, match="none of the 5 videos can be read"):
         run_all(trained, gone, views).accuracy()
     trained.network.get_parameter("fc.bias").data[1] = float("nan")
-    with pytest.raises(InputError, match="those of 5 videos are no finite numbers, the first is 0"):
+    with pytest.raises(InputError, match="those of 5 videos are no finite numbers; the first is 0"):
         run_all(trained, split, views)

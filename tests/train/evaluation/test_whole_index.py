@@ -60,7 +60,7 @@ def test_each_way_to_vanish_is_counted(folder, capsys):
         picture.write_bytes(b"no picture")
     command = ["test", str(folder / "network.pt"), "--data", str(folder / "val.jsonl"), "--root", str(folder), *SMALL]
     assert main([*command, "--out", str(folder / "out")]) == 0
-    causes = {"gone since the index was made": 1, "unreadable now": 1, GONE: 1}
+    causes = {"missing now": 1, "unreadable now": 1, GONE: 1}
     text = "".join(f", 1 {cause}" for cause in causes)
     assert f"\ntested 3 of 6 videos of the index{text}\ntop-1 " in capsys.readouterr().out
     result = json.loads((folder / "out" / "result.json").read_text())

@@ -1,0 +1,50 @@
+"""What the demo prints: a table of the tasks, and which videos could not be read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.data.dataset import Failure
+from train.demo.plots import Kernels
+from train.demo.render import Task
+from train.demo.side_by_side import EpochResult
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What the demo shows of one task."""
+
+    task: Task
+    chance: float
+    videos: tuple[int, int]
+    """Of training and of validation."""
+    seconds: float
+    history: list[EpochResult]
+    kernels: Kernels
+    substituted: Mapping[Failure, int]
+    """Training videos that could not be read, and how often another stood in."""
+    left_out: Mapping[Failure, int]
+    """Validation videos that could not be read; the accuracies are without them."""
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 of each network after the last epoch, from 0 to 1."""
+        return {result.network: result.val.accuracy for result in self.history}
+
+
+def describe_results(results: Sequence[TaskResult], out: Path) -> str:
+    """The table, a line a task, and below it what could not be read."""
+    lines = ["", f"{'task':<10}{'chance':>9}{'C2D':>9}{'TANet':>9}{'videos':>14}{'seconds':>10}"]
+    for result in results:
+        shares = f"{result.chance:>9.1%}{result.accuracies['C2D']:>9.1%}{result.accuracies['TANet']:>9.1%}"
+        lines.append(f"{result.task:<10}{shares}{'{} + {}'.format(*result.videos):>14}{result.seconds:>10.0f}")
+    lines += ["", f"Pictures, checkpoints and log are in {out}."]
+    for result in results:
+        for failures, fate in (
+            (result.substituted, "training videos replaced by others"),
+            (result.left_out, "validation videos left out of the accuracy"),
+        ):
+            if failures:
+                lines.append(f"{result.task}: {fate} because they cannot be read: {len(failures)}")
+                lines += [f"  {path}: {reason} ({times} ×)" for (path, reason), times in sorted(failures.items())]
+    return "\n".join(lines)
