@@ -54,7 +54,7 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
     return x.new_empty(x.shape[0] // num_segments, x.shape[1], num_segments)
 
 
-# V `(N, C, T)` may be absent, and T is then told; Θ is `(N, C, K)`, or `(C, K)` for all clips; `after`: V of the result.
+# V `(N, C, T)` may be absent, and T is then told; Θ is `(N, C, K)`, or `(C, K)` for all clips; `after`: V comes last.
 @operator("(Tensor x, Tensor? importance, Tensor kernel, SymInt? num_segments=None, bool after=False) -> Tensor")
 def aggregate(
     x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int | None = None, after: bool = False

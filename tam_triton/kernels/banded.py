@@ -1,8 +1,8 @@
 """The banded T×T matrix M[t,s] = Θ[s−t+K//2]·V[s] of each clip and channel, times frames: Y = M·X, or dX = Mᵀ·dY.
 
-Forms of it have V[t], of the frame written, or no V, and one Θ for all clips. The transpose of a band is a band with its
-taps reversed and V at its other end, so a product is told by these two. What a form lacks is None, which the compiler
-knows; a Θ of all clips is one whose clips are 0 apart.
+Forms of it have V[t], of the frame written, or no V, and one Θ for all clips. The transpose of a band is a band with
+its taps reversed and V at its other end, so a product is told by these two. What a form lacks is None, which the
+compiler knows; a Θ of all clips is one whose clips are 0 apart.
 
 A program walks a block of a clip's elements through time, or through one part of it. K frames stay in registers, in
 their own dtype; it reads each frame once and writes each result once: two passes over a tensor of X's size.

@@ -20,6 +20,4 @@ def input_gradient(
 ) -> Tensor:
     """dx `(N·T, C, H, W)`, dense in the given layout; `d_squeezed` `(N, C, T)` is the gradient of X̂, if any."""
     T = layout.segments(importance, num_segments)
-    return banded.product(
-        dy, importance, kernel, channels_last, T, transposed=True, after=after, d_squeezed=d_squeezed
-    )
+    return banded.product(dy, importance, kernel, channels_last, T, transposed=True, after=after, d_squeezed=d_squeezed)
