@@ -80,12 +80,13 @@ def written_out(
     frames = []
     for t in range(T):
         reached = [(k, t + k - K // 2) for k in range(K) if 0 <= t + k - K // 2 < T]
-        weights = [
-            kernel[..., k] if importance is None or after else kernel[..., k] * importance[..., s] for k, s in reached
-        ]
-        terms = [weight[..., None, None] * clip[:, s] for weight, (_, s) in zip(weights, reached, strict=True)]
-        y = sum(terms[1:], start=terms[0])
-        frames.append(y * importance[..., t, None, None] if after and importance is not None else y)
+        terms = []
+        for k, s in reached:
+            weight = kernel[..., k]
+            if importance is not None:
+                weight = weight * importance[..., t if after else s]
+            terms.append(weight[..., None, None] * clip[:, s])
+        frames.append(sum(terms[1:], start=terms[0]))
     return torch.stack(frames, 1).flatten(0, 1)
 
 
