@@ -140,7 +140,7 @@ def has_int64_base(compiled: CompiledKernel, name: str) -> bool:
 def pointer_arguments(compiled: CompiledKernel) -> list[str]:
     """Names of the tensors in the kernel's signature."""
     signature = next(line for line in compiled.asm["ttir"].splitlines() if "tt.func public" in line)
-    return re.findall(r"%(\w+): !tt\.ptr", signature)
+    return re.findall(r"%([\w.]+): !tt\.ptr", signature)
 
 
 class Values:

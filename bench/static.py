@@ -49,14 +49,18 @@ def branch_weights(
     return global_branch, local_branch
 
 
-# How the operators call each public launcher: x (also as dY), V (also as X̂ and dX̂), Θ.
+# How the operators call each public launcher, in each form: x (also as dY), V (also as X̂ and dX̂), Θ.
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
     "activated_squeeze": lambda x, v, theta: kernels.activated_squeeze(x, batch_norm(x), EPS, v.shape[-1]),
     "branches": lambda x, v, theta: kernels.branches(v, *branch_weights(v, theta), EPS, is_channels_last(x)),
     "aggregate": lambda x, v, theta: kernels.aggregate(x, v, theta),
+    "aggregate, shared": lambda x, v, theta: kernels.aggregate(x, None, theta[0], v.shape[-1]),
+    "aggregate, after": lambda x, v, theta: kernels.aggregate(x, v, theta, after=True),
     "activated_aggregate": lambda x, v, theta: kernels.activated_aggregate(x, batch_norm(x), EPS, v, theta),
     "weight_gradients": lambda x, v, theta: kernels.weight_gradients(x, x, v, theta),
+    "weight_gradients, shared": lambda x, v, theta: kernels.weight_gradients(x, x, None, theta[0], v.shape[-1]),
+    "weight_gradients, after": lambda x, v, theta: kernels.weight_gradients(x, x, v, theta, after=True),
     "input_gradient": lambda x, v, theta: kernels.input_gradient(x, v, theta, v, is_channels_last(x)),
 }
 
@@ -112,7 +116,7 @@ HEADINGS = (
     "target", "dtype", "layout", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs", "spills",
     "local", "shared", "occupancy", "widest", "128-bit", "int64",
 )  # fmt: skip
-WIDTHS = (6, 8, 13, 10, 19, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
+WIDTHS = (6, 8, 13, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
 
 
 def run(options: Static) -> list[Row]:

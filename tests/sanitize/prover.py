@@ -98,8 +98,11 @@ class Prover(sanitizer.SymbolicSanitizer):
         self.need_full_grid = False
 
     def arg_callback(self, name: str, arg: Any, arg_cvt: Any) -> None:
-        """An argument, before the launch: address, and bytes from the first to the last element."""
-        if hasattr(arg, "data_ptr") and 0 not in arg.shape:
+        """An argument, before the launch: address, and bytes from the first to the last element of each tensor."""
+        if isinstance(arg, tuple):
+            for i, one in enumerate(arg):
+                self.arg_callback(f"{name}[{i}]", one, None)
+        elif hasattr(arg, "data_ptr") and 0 not in arg.shape:
             span = 1 + sum((size - 1) * stride for size, stride in zip(arg.shape, arg.stride(), strict=True))
             known, size = self.tensors_at.get(arg.data_ptr(), (name, 0))
             self.tensors_at[arg.data_ptr()] = (known, max(size, span * arg.element_size()))
