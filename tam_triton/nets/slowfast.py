@@ -4,29 +4,23 @@ Two ResNets see a clip at two rates: the slow pathway every α-th frame with all
 with 1/8 of them. What the fast pathway knows goes to the slow one through a convolution over time before res2 … res5.
 
 Both carry their frames in the batch, as everything here does, and their blocks are torchvision's. Names are those of
-open-mmlab/mmaction2 with torchvision's inside: `slow_path.layer1.0.conv1.weight`, `slow_path.layer1_lateral.conv.weight`.
+open-mmlab/mmaction2 with torchvision's inside: `slow_path.layer1.0.conv1.weight`, `fast_path.bn1.bias`,
+`slow_path.layer1_lateral.conv.weight`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.fx
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 — its usual name
 from torchvision.models.resnet import Bottleneck
 
-from tam_triton import layout
 from tam_triton.checks import check_count, check_device, check_dtype, check_parameter, check_taps, fails
+from tam_triton.nets.pathway import STAGES, Lateral, Pathway, StemConv
 from tam_triton.nets.ta_block import TABlock
 from tam_triton.nets.video import checked_frames
-from tam_triton.temporal import TAM
 from tam_triton.temporal.tracing import is_traced
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # of res2 … res5, by depth
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-
-torch.fx.wrap("convolve_clips")
 
 
 @dataclass(frozen=True)
@@ -146,11 +140,12 @@ class SlowFast(nn.Module):
         check_parameter("num_classes", num_classes, num_classes * features)
         blocks = BLOCKS[config.depth]
         self.slow_path = Pathway(
-            config.width, blocks, config.num_segments // config.alpha, 1, (1, 1, 3, 3), 2 * fast_width, config.tam, impl
+            config.width, blocks, config.num_segments // config.alpha, (1, 1, 1, 3, 3), 2 * fast_width, config.tam, impl
         )
-        self.fast_path = Pathway(fast_width, blocks, config.num_segments, 5, (3, 3, 3, 3), 0, config.tam, impl)
+        self.fast_path = Pathway(fast_width, blocks, config.num_segments, (5, 3, 3, 3, 3), 0, config.tam, impl)
+        lateral = (config.lateral_kernel, config.num_segments, config.alpha, config.lateral_norm)
         for name, channels in zip(("conv1", *STAGES[:3]), (1, 4, 8, 16), strict=True):
-            self.slow_path.add_module(f"{name}_lateral", Lateral(channels * fast_width, config))
+            self.slow_path.add_module(f"{name}_lateral", Lateral(channels * fast_width, *lateral))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(features, num_classes)
         self.reset_parameters()
@@ -159,8 +154,9 @@ class SlowFast(nn.Module):
     def reset_parameters(self) -> None:
         """The published initialization; TAMs keep theirs."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, nn.Conv2d):
+                weight = module.weight_3d() if isinstance(module, StemConv) else module.weight
+                nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck | TABlock):
                 nn.init.zeros_(module.bn3.weight)
         nn.init.normal_(self.fc.weight, std=0.01)
@@ -208,138 +204,3 @@ class SlowFast(nn.Module):
     def extra_repr(self) -> str:
         """The two rates, which no submodule shows."""
         return f"num_segments={self.num_segments}, alpha={self.alpha}"
-
-
-class Pathway(nn.Module):
-    """A ResNet of bottlenecks on frames in the batch, without its head (paper table 1).
-
-    Args:
-        width: channels of the stem.
-        blocks: of each stage.
-        num_segments: the pathway's T.
-        stem_taps: frames that the stem's convolution spans.
-        taps: frames that the first convolution of each stage's blocks spans.
-        lateral: channels that come in beside the pathway's own ahead of res2, in units of its growth.
-        tam: TAM where `taps` are more than 1.
-        impl: the implementation of the TAMs.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        blocks: Sequence[int],
-        num_segments: int,
-        stem_taps: int,
-        taps: Sequence[int],
-        lateral: int,
-        tam: bool,
-        impl: str | None,
-    ) -> None:
-        super().__init__()
-        self.num_segments = num_segments
-        self.conv1 = conv_over(3, width, (stem_taps, 7, 7), num_segments, stride=2)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels, lateral_channels = width, lateral
-        for i, stage in enumerate(STAGES):
-            planes = width * 2**i
-            layers = []
-            for j in range(blocks[i]):
-                stride = 2 if i > 0 and j == 0 else 1
-                arriving = channels + lateral_channels if j == 0 else planes * Bottleneck.expansion
-                layers.append(_block(arriving, planes, stride, taps[i], num_segments, tam, impl))
-            self.add_module(stage, nn.Sequential(*layers))
-            channels, lateral_channels = planes * Bottleneck.expansion, lateral * 2**i * Bottleneck.expansion
-
-    def stem(self, x: Tensor) -> Tensor:
-        """(N·T, 3, H, W) → (N·T, width, H/4, W/4)."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
-
-    def average(self, x: Tensor) -> Tensor:
-        """(N·T, C, H, W) → (N, C): the mean over space and time."""
-        return x.mean((2, 3)).unflatten(0, (-1, self.num_segments)).mean(1)
-
-
-class Lateral(nn.Module):
-    """Fast features for the slow pathway: K×1×1 with stride α in time, 2·βC channels (paper section 3.3, "T-conv")."""
-
-    def __init__(self, channels: int, config: SlowFastConfig) -> None:
-        super().__init__()
-        kernel = (config.lateral_kernel, 1, 1)
-        self.conv = ClipConv(channels, 2 * channels, kernel, config.num_segments, (config.alpha, 1, 1))
-        self.bn = nn.BatchNorm2d(2 * channels) if config.lateral_norm else None
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N·T, C, H, W) → (N·T/α, 2·C, H, W)."""
-        x = self.conv(x)
-        return x if self.bn is None else self.relu(self.bn(x))
-
-
-class ClipConv(nn.Conv3d):
-    """A Conv3d without bias on frames in the batch, as many beyond each end of a clip as the kernel needs being zeros.
-
-    Args:
-        in_channels, out_channels: as for Conv3d.
-        kernel_size: taps in time, height and width; odd.
-        num_segments: T, the frames of a clip.
-        stride: in time, height and width.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int, int],
-        num_segments: int,
-        stride: tuple[int, int, int] = (1, 1, 1),
-    ) -> None:
-        time, height, width = (taps // 2 for taps in kernel_size)
-        super().__init__(in_channels, out_channels, kernel_size, stride, (time, height, width), bias=False)
-        self.num_segments = num_segments
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N·T, C, H, W) → (N·T/stride, C_out, H/stride, W/stride), in x's layout."""
-        return convolve_clips(x, self.weight, self.stride, self.padding, self.num_segments)
-
-
-def convolve_clips(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], num_segments: int
-) -> Tensor:
-    """Frames `(N·T, C, H, W)` by a weight `(C_out, C, taps, taps, taps)`.
-
-    channels_last frames are a channels_last_3d clip as they lie, and so is the result; contiguous ones are copied.
-    """
-    channels_last = layout.is_channels_last(x)
-    clips = layout.to_layout(x, channels_last).unflatten(0, (-1, num_segments)).transpose(1, 2)  # (N, C, T, H, W)
-    y = F.conv3d(clips, weight, None, tuple(stride), tuple(padding))
-    return layout.to_layout(y.transpose(1, 2).flatten(0, 1), channels_last)
-
-
-def conv_over(
-    in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], num_segments: int, stride: int = 1
-) -> nn.Conv2d | ClipConv:
-    """A convolution of frames, with `stride` in space: 2D where it spans one of them."""
-    taps, height, width = kernel_size
-    if taps > 1:
-        return ClipConv(in_channels, out_channels, kernel_size, num_segments, (1, stride, stride))
-    padding = (height // 2, width // 2)
-    return nn.Conv2d(in_channels, out_channels, (height, width), stride, padding, bias=False)
-
-
-def _block(
-    in_channels: int, planes: int, stride: int, taps: int, num_segments: int, tam: bool, impl: str | None
-) -> Bottleneck | TABlock:
-    out_channels = planes * Bottleneck.expansion
-    downsample = None
-    if stride > 1 or in_channels != out_channels:
-        shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
-    block = Bottleneck(in_channels, planes, stride, downsample)
-    if taps == 1:
-        return block
-    if tam:
-        return TABlock(block, TAM(planes, num_segments, impl=impl))
-    block.conv1 = conv_over(in_channels, planes, (taps, 1, 1), num_segments)
-    return block
