@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 — its usual name
@@ -145,6 +146,7 @@ def convolve_pixels(x: Tensor, weight: Tensor, stride: int, num_segments: int) -
     channels_last = layout.is_channels_last(x)
     clips = layout.to_layout(x, channels_last).unflatten(0, (-1, num_segments)).transpose(1, 2)
     y = F.conv2d(clips.flatten(3), weight, None, (stride, 1), (weight.shape[2] // 2, 0))
+    y = layout.to_layout(y, channels_last)
     frames = y.unflatten(3, x.shape[2:]).transpose(1, 2).flatten(0, 1)  # (N, C_out, T, P) → (N·T, C_out, H, W)
     return layout.to_layout(frames, channels_last)
 
@@ -154,6 +156,7 @@ def convolve_clips(x: Tensor, weight: Tensor, num_segments: int) -> Tensor:
     channels_last = layout.is_channels_last(x)
     clips = layout.to_layout(x, channels_last).unflatten(0, (-1, num_segments)).transpose(1, 2)  # (N, C, T, H, W)
     y = F.conv3d(clips, weight, None, (1, 2, 2), (weight.shape[2] // 2, 3, 3))
+    y = y.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
     return layout.to_layout(y.transpose(1, 2).flatten(0, 1), channels_last)
 
 

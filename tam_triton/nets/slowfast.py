@@ -11,6 +11,7 @@ open-mmlab/mmaction2 with torchvision's inside: `slow_path.layer1.0.conv1.weight
 from dataclasses import dataclass
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
@@ -21,6 +22,8 @@ from tam_triton.nets.video import checked_frames
 from tam_triton.temporal.tracing import is_traced
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # of res2 … res5, by depth
+
+torch.fx.wrap("checked_frames")
 
 
 @dataclass(frozen=True)
