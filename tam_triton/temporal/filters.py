@@ -2,12 +2,14 @@
 
 from typing import Any
 
-import torch
+import torch.fx
 from torch import Tensor, nn
 
 from tam_triton.checks import check_count, check_taps
 from tam_triton.temporal import tracing
 from tam_triton.temporal.base import TemporalModule
+
+torch.fx.wrap("average")
 
 INITIAL = ("identity", "shift", "random")
 
@@ -23,7 +25,7 @@ class Filter(TemporalModule):
         return tracing.aggregate(x, None, self.kernel, num_segments=self.num_segments, impl=self.impl)
 
 
-class TemporalAvgPool(Filter):
+class TemporalAvgPool(TemporalModule):
     """Average pooling K×1×1 that keeps the length, which C2D-Pool has in place of each TAM (paper section 4.3).
 
     A sum over K frames is divided by K also where some are beyond the clip's ends, and count as zeros: so torch's own
@@ -44,12 +46,11 @@ class TemporalAvgPool(Filter):
         super().__init__(channels, num_segments, impl=impl)
         check_taps("kernel_size", kernel_size)
         self.kernel_size = kernel_size
-        self.register_buffer("kernel", torch.empty(channels, kernel_size), persistent=False)
-        self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """The kernel, which no checkpoint holds."""
-        nn.init.constant_(self.kernel, 1 / self.kernel_size)
+    def compute(self, x: Any) -> Any:
+        """The average."""
+        kernel = average(x, self.kernel_size)
+        return tracing.aggregate(x, None, kernel, num_segments=self.num_segments, impl=self.impl)
 
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
@@ -144,6 +145,11 @@ class ChannelwiseTemporalConv(Filter):
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
         return f"{super().extra_repr()}, kernel_size={self.kernel_size}, initial={self.initial!r}"
+
+
+def average(x: Tensor, kernel_size: int) -> Tensor:
+    """Θ `(C, K)` of a mean over K frames; in single precision beside half, where 1/K would be off by a rounding."""
+    return x.new_full((x.shape[1], kernel_size), 1 / kernel_size, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def shift_weight(channels: int, shift_div: int) -> Tensor:

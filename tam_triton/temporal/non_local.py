@@ -11,6 +11,7 @@ from tam_triton.checks import check_parameter
 from tam_triton.temporal.base import TemporalModule, reduced
 
 torch.fx.wrap("attend")
+torch.fx.wrap("dense")
 torch.fx.wrap("pool_pixels")
 
 
@@ -53,9 +54,15 @@ class NonLocal(TemporalModule):
 
     def compute(self, x: Any) -> Any:
         """The block."""
+        x = dense(x)
         # Pooled after the convolutions, as published; a 1×1 convolution of a pooled map would not be the same.
         attended = attend(self.theta(x), pool_pixels(self.phi(x)), pool_pixels(self.g(x)), self.num_segments)
         return x + self.bn(self.out(attended))
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x` itself, or a copy in one of the two layouts where it is a slice of something."""
+    return layout.to_layout(x, layout.is_channels_last(x))
 
 
 def pool_pixels(x: Tensor) -> Tensor:

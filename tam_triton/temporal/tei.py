@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 — its usual name
 
@@ -44,6 +45,11 @@ class TEI(TemporalModule):
         self.reduce_next = nn.Conv1d(channels, width, 1, bias=False)
         self.expand = nn.Conv1d(width, channels, 1, bias=False)
         self.interaction = nn.Parameter(shift_weight(channels, shift_div))
+
+    def reset_parameters(self) -> None:
+        """The interaction as the shift; the layers have ways of their own."""
+        with torch.no_grad():
+            self.interaction.copy_(shift_weight(self.channels, self.shift_div))
 
     def compute(self, x: Any) -> Any:
         """MEM and TIM."""
