@@ -80,7 +80,7 @@ class LocalTAM(Ablation):
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor | None, Tensor]:
         """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2), and a kernel of one tap."""
-        return self.L(squeezed), squeezed.new_ones(self.channels, 1)
+        return self.L(squeezed), squeezed.new_ones(squeezed.shape[0], self.channels, 1)
 
 
 class ReversedTAM(GlobalTAM):

@@ -55,12 +55,7 @@ def squeeze_and_aggregate(
 ) -> Any:
     """As `functional`'s; a graph gets its two operators, with what the branches call between them."""
     if not is_traced(x) and options.get("excitation", "before") == "before":
-
-        def of_clips(squeezed: Tensor) -> tuple[Tensor, Tensor]:
-            importance, kernel = branches(squeezed)
-            return importance, kernel.expand(squeezed.shape[0], -1, -1)
-
-        return functional.squeeze_and_aggregate(x, of_clips, num_segments, kernel_size, impl=options.get("impl"))
+        return functional.squeeze_and_aggregate(x, branches, num_segments, kernel_size, impl=options.get("impl"))
     importance, kernel = branches(squeeze(x, num_segments, impl=options.get("impl")))
     return aggregate(x, importance, kernel, num_segments=num_segments, **options)
 
