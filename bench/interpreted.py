@@ -129,7 +129,7 @@ def checking(watch: Callable[[str, dict[str, Tensor]], Bounds] = Bounds) -> Iter
 
     def watched_execute(self: GridExecutor, *args: Any, **kwargs: Any) -> None:
         arguments = {**dict(zip(self.arg_names, args, strict=False)), **kwargs}
-        tensors = {n: a for n in self.arg_names if isinstance(a := arguments.get(n), Tensor)}
+        tensors = {name: one for n in self.arg_names for name, one in named_tensors(n, arguments.get(n))}
         watches.append(watch(self.fn.__name__, tensors))
         try:
             execute(self, *args, **kwargs)
@@ -231,6 +231,13 @@ def span(tensor: Tensor) -> int:
     if tensor.numel() == 0:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def named_tensors(name: str, argument: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of an argument by name; those of a tuple are numbered."""
+    if isinstance(argument, tuple):
+        return [pair for i, one in enumerate(argument) for pair in named_tensors(f"{name}[{i}]", one)]
+    return [(name, argument)] if isinstance(argument, Tensor) else []
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

@@ -120,43 +120,80 @@ def check_segments(x: Tensor, num_segments: int) -> None:
         raise ValueError(f"num_segments: got {num_segments}, expected a divisor of x's N·T = {x.shape[0]}")
 
 
-def check_weights(x: Tensor, importance: Tensor, kernel: Tensor) -> None:
-    """Raises TypeError or ValueError unless V and Θ fit one another and x, which has been checked."""
-    for name, weight, shape in (("importance", importance, "(N, C, T)"), ("kernel", kernel, "(N, C, K)")):
-        check_tensor(name, weight)
-        if weight.dim() != 3 or any(fails(size > 0) for size in weight.shape):
-            raise ValueError(f"{name}: got shape {tuple(weight.shape)}, expected 3 dimensions above 0: {shape}")
-    if not holds_clips(x, importance.shape[-1]):
+def check_excitation(excitation: str) -> None:
+    """Raises TypeError or ValueError unless `excitation` is one of the two."""
+    if not isinstance(excitation, str):
+        raise TypeError(f'excitation: got {type(excitation).__name__}, expected "before" or "after"')
+    if excitation not in ("before", "after"):
+        raise ValueError(f'excitation: got {excitation!r}, expected "before" or "after" the aggregation')
+
+
+def check_weights(x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int | None = None) -> int:
+    """T; raises TypeError or ValueError unless V, if any, and Θ fit one another, T and x, which has been checked."""
+    check_tensor("kernel", kernel)
+    if kernel.dim() not in (2, 3) or any(fails(size > 0) for size in kernel.shape):
         raise ValueError(
-            f"importance: got T = {importance.shape[-1]} frames in shape {tuple(importance.shape)}, "
-            f"expected a divisor of x's N·T = {x.shape[0]}"
+            f"kernel: got shape {tuple(kernel.shape)}, expected dimensions above 0: (N, C, K) or (C, K)"
         )
-    rows = (x.shape[0] // importance.shape[-1], x.shape[1])
-    for name, weight in (("importance", importance), ("kernel", kernel)):
-        if any(fails(size == row) for size, row in zip(weight.shape, rows, strict=False)):
+    if importance is None:
+        if num_segments is None:
+            raise ValueError("num_segments: got None, expected T, the frames of a clip, where importance is None")
+        check_segments(x, num_segments)
+        T = num_segments
+    else:
+        T = check_importance(x, importance, num_segments)
+    rows = (x.shape[0] // T, x.shape[1])
+    weights = [("kernel", kernel)] if importance is None else [("importance", importance), ("kernel", kernel)]
+    for name, weight in weights:
+        names, expected = ("C", rows[1:]) if weight.dim() == 2 else ("(N, C)", rows)
+        if any(fails(size == row) for size, row in zip(weight.shape, expected, strict=False)):
+            got = tuple(weight.shape[:-1]) if weight.dim() == 3 else weight.shape[0]
             raise ValueError(
-                f"{name}: got (N, C) = {tuple(weight.shape[:2])}, expected {rows} for x of shape {tuple(x.shape)} "
-                f"with T = {importance.shape[-1]}"
+                f"{name}: got {names} = {got}, expected {expected if weight.dim() == 3 else rows[1]} for x of shape "
+                f"{tuple(x.shape)} with T = {T}"
             )
         if weight.device != x.device:
             raise ValueError(f"{name}: got device {weight.device}, expected x's {x.device}")
         if (x.dtype == torch.float64) != (weight.dtype == torch.float64):
-            expected = "float64" if x.dtype == torch.float64 else "float32, float16 or bfloat16"
-            raise TypeError(f"{name}: got dtype {weight.dtype}, expected {expected} for x in {x.dtype}")
+            wanted = "float64" if x.dtype == torch.float64 else "float32, float16 or bfloat16"
+            raise TypeError(f"{name}: got dtype {weight.dtype}, expected {wanted} for x in {x.dtype}")
     if kernel.shape[-1] % 2 == 0:
         raise ValueError(f"kernel: got K = {kernel.shape[-1]} taps, expected an odd number")
+    return T
 
 
-def check_branch_results(x: Tensor, results: Any, num_segments: int, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """What a branch function returned, as V and Θ; raises TypeError or ValueError unless they are."""
+def check_importance(x: Tensor, importance: Tensor, num_segments: int | None) -> int:
+    """T, that of V; raises TypeError or ValueError unless it divides the frames of x and is what was told."""
+    check_tensor("importance", importance)
+    if importance.dim() != 3 or any(fails(size > 0) for size in importance.shape):
+        raise ValueError(f"importance: got shape {tuple(importance.shape)}, expected 3 dimensions above 0: (N, C, T)")
+    T = importance.shape[-1]
+    if not holds_clips(x, T):
+        raise ValueError(
+            f"importance: got T = {T} frames in shape {tuple(importance.shape)}, "
+            f"expected a divisor of x's N·T = {x.shape[0]}"
+        )
+    if num_segments is not None and fails(num_segments == T):
+        raise ValueError(f"importance: got T = {T}, expected num_segments={num_segments}")
+    return T
+
+
+def check_branch_results(
+    x: Tensor, results: Any, num_segments: int, kernel_size: int, excited: bool
+) -> tuple[Tensor | None, Tensor]:
+    """What a branch function returned, as V (None unless `excited`) and Θ; raises TypeError or ValueError otherwise."""
     if not isinstance(results, tuple | list):
         raise TypeError(f"branches: got {type(results).__name__} from the call, expected a pair (importance, kernel)")
     if len(results) != 2:
         raise ValueError(f"branches: got {len(results)} results from the call, expected a pair (importance, kernel)")
     importance, kernel = results
-    check_weights(x, importance, kernel)
-    if importance.shape[-1] != num_segments:
-        raise ValueError(f"importance: got T = {importance.shape[-1]}, expected num_segments={num_segments}")
+    if not excited and importance is not None:
+        raise ValueError(f"importance: got {type(importance).__name__}, expected None, as excitation=None says")
+    if excited and importance is None:
+        check_tensor("importance", importance)  # type: ignore[arg-type]
+    check_weights(x, importance, kernel, num_segments)
+    if kernel.dim() != 3:
+        raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected (N, C, K), a kernel for each clip")
     if kernel.shape[-1] != kernel_size:
         raise ValueError(f"kernel: got {kernel.shape[-1]} taps, expected kernel_size={kernel_size}")
     return importance, kernel

@@ -66,28 +66,30 @@ class Squeeze(Operator):
 
 
 class Aggregate(Operator):
-    """x `(N·T, C, H, W)`, V `(N, C, T)`, Θ `(N, C, K)` → y of x's shape."""
+    """x `(N·T, C, H, W)`, V `(N, C, T)` or None, Θ `(N, C, K)` or `(C, K)`, T, whether V comes after → y like x."""
 
     operator = "aggregate"
 
     @staticmethod
-    def forward(x: Tensor, importance: Tensor, kernel: Tensor, impl: str) -> Tensor:
-        return ops.IMPLEMENTATIONS[impl].aggregate(x, importance, kernel)
+    def forward(
+        x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int, after: bool, impl: str
+    ) -> Tensor:
+        return ops.IMPLEMENTATIONS[impl].aggregate(x, importance, kernel, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         save(ctx, *inputs[:3])
-        ctx.impl = inputs[-1]
+        ctx.form = form(inputs[1], *inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, importance, kernel = ctx.saved_tensors
         dx = d_importance = d_kernel = None
         if ctx.needs_input_grad[0]:
-            dx = gradient(InputGradient, dy, importance, kernel, None, is_channels_last(x), ctx.impl)
+            dx = gradient(InputGradient, dy, importance, kernel, None, is_channels_last(x), *ctx.form)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, ctx.impl)
-        return dx, d_importance, d_kernel, None
+            d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, *ctx.form)
+        return dx, None if importance is None else d_importance, d_kernel, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
@@ -95,33 +97,37 @@ class Aggregate(Operator):
 
 
 class InputGradient(Operator):
-    """dY, V, Θ, dX̂ if any, whether dX is to be channels_last → dX."""
+    """dY, V, Θ, dX̂ if any, whether dX is to be channels_last, T, whether V came after → dX."""
 
     operator = "input_gradient"
 
     @staticmethod
     def forward(
-        dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool, impl: str
-    ) -> Tensor:
-        return ops.IMPLEMENTATIONS[impl].input_gradient(dy, importance, kernel, d_squeezed, channels_last)
+        dy: Tensor, importance: Tensor | None, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool,
+        num_segments: int, after: bool, impl: str,
+    ) -> Tensor:  # fmt: skip
+        operators = ops.IMPLEMENTATIONS[impl]
+        return operators.input_gradient(dy, importance, kernel, d_squeezed, channels_last, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         save(ctx, *inputs[:3])
-        ctx.channels_last, ctx.impl = inputs[-2:]
+        ctx.channels_last = inputs[4]
+        ctx.form = form(inputs[1], *inputs[5:])
 
     @staticmethod
     def backward(ctx: Any, d_dx: Tensor) -> tuple[Tensor | None, ...]:
         dy, importance, kernel = ctx.saved_tensors
+        num_segments, _, impl = ctx.form
         wanted = ctx.needs_input_grad
         d_dy = d_importance = d_kernel = d_squeezed = None
         if wanted[0]:
-            d_dy = Aggregate.call(d_dx, importance, kernel, ctx.impl)
+            d_dy = Aggregate.call(d_dx, importance, kernel, *ctx.form)
         if wanted[1] or wanted[2]:
-            d_importance, d_kernel = WeightGradients.call(dy, d_dx, importance, kernel, ctx.impl)
+            d_importance, d_kernel = WeightGradients.call(dy, d_dx, importance, kernel, *ctx.form)
         if wanted[3]:
-            d_squeezed = Squeeze.call(d_dx, importance.shape[-1], ctx.impl)
-        return d_dy, d_importance, d_kernel, d_squeezed, None, None
+            d_squeezed = Squeeze.call(d_dx, num_segments, impl)
+        return d_dy, None if importance is None else d_importance, d_kernel, d_squeezed, None, None, None, None
 
     @staticmethod
     def jvp(
@@ -130,25 +136,27 @@ class InputGradient(Operator):
     ) -> Tensor:  # fmt: skip
         dy, importance, kernel = ctx.saved_tensors
         terms = [
-            InputGradient.call(*arguments, None, ctx.channels_last, ctx.impl)
+            InputGradient.call(*arguments, None, ctx.channels_last, *ctx.form)
             for arguments in replaced((dy, importance, kernel), (t_dy, t_importance, t_kernel))
         ]
         return total(terms if t_squeezed is None else [*terms, spread(t_squeezed, dy.shape)])
 
 
 class WeightGradients(Operator):
-    """dY, X, V, Θ → dV and dΘ; dV does not depend on V, nor dΘ on Θ."""
+    """dY, X, V, Θ, T, whether V comes after → dV and dΘ; dV does not depend on V (None: 1), nor dΘ on Θ."""
 
     operator = "weight_gradients"
 
     @staticmethod
-    def forward(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-        return ops.IMPLEMENTATIONS[impl].weight_gradients(dy, x, importance, kernel)
+    def forward(
+        dy: Tensor, x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int, after: bool, impl: str
+    ) -> tuple[Tensor, Tensor]:
+        return ops.IMPLEMENTATIONS[impl].weight_gradients(dy, x, importance, kernel, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         save(ctx, *inputs[:4])
-        ctx.impl = inputs[-1]
+        ctx.form = form(inputs[2], *inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, dd_importance: Tensor, dd_kernel: Tensor) -> tuple[Tensor | None, ...]:
@@ -156,13 +164,13 @@ class WeightGradients(Operator):
         pairs = ((dd_importance, kernel), (importance, dd_kernel))
         d_dy = dx = d_importance = d_kernel = None
         if ctx.needs_input_grad[0]:
-            d_dy = total(Aggregate.call(x, *pair, ctx.impl) for pair in pairs)
+            d_dy = total(Aggregate.call(x, *pair, *ctx.form) for pair in pairs)
         if ctx.needs_input_grad[1]:
             channels_last = is_channels_last(x)
-            dx = total(InputGradient.call(dy, *pair, None, channels_last, ctx.impl) for pair in pairs)
+            dx = total(InputGradient.call(dy, *pair, None, channels_last, *ctx.form) for pair in pairs)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            d_importance, d_kernel = WeightGradients.call(dy, x, dd_importance, dd_kernel, ctx.impl)
-        return d_dy, dx, d_importance, d_kernel, None
+            d_importance, d_kernel = WeightGradients.call(dy, x, dd_importance, dd_kernel, *ctx.form)
+        return d_dy, dx, None if importance is None else d_importance, d_kernel, None, None, None
 
     @staticmethod
     def jvp(
@@ -174,11 +182,15 @@ class WeightGradients(Operator):
         *_: None,
     ) -> tuple[Tensor, Tensor]:
         dy, x, importance, kernel = ctx.saved_tensors
-        terms = [WeightGradients.call(*pair, importance, kernel, ctx.impl) for pair in replaced((dy, x), (t_dy, t_x))]
+        terms = [WeightGradients.call(*pair, importance, kernel, *ctx.form) for pair in replaced((dy, x), (t_dy, t_x))]
         if t_importance is not None or t_kernel is not None:
-            t_importance = torch.zeros_like(importance) if t_importance is None else t_importance
+            like = kernel if importance is None else importance
+            T = ctx.form[0]
+            zeros = like.new_zeros(x.shape[0] // T, x.shape[1], T)
             t_kernel = torch.zeros_like(kernel) if t_kernel is None else t_kernel
-            terms.append(WeightGradients.call(dy, x, t_importance, t_kernel, ctx.impl))
+            terms.append(
+                WeightGradients.call(dy, x, zeros if t_importance is None else t_importance, t_kernel, *ctx.form)
+            )
         d_importances, d_kernels = zip(*terms, strict=True)
         return total(d_importances), total(d_kernels)
 
@@ -187,20 +199,20 @@ OF_OPERATORS: tuple[type[Operator], ...] = (Squeeze, Aggregate, InputGradient, W
 
 
 class SqueezeWithSlots(Operator):
-    """x, T, K → X̂ and the slots by which the aggregation's backward reaches this one (see the top of this file)."""
+    """x, T, K, … → X̂ and the slots by which the aggregation's backward reaches this one (see the top of this file).
+
+    The slot of V comes last, and not at all where `excited` is False.
+    """
 
     @staticmethod
     def forward(
-        x: Tensor, num_segments: int, kernel_size: int, weights_dtype: torch.dtype, impl: str
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x: Tensor, kernel_size: int, weights_dtype: torch.dtype, excited: bool,
+        num_segments: int, after: bool, impl: str,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         squeezed = ops.IMPLEMENTATIONS[impl].squeeze(x, num_segments)
         weight = x.new_zeros((), dtype=weights_dtype)
-        return (
-            squeezed,
-            x.new_zeros(()).expand(x.shape),
-            weight.expand(squeezed.shape),
-            weight.expand(*squeezed.shape[:2], kernel_size),
-        )
+        slots = (x.new_zeros(()).expand(x.shape), weight.expand(*squeezed.shape[:2], kernel_size))
+        return squeezed, *slots, *([weight.expand(squeezed.shape)] if excited else [])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -208,10 +220,12 @@ class SqueezeWithSlots(Operator):
         ctx.channels_last = is_channels_last(x)
 
     @staticmethod
-    def backward(ctx: Any, d_squeezed: Tensor, dy: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Any, ...]:
-        impl = ctx.settings[-1]
-        dx = gradient(InputGradient, dy, importance, kernel, d_squeezed, ctx.channels_last, impl)
-        return dx, None, None, None, None
+    def backward(
+        ctx: Any, d_squeezed: Tensor, dy: Tensor, kernel: Tensor, importance: Tensor | None = None
+    ) -> tuple[Any, ...]:
+        form = ctx.settings[3:]
+        dx = gradient(InputGradient, dy, importance, kernel, d_squeezed, ctx.channels_last, *form)
+        return dx, *[None] * len(ctx.settings)
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor, *_: None) -> tuple[Tensor, ...]:
@@ -224,21 +238,29 @@ class AggregateWithSlots(Operator):
 
     @staticmethod
     def forward(
-        x: Tensor, importance: Tensor, kernel: Tensor, dy_slot: Tensor, v_slot: Tensor, theta_slot: Tensor, impl: str
-    ) -> Tensor:
-        return ops.IMPLEMENTATIONS[impl].aggregate(x, importance, kernel)
+        x: Tensor, importance: Tensor | None, kernel: Tensor,
+        dy_slot: Tensor, theta_slot: Tensor, v_slot: Tensor | None,
+        num_segments: int, after: bool, impl: str,
+    ) -> Tensor:  # fmt: skip
+        return ops.IMPLEMENTATIONS[impl].aggregate(x, importance, kernel, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        Aggregate.setup_context(ctx, inputs, output)
+        save(ctx, *inputs[:3])
+        ctx.form = inputs[6:]
         ctx.weights_dtype = inputs[4].dtype  # a gradient has the dtype of what it belongs to
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, importance, kernel = ctx.saved_tensors
-        d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, ctx.impl)
-        slots = dy, importance.to(ctx.weights_dtype), kernel.to(ctx.weights_dtype)
-        return no_gradient(x), d_importance, d_kernel, *slots, None
+        d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, *ctx.form)
+        v_slot = None
+        if importance is None:
+            d_importance = None
+        else:
+            v_slot = importance.to(ctx.weights_dtype)
+        slots = dy, kernel.to(ctx.weights_dtype), v_slot
+        return no_gradient(x), d_importance, d_kernel, *slots, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
@@ -263,18 +285,31 @@ def gradient(function: type[Operator], *args: Any) -> Any:
 def mapped(
     function: Callable[..., Any], samples: int, in_dims: Sequence[int | None], args: Sequence[Any]
 ) -> tuple[Any, Any]:
-    """The clips of all samples, one after another; results and the dimension of their samples."""
+    """The clips of all samples, one after another; results and the dimension of their samples.
 
-    def folded(value: Any, dim: int | None) -> Any:
+    A Θ `(C, K)` is one for the clips of a sample: among those of all it is given to each, and its gradient added up.
+    """
+    of_samples = [
+        value if not isinstance(value, Tensor) else value.expand(samples, *value.shape) if dim is None
+        else value.movedim(dim, 0) for value, dim in zip(args, in_dims, strict=True)
+    ]  # fmt: skip
+    shared = any(isinstance(value, Tensor) and value.dim() == 3 for value in of_samples)
+
+    def folded(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        of_samples = value.expand(samples, *value.shape) if dim is None else value.movedim(dim, 0)
-        return of_samples.flatten(0, 1)
+        if value.dim() == 3:
+            T = next(one for one in args if isinstance(one, int | torch.SymInt) and not isinstance(one, bool))
+            value = value[:, None].expand(-1, of_samples[0].shape[1] // T, -1, -1)
+        return value.flatten(0, 1)
 
-    results = function(*map(folded, args, in_dims))
+    results = function(*map(folded, of_samples))
     if isinstance(results, Tensor):
         return results.unflatten(0, (samples, -1)), 0
-    return tuple(one.unflatten(0, (samples, -1)) for one in results), (0,) * len(results)
+    unfolded = [one.unflatten(0, (samples, -1)) for one in results]
+    if shared:
+        unfolded[-1] = unfolded[-1].sum(1)
+    return tuple(unfolded), (0,) * len(unfolded)
 
 
 def of_batched(function: type[Operator], batched: list[bool], args: tuple[Any, ...]) -> Any:
@@ -290,7 +325,12 @@ def of_batched(function: type[Operator], batched: list[bool], args: tuple[Any, .
     return tuple(torch._add_batch_dim(one, 0, level) for one in results)
 
 
-def save(ctx: Any, *tensors: Tensor) -> None:
+def form(importance: Tensor | None, num_segments: int | None, after: bool, impl: str) -> tuple[int, bool, str]:
+    """T, whether V comes after the aggregation, and the implementation: what the operators' last arguments are."""
+    return layout.segments(importance, num_segments), after, impl
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
     """For `backward` and `jvp`."""
     ctx.save_for_backward(*tensors)
     if not torch.compiler.is_compiling():
@@ -305,7 +345,7 @@ def is_channels_last(x: Tensor) -> bool:
         return False
 
 
-def replaced(arguments: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> list[tuple[Tensor, ...]]:
+def replaced(arguments: tuple[Any, ...], tangents: tuple[Tensor | None, ...]) -> list[tuple[Any, ...]]:
     """The arguments with one of them replaced by its tangent, for each that has one: the terms of the product rule."""
     return [(*arguments[:i], tangent, *arguments[i + 1 :]) for i, tangent in enumerate(tangents) if tangent is not None]
 
@@ -324,7 +364,7 @@ def spread(d_squeezed: Tensor, shape: torch.Size) -> Tensor:
 def product_rule(ctx: Any, tangents: tuple[Tensor | None, ...]) -> Tensor:
     """The tangent of an aggregation."""
     terms = replaced(ctx.saved_tensors, tangents[:3])
-    return total(Aggregate.call(*arguments, ctx.impl) for arguments in terms)
+    return total(Aggregate.call(*arguments, *ctx.form) for arguments in terms)
 
 
 class Functions(NamedTuple):

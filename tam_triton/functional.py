@@ -5,7 +5,9 @@ All raise TypeError and ValueError as `checks` says, before anything is computed
 that has it, plain torch anywhere else.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from tam_triton import derivatives, layout, ops, registered
 from tam_triton.checks import (
     check_branch_results,
     check_eps,
+    check_excitation,
     check_features,
     check_folded,
     check_impl,
@@ -22,6 +25,8 @@ from tam_triton.checks import (
     check_taps,
     check_weights,
 )
+
+Excitation = Literal["before", "after"]
 
 
 def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
@@ -47,15 +52,26 @@ def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
     return derivatives.functions().squeeze.call(x, num_segments, chosen)
 
 
-def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None = None) -> Tensor:
-    """Excitation and temporal aggregation, channel by channel (equations 4 and 5; paper sections 3.2 and 3.3).
+def aggregate(
+    x: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    *,
+    num_segments: int | None = None,
+    excitation: Excitation = "before",
+    impl: str | None = None,
+) -> Tensor:
+    """Excitation and depthwise temporal aggregation (equations 4 and 5; paper sections 3.2 and 3.3).
 
-    `y[n,t,c] = Σ_k kernel[n,c,k] · importance[n,c,t+k−K//2] · x[n,t+k−K//2,c]`, with zeros outside the clip.
+    `y[n,t,c] = Σ_k kernel[n,c,k] · importance[n,c,t+k−K//2] · x[n,t+k−K//2,c]`, with zeros outside the clip; with
+    `excitation="after"` it is `importance[n,c,t] · Σ_k kernel[n,c,k] · x[n,t+k−K//2,c]` (TANet-R, table 1).
 
     Args:
         x: feature maps `(N·T, C, H, W)`, contiguous or channels_last (other strides are copied).
-        importance: V `(N, C, T)`, in any float dtype but float64, or float64 if x is.
-        kernel: Θ `(N, C, K)`, K odd; dtype as for V.
+        importance: V `(N, C, T)`, in any float dtype but float64, or float64 if x is; None: nothing is excited.
+        kernel: Θ `(N, C, K)`, or `(C, K)`, one for all clips; K odd; dtype as for V.
+        num_segments: T, the frames of a clip; needed without `importance`.
+        excitation: "before" or "after" the aggregation.
         impl: "triton", "torch" or None.
 
     Returns:
@@ -63,22 +79,25 @@ def aggregate(x: Tensor, importance: Tensor, kernel: Tensor, *, impl: str | None
 
     Raises:
         TypeError: an argument is no dense float tensor, or V or Θ is of a dtype that x does not go with.
-        ValueError: an argument is of another rank, empty or on another device, shapes disagree, or K is even.
+        ValueError: an argument is of another rank, empty or on another device, shapes disagree, K is even, or T is
+            neither told nor that of V.
     """
     check_features(x)
-    check_weights(x, importance, kernel)
-    chosen = choose(impl, x)
+    check_excitation(excitation)
+    T = check_weights(x, importance, kernel, num_segments)
+    chosen, after = choose(impl, x), excitation == "after" and importance is not None
     if chosen == "triton" and torch.compiler.is_compiling():
-        return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel)
-    return derivatives.functions().aggregate.call(x, importance, kernel, chosen)
+        return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel, T, after)
+    return derivatives.functions().aggregate.call(x, importance, kernel, T, after, chosen)
 
 
 def squeeze_and_aggregate(
     x: Tensor,
-    branches: Callable[[Tensor], tuple[Tensor, Tensor]],
+    branches: Callable[[Tensor], tuple[Tensor | None, Tensor]],
     num_segments: int,
     kernel_size: int,
     *,
+    excitation: Excitation | None = "before",
     impl: str | None = None,
 ) -> Tensor:
     """`aggregate(x, *branches(squeeze(x)))` with a backward that writes the gradient of x once (equations 1 to 5).
@@ -88,6 +107,7 @@ def squeeze_and_aggregate(
         branches: from X̂ `(N, C, T)` to importance V `(N, C, T)` and kernel Θ `(N, C, K)`.
         num_segments: T, the frames of a clip.
         kernel_size: K, the taps of Θ; odd.
+        excitation: "before" or "after" the aggregation; None: V is None.
         impl: "triton", "torch" or None.
 
     Returns:
@@ -96,26 +116,29 @@ def squeeze_and_aggregate(
     Raises:
         TypeError: as `squeeze` and `aggregate`; `branches` cannot be called, or returns no pair.
         NotImplementedError: torch.func transforms BatchNorms in training, of the module that `branches` is a method of.
-        ValueError: the same; what `branches` returns has another T or K.
+        ValueError: the same; what `branches` returns has another T or K, or V where `excitation` says there is none.
     """
     check_features(x)
     check_segments(x, num_segments)
     check_taps("kernel_size", kernel_size)
+    if excitation is not None:
+        check_excitation(excitation)
     if not callable(branches):
         raise TypeError(f"branches: got {type(branches).__name__}, expected a function of X̂")
     check_statistics(branches)
-    chosen = choose(impl, x)
+    excited, chosen = excitation is not None, choose(impl, x)
+    plainly = functools.partial(aggregate, x, num_segments=num_segments, excitation=excitation or "before", impl=chosen)
     if not (torch.is_grad_enabled() and x.requires_grad):
         results = branches(squeeze(x, num_segments, impl=chosen))
-        return aggregate(x, *check_branch_results(x, results, num_segments, kernel_size), impl=chosen)
+        return plainly(*check_branch_results(x, results, num_segments, kernel_size, excited))
     # Under autocast V and Θ may be wider than x.
     weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    functions = derivatives.functions()
-    squeezed, *slots = functions.squeeze_with_slots.call(x, num_segments, kernel_size, weights_dtype, chosen)
-    importance, kernel = check_branch_results(x, branches(squeezed), num_segments, kernel_size)
-    if any(torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in (importance, kernel)):
-        return aggregate(x, importance, kernel, impl=chosen)  # the slots would round V and Θ
-    return functions.aggregate_with_slots.call(x, importance, kernel, *slots, chosen)
+    functions, form = derivatives.functions(), (num_segments, excitation == "after", chosen)
+    squeezed, *slots = functions.squeeze_with_slots.call(x, kernel_size, weights_dtype, excited, *form)
+    weights = check_branch_results(x, branches(squeezed), num_segments, kernel_size, excited)
+    if any(w is not None and torch.promote_types(w.dtype, weights_dtype) != weights_dtype for w in weights):
+        return plainly(*weights)  # the slots would round V and Θ
+    return functions.aggregate_with_slots.call(x, *weights, *slots, *([] if excited else [None]), *form)
 
 
 def evaluate(

@@ -41,9 +41,18 @@ def empty_result(x: Tensor) -> Tensor:
     return empty(x, is_channels_last(x))
 
 
+def segments(importance: Tensor | None, num_segments: int | None) -> int:
+    """T, which V `(N, C, T)` tells where there is one."""
+    if num_segments is not None:
+        return num_segments
+    if importance is None:
+        raise ValueError("num_segments: got None, expected T, which no importance tells")
+    return importance.shape[-1]
+
+
 def dense_weights(values: Tensor, channels_last: bool) -> Tensor:
-    """V or Θ `(N, C, ·)` as the kernels read it: channels fastest beside a channels_last feature map, else slowest."""
-    return values.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else values.contiguous()
+    """V or Θ `(…, C, ·)` as the kernels read it: channels fastest beside a channels_last feature map, else slowest."""
+    return values.mT.contiguous().mT if channels_last else values.contiguous()
 
 
 def empty_weights(squeezed: Tensor, length: int, channels_last: bool) -> Tensor:

@@ -54,19 +54,43 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
     return x.new_empty(x.shape[0] // num_segments, x.shape[1], num_segments)
 
 
-@operator("(Tensor x, Tensor importance, Tensor kernel) -> Tensor")
-def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+# V `(N, C, T)` may be absent, and T is then told; Θ is `(N, C, K)`, or `(C, K)` for all clips; `after`: V comes last.
+@operator("(Tensor x, Tensor? importance, Tensor kernel, SymInt? num_segments=None, bool after=False) -> Tensor")
+def aggregate(
+    x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int | None = None, after: bool = False
+) -> Tensor:
     return layout.empty_result(x)
 
 
-@operator("(Tensor dy, Tensor x, Tensor importance, Tensor kernel) -> (Tensor, Tensor)")
-def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    return importance.new_empty(importance.shape), kernel.new_empty(kernel.shape)
+@operator(
+    "(Tensor dy, Tensor x, Tensor? importance, Tensor kernel, SymInt? num_segments=None, bool after=False)"
+    " -> (Tensor, Tensor)"
+)
+def weight_gradients(
+    dy: Tensor,
+    x: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    num_segments: int | None = None,
+    after: bool = False,
+) -> tuple[Tensor, Tensor]:
+    T = layout.segments(importance, num_segments)
+    like = kernel if importance is None else importance
+    return like.new_empty(x.shape[0] // T, x.shape[1], T), kernel.new_empty(kernel.shape)
 
 
-@operator("(Tensor dy, Tensor importance, Tensor kernel, Tensor? d_squeezed, bool channels_last) -> Tensor")
+@operator(
+    "(Tensor dy, Tensor? importance, Tensor kernel, Tensor? d_squeezed, bool channels_last,"
+    " SymInt? num_segments=None, bool after=False) -> Tensor"
+)
 def input_gradient(
-    dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
+    dy: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    d_squeezed: Tensor | None,
+    channels_last: bool,
+    num_segments: int | None = None,
+    after: bool = False,
 ) -> Tensor:
     return layout.empty(dy, channels_last)
 

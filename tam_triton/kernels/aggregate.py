@@ -8,11 +8,15 @@ from tam_triton import layout
 from tam_triton.kernels import banded
 
 
-def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
-    """y like x `(N·T, C, H, W)` from importance V `(N, C, T)` and kernel Θ `(N, C, K)`."""
-    return banded.product(x, importance, kernel, layout.is_channels_last(x), transposed=False)
+def aggregate(
+    x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int | None = None, after: bool = False
+) -> Tensor:
+    """y like x `(N·T, C, H, W)`; V `(N, C, T)` or None, Θ `(N, C, K)` or `(C, K)` as in `plain`."""
+    T = layout.segments(importance, num_segments)
+    return banded.product(x, importance, kernel, layout.is_channels_last(x), T, transposed=False, after=after)
 
 
 def activated_aggregate(x: Tensor, norm: Sequence[Tensor], eps: float, importance: Tensor, kernel: Tensor) -> Tensor:
     """`aggregate` of ReLU(BN(x)), which is never written; `norm` is weight, bias, running mean and variance."""
-    return banded.product(x, importance, kernel, layout.is_channels_last(x), transposed=False, norm=norm, eps=eps)
+    T, channels_last = importance.shape[-1], layout.is_channels_last(x)
+    return banded.product(x, importance, kernel, channels_last, T, transposed=False, norm=norm, eps=eps)

@@ -1,5 +1,9 @@
 """The banded T×T matrix M[t,s] = Θ[s−t+K//2]·V[s] of each clip and channel, times frames: Y = M·X, or dX = Mᵀ·dY.
 
+Forms of it have V[t], of the frame written, or no V, and one Θ for all clips. The transpose of a band is a band with
+its taps reversed and V at its other end, so a product is told by these two. What a form lacks is None, which the
+compiler knows; a Θ of all clips is one whose clips are 0 apart.
+
 A program walks a block of a clip's elements through time, or through one part of it. K frames stay in registers, in
 their own dtype; it reads each frame once and writes each result once: two passes over a tensor of X's size.
 """
@@ -17,10 +21,9 @@ from tam_triton.kernels.frames import folded_norm, relu
 
 @triton.jit(launch_metadata=metadata.banded)
 def banded_kernel(
-    x_ptr, importance_ptr, kernel_ptr, offset_ptr, y_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr,
-    C, P, blocks, parts, eps, frame: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    TRANSPOSED: tl.constexpr, OFFSET: tl.constexpr, ACTIVATED: tl.constexpr,
+    x_ptr, importance_ptr, kernel_ptr, offset_ptr, y_ptr, norm,
+    C, P, blocks, parts, eps, frame: tl.int64, kernel_clip: tl.int64,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, REVERSED: tl.constexpr, V_OF_RESULT: tl.constexpr,
     FRAMES: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
     ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -44,15 +47,15 @@ def banded_kernel(
     following = tl.minimum(C - 1 - c, 1)
     # Weights lie as x does: channels fastest, or time.
     step = C if CHANNELS_LAST else 1
-    importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
-    offset_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
-    kernel_ptr += n * C * K + (c if CHANNELS_LAST else c * K)
-    if ACTIVATED:
-        scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, c, True, ACC)
+    if importance_ptr is not None:
+        importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
+    if offset_ptr is not None:
+        offset_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
+    kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
+    if norm is not None:
+        scale, shift = folded_norm(norm, eps, c, True, ACC)
         if SPAN == 2:
-            next_scale, next_shift = folded_norm(
-                weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, c + following, True, ACC
-            )
+            next_scale, next_shift = folded_norm(norm, eps, c + following, True, ACC)
             scale = tl.where(own, scale, next_scale)
             shift = tl.where(own, shift, next_shift)
     inverse_pixels = tl.full([1, 1], 1.0, ACC) / P
@@ -66,7 +69,7 @@ def banded_kernel(
         s = t + HALF + AHEAD
         window = window + (tl.load(x_ptr + s * frame, mask=inside & (s < T) & (s < end + HALF), other=0.0),)
         written = t < end
-        if TRANSPOSED:
+        if V_OF_RESULT:
             v = tl.load(importance_ptr + t * step, mask=written, other=0.0).to(ACC)
             if SPAN == 2:
                 next_v = tl.load(importance_ptr + following * T + t * step, mask=written, other=0.0).to(ACC)
@@ -74,29 +77,29 @@ def banded_kernel(
         y = tl.zeros([VECTORS, VECTOR], ACC)
         for k in tl.static_range(K):
             # Loaded anew for every frame, from the cache: kept, taps of their own for every lane take 24 registers.
-            tap_ptr = kernel_ptr + (K - 1 - k if TRANSPOSED else k) * step
+            tap_ptr = kernel_ptr + (K - 1 - k if REVERSED else k) * step
             s = t + k - HALF
             present = (s >= 0) & (s < T)  # else weights are 0: not even NaN of Θ is a term
             weight = tl.load(tap_ptr, mask=present, other=0.0).to(ACC)
             z: tl.tensor = window[k].to(ACC)
-            if ACTIVATED:
+            if norm is not None:
                 z = relu(z * scale + shift)
-            if not TRANSPOSED:
+            if importance_ptr is not None and not V_OF_RESULT:
                 v = tl.load(importance_ptr + s * step, mask=present, other=0.0).to(ACC)
                 if SPAN == 2:
                     next_v = tl.load(importance_ptr + following * T + s * step, mask=present, other=0.0).to(ACC)
             if SPAN == 2:
                 next_weight = tl.load(tap_ptr + following * K, mask=present, other=0.0).to(ACC)
-                if not TRANSPOSED:
+                if importance_ptr is not None and not V_OF_RESULT:
                     next_weight *= next_v
-            if not TRANSPOSED:
+            if importance_ptr is not None and not V_OF_RESULT:
                 weight *= v
             if SPAN == 2:
                 weight = tl.where(own, weight, next_weight)
             y += weight * z
-        if TRANSPOSED:
+        if V_OF_RESULT:
             y *= v
-        if OFFSET:
+        if offset_ptr is not None:
             offset = tl.load(offset_ptr + t * step, mask=written, other=0.0).to(ACC) * inverse_pixels
             if SPAN == 2:
                 next_offset = tl.load(offset_ptr + following * T + t * step, mask=written, other=0.0).to(ACC)
@@ -107,29 +110,33 @@ def banded_kernel(
 
 
 def product(
-    x: Tensor, importance: Tensor, kernel: Tensor, channels_last: bool, *,
-    transposed: bool, d_squeezed: Tensor | None = None, norm: Sequence[Tensor] | None = None, eps: float = 0.0,
+    x: Tensor, importance: Tensor | None, kernel: Tensor, channels_last: bool, num_segments: int, *,
+    transposed: bool, after: bool = False,
+    d_squeezed: Tensor | None = None, norm: Sequence[Tensor] | None = None, eps: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """M·x, or Mᵀ·x where `transposed`, for x `(N·T, C, H, W)`, V `(N, C, T)` and Θ `(N, C, K)`; in the given layout.
+    """M·x, or Mᵀ·x where `transposed`, for x `(N·T, C, H, W)`; in the given layout.
 
-    With `d_squeezed` `(N, C, T)`, d_squeezed/P is added; with `norm` and `eps` it is M·ReLU(BN(x)).
+    V `(N, C, T)` may be None, Θ is `(N, C, K)` or `(C, K)`. M has V of the frame read, or, with `after`, of the one it
+    writes. With `d_squeezed` `(N, C, T)`, d_squeezed/P is added; with `norm` and `eps` it is M·ReLU(BN(x)).
     """
     x = layout.to_layout(x, channels_last)
     y = layout.empty(x, channels_last)
-    clips, channels, num_segments = importance.shape
-    kernel_size, pixels = kernel.shape[-1], x.shape[2] * x.shape[3]
+    clips, channels, pixels = x.shape[0] // num_segments, x.shape[1], x.shape[2] * x.shape[3]
+    kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
     block = launch.temporal_block(channels, pixels, channels_last, x.element_size())
     blocks = launch.ceil_div(channels * pixels, block.elements)
     frames = launch.frames_of_part(clips * blocks, num_segments)
     parts = launch.ceil_div(num_segments, frames)
-    importance, kernel = (layout.dense_weights(values, channels_last) for values in (importance, kernel))
-    offset = importance if d_squeezed is None else layout.dense_weights(d_squeezed, channels_last)
+    importance, kernel, offset = (
+        None if values is None else layout.dense_weights(values, channels_last)
+        for values in (importance, kernel, d_squeezed)
+    )
     with launch.on_device(x):
         banded_kernel[(clips * parts * blocks,)](
-            x, importance, kernel, offset, y, *(norm or [x] * 4),
-            channels, pixels, blocks, parts, eps, channels * pixels,
+            x, importance, kernel, offset, y, None if norm is None else tuple(norm),
+            channels, pixels, blocks, parts, eps, channels * pixels, 0 if shared else channels * kernel_size,
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
-            TRANSPOSED=transposed, OFFSET=d_squeezed is not None, ACTIVATED=norm is not None,
+            REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
             FRAMES=frames, SPAN=block.span, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,
             ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, block.elements),
             num_warps=1, **launch.OPTIONS,

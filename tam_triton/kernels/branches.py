@@ -21,7 +21,7 @@ INPUTS = 32
 
 @triton.jit(launch_metadata=metadata.hidden)
 def hidden_kernel(
-    squeezed_ptr, conv_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr, hidden_ptr,
+    squeezed_ptr, conv_ptr, norm, hidden_ptr,
     C, HIDDEN, blocks, eps,
     T: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -44,14 +44,14 @@ def hidden_kernel(
             ).to(tl.float32)  # fmt: skip
             total = tl.dot(weight, frames, total, input_precision="ieee")
     present = (h < HIDDEN)[:, None]
-    scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, h[:, None], present, tl.float32)
+    scale, shift = folded_norm(norm, eps, h[:, None], present, tl.float32)
     total = relu(total * scale + shift)
     tl.store(hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :], total, mask=present & (t < T)[None, :])
 
 
 @triton.jit(launch_metadata=metadata.weights)
 def weights_kernel(
-    squeezed_ptr, hidden_ptr, conv_ptr, first_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr, second_ptr,
+    squeezed_ptr, hidden_ptr, conv_ptr, first_ptr, norm, second_ptr,
     importance_ptr, kernel_ptr,
     C, HIDDEN, WIDTH, blocks, eps,
     T: tl.constexpr, K: tl.constexpr, FRAMES: tl.constexpr, WIDE: tl.constexpr, TAPS: tl.constexpr,
@@ -84,7 +84,7 @@ def weights_kernel(
     first = tl.load(first_ptr + w[None, :] * T + t[:, None], mask=(t < T)[:, None] & (w < WIDTH)[None, :], other=0.0)
     wide = tl.dot(squeezed, first.to(tl.float32), input_precision="ieee")
     known = (w < WIDTH)[None, :]
-    scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, w[None, :], known, tl.float32)
+    scale, shift = folded_norm(norm, eps, w[None, :], known, tl.float32)
     wide = relu(wide * scale + shift)
     second = tl.load(
         second_ptr + k[None, :] * WIDTH + w[:, None], mask=(w < WIDTH)[:, None] & (k < K)[None, :], other=0.0
@@ -113,12 +113,12 @@ def branches(
     hidden_blocks, blocks = launch.ceil_div(hidden_channels, OUTPUTS), launch.ceil_div(channels, OUTPUTS)
     with launch.on_device(squeezed):
         hidden_kernel[(clips * hidden_blocks,)](
-            squeezed, l_first, *l_norm, hidden, channels, hidden_channels, hidden_blocks, eps,
+            squeezed, l_first, tuple(l_norm), hidden, channels, hidden_channels, hidden_blocks, eps,
             T=num_segments, FRAMES=frames, TAPS=l_first.shape[-1], BLOCK_H=OUTPUTS, BLOCK_C=INPUTS,
             num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
         )  # fmt: skip
         weights_kernel[(clips * blocks,)](
-            squeezed, hidden, l_second, g_first, *g_norm, g_second, importance, kernel,
+            squeezed, hidden, l_second, g_first, tuple(g_norm), g_second, importance, kernel,
             channels, hidden_channels, width, blocks, eps,
             T=num_segments, K=kernel_size, FRAMES=frames, WIDE=launch.product_size(width),
             TAPS=launch.product_size(kernel_size), CHANNELS_LAST=channels_last, BLOCK_C=OUTPUTS, BLOCK_H=INPUTS,

@@ -5,11 +5,19 @@ The squeeze's gradient is added where dX is written, so that the two gradients o
 
 from torch import Tensor
 
+from tam_triton import layout
 from tam_triton.kernels import banded
 
 
 def input_gradient(
-    dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
+    dy: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    d_squeezed: Tensor | None,
+    channels_last: bool,
+    num_segments: int | None = None,
+    after: bool = False,
 ) -> Tensor:
     """dx `(N·T, C, H, W)`, dense in the given layout; `d_squeezed` `(N, C, T)` is the gradient of X̂, if any."""
-    return banded.product(dy, importance, kernel, channels_last, transposed=True, d_squeezed=d_squeezed)
+    T = layout.segments(importance, num_segments)
+    return banded.product(dy, importance, kernel, channels_last, T, transposed=True, after=after, d_squeezed=d_squeezed)

@@ -23,8 +23,10 @@ def figures(metadata: Any, detail: str, values: Tensor, moved: int, operations: 
 
 
 def nbytes(args: Arguments, *names: str) -> int:
-    """Bytes of whole tensors."""
-    return sum(args[name].nbytes for name in names)
+    """Bytes of whole tensors; an argument may be a tuple of them, or None."""
+    arguments = [args[name] for name in names]
+    tensors = [one for value in arguments for one in (value if isinstance(value, tuple) else (value,))]
+    return sum(one.nbytes for one in tensors if one is not None)
 
 
 def frames_read(num_segments: int, frames: int, kernel_size: int) -> int:
@@ -44,15 +46,10 @@ def banded(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """`aggregate` and `input_gradient`: for every element K products with V·Θ and their sum."""
     x, T, K = args["x_ptr"], args["T"], args["K"]
     read = x.nbytes * frames_read(T, args["FRAMES"], K) // T
-    small = nbytes(args, "importance_ptr", "kernel_ptr")
-    operations = 2 * K + 1
-    if args["OFFSET"]:
-        small += nbytes(args, "offset_ptr")
-        operations += 1
-    if args["ACTIVATED"]:
-        small += nbytes(args, "weight_ptr", "bias_ptr", "mean_ptr", "variance_ptr")
-        operations += 3
-    name = "transposed" if args["TRANSPOSED"] else "activated" if args["ACTIVATED"] else "forward"
+    small = nbytes(args, "importance_ptr", "kernel_ptr", "offset_ptr", "norm")
+    operations = 2 * K + (args["offset_ptr"] is not None) + 3 * (args["norm"] is not None)
+    operations += args["importance_ptr"] is not None
+    name = "transposed" if args["REVERSED"] else "forward" if args["norm"] is None else "activated"
     detail = f"{name} {clip_shape(x, args)}"
     return figures(metadata, detail, x, read + args["y_ptr"].nbytes + small, operations * x.numel())
 
@@ -60,10 +57,7 @@ def banded(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
 def squeeze(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """One addition for every element, three operations more behind a BatchNorm and ReLU."""
     x = args["x_ptr"]
-    moved, operations = nbytes(args, "x_ptr", "squeezed_ptr"), 1
-    if args["ACTIVATED"]:
-        moved += nbytes(args, "weight_ptr", "bias_ptr", "mean_ptr", "variance_ptr")
-        operations += 3
+    moved, operations = nbytes(args, "x_ptr", "squeezed_ptr", "norm"), 1 if args["norm"] is None else 4
     return figures(metadata, clip_shape(x, args), x, moved, operations * x.numel())
 
 
@@ -86,7 +80,7 @@ def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
 def hidden(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """The local branch's first convolution."""
     squeezed = args["squeezed_ptr"]
-    moved = nbytes(args, "squeezed_ptr", "conv_ptr", "weight_ptr", "bias_ptr", "mean_ptr", "variance_ptr", "hidden_ptr")
+    moved = nbytes(args, "squeezed_ptr", "conv_ptr", "norm", "hidden_ptr")
     clips_frames = squeezed.numel() // args["C"]
     detail = f"{clips_frames // args['T']}×{args['T']}×{args['C']}"
     return figures(metadata, detail, squeezed, moved, 2 * args["conv_ptr"].numel() * clips_frames)
@@ -96,8 +90,8 @@ def weights(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """The local branch's second convolution and the two linear layers of the global branch."""
     squeezed, T = args["squeezed_ptr"], args["T"]
     moved = nbytes(
-        args, "squeezed_ptr", "hidden_ptr", "conv_ptr", "first_ptr", "weight_ptr", "bias_ptr", "mean_ptr",
-        "variance_ptr", "second_ptr", "importance_ptr", "kernel_ptr",
+        args, "squeezed_ptr", "hidden_ptr", "conv_ptr", "first_ptr", "norm", "second_ptr", "importance_ptr",
+        "kernel_ptr",
     )  # fmt: skip
     rows = squeezed.numel() // T
     products = args["conv_ptr"].numel() * (rows // args["C"]) * T

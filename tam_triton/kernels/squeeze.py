@@ -18,9 +18,9 @@ from tam_triton.kernels.parts import add_parts, room
 
 @triton.jit(launch_metadata=metadata.squeeze)
 def squeeze_kernel(
-    x_ptr, squeezed_ptr, weight_ptr, bias_ptr, mean_ptr, variance_ptr,
+    x_ptr, squeezed_ptr, norm,
     C, P, T, tiles, splits, steps, eps, frame: tl.int64, part: tl.int64,
-    ACTIVATED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     split = tl.program_id(0) % splits
@@ -29,13 +29,13 @@ def squeeze_kernel(
     b = (tile // tiles).to(tl.int64)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     c = c0 + tl.arange(0, BLOCK_C)
-    if ACTIVATED:
+    if norm is not None:
         present = (c < C)[:, None]
-        scale, shift = folded_norm(weight_ptr, bias_ptr, mean_ptr, variance_ptr, eps, c[:, None], present, ACC)
+        scale, shift = folded_norm(norm, eps, c[:, None], present, ACC)
     for step in range(steps):
         p0 = (split * steps + step) * BLOCK_P
         x = load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
-        if ACTIVATED:
+        if norm is not None:
             x = tl.where(p0 + tl.arange(0, BLOCK_P)[None, :] < P, relu(x * scale + shift), 0.0)
         total += x
     mean = (tl.sum(total, axis=1) / P).to(squeezed_ptr.dtype.element_ty)
@@ -58,9 +58,9 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
     parts = room(squeezed, splits)
     with launch.on_device(x):
         squeeze_kernel[(frames * tiles * splits,)](
-            x, parts, *(norm or [x] * 4),
+            x, parts, None if norm is None else tuple(norm),
             channels, pixels, num_segments, tiles, splits, steps, eps, channels * pixels, frames * channels,
-            ACTIVATED=norm is not None, CHANNELS_LAST=channels_last,
+            CHANNELS_LAST=channels_last,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,

@@ -2,7 +2,9 @@
 
 Both are sums over the band B[s,k] = Σ_p dY[s−k+K//2,p]·X[s,p] of dY·Xᵀ: dV[s] = Σ_k Θ[k]·B[s,k] and
 dΘ[k] = Σ_s V[s]·B[s,k]. A program takes some channels, a part of their pixels, and all frames or a part of them; where
-that is not all, it writes its share of both sums, and the shares are added in a fixed order.
+that is not all, it writes its share of both sums, and the shares are added in a fixed order; so are the clips' shares
+of a Θ that they have in common. Where V stands after the aggregation, X and dY change places and taps are reversed:
+⟨dY, V ⊙ (Θ ⊗ X)⟩ = ⟨X, Θ reversed ⊗ (V ⊙ dY)⟩.
 """
 
 import torch
@@ -19,8 +21,8 @@ from tam_triton.kernels.parts import add_parts, room
 @triton.jit(launch_metadata=metadata.weight_gradients)
 def weight_gradients_kernel(
     dy_ptr, x_ptr, importance_ptr, kernel_ptr, d_importance_ptr, d_kernel_ptr,
-    C, P, tiles, pixel_parts, time_parts, frame: tl.int64, rows: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, FRAMES: tl.constexpr,
+    C, P, tiles, pixel_parts, time_parts, frame: tl.int64, rows: tl.int64, kernel_clip: tl.int64,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, REVERSED: tl.constexpr, FRAMES: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, COLUMNS: tl.constexpr,
     ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -41,8 +43,9 @@ def weight_gradients_kernel(
     # channels, every thread would hold as many values of each as it loads channels.
     j = tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros([BLOCK_C, COLUMNS], ACC)
-    importance_ptr += row * T + tl.zeros([1, COLUMNS], tl.int32)
-    kernel_ptr += row * K + tl.zeros([1, COLUMNS], tl.int32)
+    if importance_ptr is not None:
+        importance_ptr += row * T + tl.zeros([1, COLUMNS], tl.int32)
+    kernel_ptr += n * kernel_clip + c * K + tl.zeros([1, COLUMNS], tl.int32)
     d_importance_ptr += (part // time_parts * rows + row) * T
     d_kernel_ptr += (part * rows + row) * K
 
@@ -64,10 +67,12 @@ def weight_gradients_kernel(
             t = s - k + HALF
             there = present & (t >= 0) & (t < T)
             # dV[s] takes Θ[k], dΘ[k] takes V[s]; other columns, and frames outside the clip, must not meet an Inf.
-            of_frame, of_tap = there & (j == s - first), there & (j == FRAMES + k)
-            theta = tl.load(kernel_ptr + k, mask=of_frame, other=0.0).to(ACC)
-            v = tl.load(importance_ptr + s, mask=of_tap, other=0.0).to(ACC)
-            sums = tl.where(of_frame | of_tap, sums + tl.where(of_tap, v, theta) * band, sums)
+            tap = K - 1 - k if REVERSED else k
+            of_frame, of_tap = there & (j == s - first), there & (j == FRAMES + tap)
+            weight = tl.load(kernel_ptr + tap, mask=of_frame, other=1.0).to(ACC)
+            if importance_ptr is not None:
+                weight = tl.where(of_tap, tl.load(importance_ptr + s, mask=of_tap, other=0.0).to(ACC), weight)
+            sums = tl.where(of_frame | of_tap, sums + weight * band, sums)
         window = window[1:]
     of_frame = present & (j < FRAMES) & (first + j < T)
     of_tap = present & (j >= FRAMES) & (j < FRAMES + K)
@@ -75,30 +80,38 @@ def weight_gradients_kernel(
     tl.store(d_kernel_ptr + j - FRAMES, sums.to(d_kernel_ptr.dtype.element_ty), mask=of_tap)
 
 
-def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """dV `(N, C, T)` and dΘ `(N, C, K)` from dy and x `(N·T, C, H, W)`."""
+def weight_gradients(
+    dy: Tensor, x: Tensor, importance: Tensor | None, kernel: Tensor,
+    num_segments: int | None = None, after: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dV `(N, C, T)`, of V = 1 where it is None, and dΘ, shaped as Θ, from dy and x `(N·T, C, H, W)`."""
+    T = layout.segments(importance, num_segments)
     channels_last = layout.is_channels_last(x)
     x, dy = layout.to_layout(x, channels_last), layout.to_layout(dy, channels_last)
-    importance, kernel = importance.contiguous(), kernel.contiguous()
-    clips, channels, num_segments = importance.shape
-    kernel_size, pixels = kernel.shape[-1], x.shape[2] * x.shape[3]
+    if after:
+        x, dy = dy, x
+    importance, kernel = None if importance is None else importance.contiguous(), kernel.contiguous()
+    clips, channels, pixels = x.shape[0] // T, x.shape[1], x.shape[2] * x.shape[3]
+    kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
     tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
     tiles, pixel_parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
-    frames = launch.frames_of_part(clips * tiles * pixel_parts, num_segments)
-    time_parts = launch.ceil_div(num_segments, frames)
-    d_importance, d_kernel = torch.empty_like(importance), torch.empty_like(kernel)
+    frames = launch.frames_of_part(clips * tiles * pixel_parts, T)
+    time_parts = launch.ceil_div(T, frames)
+    dtype = kernel.dtype if importance is None else importance.dtype
+    d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), torch.empty_like(kernel)
     importance_parts = room(d_importance, pixel_parts)
-    kernel_parts = room(d_kernel, pixel_parts * time_parts)
+    kernel_parts = room(d_kernel, pixel_parts * time_parts * (clips if shared else 1))
     with launch.on_device(x):
         weight_gradients_kernel[(clips * tiles * pixel_parts * time_parts,)](
             dy, x, importance, kernel, importance_parts, kernel_parts,
             channels, pixels, tiles, pixel_parts, time_parts, channels * pixels, clips * channels,
-            T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last, FRAMES=frames,
+            0 if shared else channels * kernel_size,
+            T=T, K=kernel_size, CHANNELS_LAST=channels_last, REVERSED=after, FRAMES=frames,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
             COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
-            **launch.register_limit(tile, x.dtype, num_segments, kernel_size),
+            **launch.register_limit(tile, x.dtype, T, kernel_size),
         )  # fmt: skip
         add_parts(importance_parts, d_importance)
         add_parts(kernel_parts, d_kernel)

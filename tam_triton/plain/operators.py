@@ -16,43 +16,80 @@ def squeeze(x: Tensor, num_segments: int) -> Tensor:
     return clip_view(mean, num_segments).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
-def aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
-    """Y[t] = Σ_k Θ[k]·V[t+k−K//2]·X[t+k−K//2] (equations 4 and 5)."""
-    return weighted_sum(x, importance, kernel, None, False, layout.is_channels_last(x))
+def aggregate(
+    x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int | None = None, after: bool = False
+) -> Tensor:
+    """Y[t] = Σ_k Θ[k]·V[t+k−K//2]·X[t+k−K//2] (equations 4 and 5), or, with `after`, V[t]·Σ_k Θ[k]·X[t+k−K//2].
+
+    V `(N, C, T)` may be None, if T is told; Θ is `(N, C, K)`, or `(C, K)` for all clips.
+    """
+    T = layout.segments(importance, num_segments)
+    return weighted_sum(x, importance, kernel, None, T, False, after, layout.is_channels_last(x))
 
 
 def input_gradient(
-    dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool
+    dy: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    d_squeezed: Tensor | None,
+    channels_last: bool,
+    num_segments: int | None = None,
+    after: bool = False,
 ) -> Tensor:
-    """dX[s] = V[s]·Σ_k Θ[k]·dY[s−k+K//2] + dX̂[s]/P, dense in the given layout."""
+    """dX[s] = V[s]·Σ_k Θ[k]·dY[s−k+K//2] + dX̂[s]/P, dense in the given layout; V at dY's frame with `after`."""
+    T = layout.segments(importance, num_segments)
     offset = None if d_squeezed is None else d_squeezed.to(accumulator(dy)) / (dy.shape[2] * dy.shape[3])
-    return weighted_sum(dy, importance, kernel, offset, True, channels_last)
+    return weighted_sum(dy, importance, kernel, offset, T, True, after, channels_last)
 
 
 def weighted_sum(
-    frames: Tensor, importance: Tensor, kernel: Tensor, offset: Tensor | None, transposed: bool, channels_last: bool
+    frames: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    offset: Tensor | None,
+    T: int,
+    transposed: bool,
+    after: bool,
+    channels_last: bool,
 ) -> Tensor:
     """`by_tap.weighted_sum` with the weights Θ[k]·V[s]; never a view of what the form made.
 
-    The result of an autograd function must not be one: it could not be modified in place, and torch.compile of torch
+    A band with V at its other end is the transpose of one with its taps reversed.
+
+    The result of an autograd function must not be a view: it could not be modified in place, and torch.compile of torch
     2.11 gives such a function's inputs gradients of zero.
     """
-    weights = widened(importance)[..., None] * widened(kernel)[:, :, None]
-    form = form_for(importance.shape[-1], channels_last, frames, weights, *(() if offset is None else (offset,)))
+    theta = widened(kernel.flip(-1) if after else kernel)
+    clips = frames.shape[0] // T
+    weights = theta.expand(clips, *theta.shape[-2:])[:, :, None].expand(-1, -1, T, -1)
+    if importance is not None:
+        weights = widened(importance)[..., None] * weights
+    form = form_for(T, channels_last, frames, weights, *(() if offset is None else (offset,)))
     wide = frames.type_as(weights) if form is in_cache else frames
-    result = form.weighted_sum(wide, weights, offset, transposed, channels_last).type_as(frames)
+    result = form.weighted_sum(wide, weights, offset, transposed != after, channels_last).type_as(frames)
     return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
 
 
-def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of V `(N, C, T)` and Θ `(N, C, K)`: dV[s] = Σ_k Θ[k]·B[s,k] and dΘ[k] = Σ_s V[s]·B[s,k].
+def weight_gradients(
+    dy: Tensor,
+    x: Tensor,
+    importance: Tensor | None,
+    kernel: Tensor,
+    num_segments: int | None = None,
+    after: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of V `(N, C, T)`, as if it were 1 where it is None, and of Θ, shaped as Θ.
 
-    B is the band of `dY·Xᵀ` (`by_tap.band`).
+    dV[s] = Σ_k Θ[k]·B[s,k] and dΘ[k] = Σ_s V[s]·B[s,k], with the band B of `dY·Xᵀ` (`by_tap.band`).
     """
-    T, K = importance.shape[-1], kernel.shape[-1]
+    T, K = layout.segments(importance, num_segments), kernel.shape[-1]
     dtype = accumulator(x)
     channels_last = layout.is_channels_last(x)
-    form = form_for(T, channels_last, dy, x, importance, kernel)
+    operands = (dy, x, kernel) if importance is None else (dy, x, kernel, importance)
+    form = form_for(T, channels_last, *operands)
+    theta = kernel.to(dtype)
+    if after:
+        x, dy, theta = dy, x, theta.flip(-1)
     if form is by_tap:
         band = by_tap.band(dy, x, T, K)
     else:
@@ -60,9 +97,13 @@ def weight_gradients(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) 
             dy, x = dy.to(dtype), x.to(dtype)
         band = form.band(dy, x, T, K, channels_last)
     inside = inside_clip(T, K, x.device)  # beyond it is nothing, not 0·Θ, which may be NaN
-    d_importance = (band * kernel.to(dtype)[:, :, None]).where(inside, 0.0).sum(-1)
-    d_kernel = (band * importance.to(dtype)[..., None]).where(inside, 0.0).sum(2)
-    return d_importance.to(importance.dtype), d_kernel.to(kernel.dtype)
+    d_importance = (band * theta[..., None, :]).where(inside, 0.0).sum(-1)
+    if importance is not None:
+        band = band * importance.to(dtype)[..., None]
+    d_kernel = band.where(inside, 0.0).sum(2 if kernel.dim() == 3 else (0, 2))
+    if after:
+        d_kernel = d_kernel.flip(-1)
+    return d_importance.to(kernel.dtype if importance is None else importance.dtype), d_kernel.to(kernel.dtype)
 
 
 def form_for(T: int, channels_last: bool, *operands: Tensor) -> ModuleType:

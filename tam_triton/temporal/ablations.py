@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tam_triton.checks import check_parameter
+from tam_triton.functional import Excitation
 from tam_triton.temporal import tracing
 from tam_triton.temporal.base import TemporalModule, reduced
 from tam_triton.temporal.tam import global_branch, local_branch
@@ -14,7 +15,7 @@ class Ablation(TemporalModule):
     """What the four share: a squeeze, branches, an aggregation, and when an importance map excites."""
 
     kernel_size: int
-    excitation: str | None = "before"
+    excitation: Excitation | None = "before"
 
     def compute(self, x: Any) -> Any:
         """Squeeze, branches and aggregation."""
@@ -45,7 +46,7 @@ class GlobalTAM(Ablation):
         TypeError, ValueError: as TAM.
     """
 
-    excitation: str | None = None
+    excitation: Excitation | None = None
 
     def __init__(
         self, channels: int, num_segments: int, kernel_size: int = 3, alpha: int = 2, *, impl: str | None = None
@@ -80,7 +81,7 @@ class LocalTAM(Ablation):
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor | None, Tensor]:
         """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2), and a kernel of one tap."""
-        return self.L(squeezed), squeezed.new_ones(self.channels, 1)
+        return self.L(squeezed), squeezed.new_ones(squeezed.shape[0], self.channels, 1)
 
 
 class ReversedTAM(GlobalTAM):

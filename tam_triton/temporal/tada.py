@@ -55,7 +55,7 @@ class TAda(TemporalModule):
         """X̂ `(N, C, T)` → factors a `(N, C, T)`, and a kernel of one tap."""
         context = self.g(squeezed.mean(-1, keepdim=True))
         factors = 1 + self.b(self.bn(self.a(squeezed + context)).relu())
-        return factors, squeezed.new_ones(self.channels, 1)
+        return factors, squeezed.new_ones(squeezed.shape[0], self.channels, 1)
 
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""

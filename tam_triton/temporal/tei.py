@@ -58,4 +58,6 @@ class TEI(TemporalModule):
     def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
         """X̂ `(N, C, T)` → MEM's gates V `(N, C, T)` and TIM's kernel Θ `(C, 3)`."""
         motion = self.reduce(squeezed)[..., :-1] - self.reduce_next(squeezed)[..., 1:]
-        return F.pad(self.expand(motion).sigmoid(), (0, 1), value=1.0), self.interaction
+        return F.pad(self.expand(motion).sigmoid(), (0, 1), value=1.0), self.interaction.expand(
+            squeezed.shape[0], -1, -1
+        )

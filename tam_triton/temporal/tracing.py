@@ -4,36 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.fx
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Proxy, Tracer
 
 from tam_triton import functional
-from tam_triton.functional import squeeze
+from tam_triton.functional import Excitation, aggregate, squeeze
 
 # In a graph they are called with the values, as everywhere else, and check them then.
 torch.fx.wrap("aggregate")
 torch.fx.wrap("squeeze")
-
-
-def aggregate(
-    x: Tensor,
-    importance: Tensor | None,
-    kernel: Tensor,
-    *,
-    num_segments: int,
-    excitation: str | None = "before",
-    impl: str | None = None,
-) -> Tensor:
-    """`functional.aggregate`, also with Θ `(C, K)` for all clips, no importance map, or one that comes after."""
-    clips, channels = x.shape[0] // num_segments, x.shape[1]
-    kernel = kernel.expand(clips, -1, -1) if kernel.dim() == 2 else kernel
-    ones = kernel.new_ones(clips, channels, num_segments)
-    if importance is None:
-        return functional.aggregate(x, ones, kernel, impl=impl)
-    if excitation == "before":
-        return functional.aggregate(x, importance, kernel, impl=impl)
-    y = functional.aggregate(x, ones, kernel, impl=impl)
-    return functional.aggregate(y, importance, ones[..., :1], impl=impl)
 
 
 def is_traced(x: object) -> bool:
@@ -51,18 +30,21 @@ def node(module: nn.Module, x: Any, alone: Callable[[Any], Any]) -> Any:
 
 
 def squeeze_and_aggregate(
-    x: Any, branches: Callable[[Any], Any], num_segments: int, kernel_size: int, **options: Any
+    x: Any,
+    branches: Callable[[Any], Any],
+    num_segments: int,
+    kernel_size: int,
+    *,
+    excitation: Excitation | None = "before",
+    impl: str | None,
 ) -> Any:
     """As `functional`'s; a graph gets its two operators, with what the branches call between them."""
-    if not is_traced(x) and options.get("excitation", "before") == "before":
-
-        def of_clips(squeezed: Tensor) -> tuple[Tensor, Tensor]:
-            importance, kernel = branches(squeezed)
-            return importance, kernel.expand(squeezed.shape[0], -1, -1)
-
-        return functional.squeeze_and_aggregate(x, of_clips, num_segments, kernel_size, impl=options.get("impl"))
-    importance, kernel = branches(squeeze(x, num_segments, impl=options.get("impl")))
-    return aggregate(x, importance, kernel, num_segments=num_segments, **options)
+    if not is_traced(x):
+        return functional.squeeze_and_aggregate(
+            x, branches, num_segments, kernel_size, excitation=excitation, impl=impl
+        )
+    weights = branches(squeeze(x, num_segments, impl=impl))
+    return aggregate(x, *weights, num_segments=num_segments, excitation=excitation or "before", impl=impl)
 
 
 def path_in_root(module: nn.Module, tracer: object) -> str:

@@ -80,7 +80,7 @@ MUTANTS = (
     ),
     Mutant(
         "taps in reverse order", BANDED,
-        "(K - 1 - k if TRANSPOSED else k) * step", "(k if TRANSPOSED else K - 1 - k) * step",
+        "(K - 1 - k if REVERSED else k) * step", "(k if REVERSED else K - 1 - k) * step",
         SHIFT,
     ),
     Mutant(
@@ -120,8 +120,33 @@ MUTANTS = (
     ),
     Mutant(
         "dΘ without V", WEIGHTS,
-        "v = tl.load(importance_ptr + s, mask=of_tap", "v = 1.0 + 0.0 * tl.load(importance_ptr + s, mask=of_tap",
+        "tl.load(importance_ptr + s, mask=of_tap", "1.0 + 0.0 * tl.load(importance_ptr + s, mask=of_tap",
         TRANSPOSE, "aggregate", ("kernel",),
+    ),
+    Mutant(
+        "V of the frame read, though it comes after", BANDED,
+        "importance is not None and transposed != after", "importance is not None and transposed",
+        REFERENCE, "aggregate+after",
+    ),
+    Mutant(
+        "every clip has a kernel of its own", BANDED,
+        "0 if shared else channels * kernel_size", "channels * kernel_size",
+        REFERENCE, "aggregate+shared", escapes=True,
+    ),
+    Mutant(
+        "the gradient of a shared kernel lacks a clip", WEIGHTS,
+        "(clips if shared else 1))", "(clips if shared else 1))[-clips:]",
+        REFERENCE, "weight_gradients+shared", escapes=True,
+    ),
+    Mutant(
+        "taps in order, though V comes after", WEIGHTS,
+        "tap = K - 1 - k if REVERSED else k", "tap = k",
+        REFERENCE, "weight_gradients+after",
+    ),
+    Mutant(
+        "the gradient of a shared kernel is that of each clip", "plain/operators.py",
+        "sum(2 if kernel.dim() == 3 else (0, 2))", "sum(2).mean(0)",
+        REFERENCE, "weight_gradients+shared",
     ),
     Mutant(
         "one partial sum skipped", "kernels/parts.py",

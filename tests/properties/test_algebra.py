@@ -61,7 +61,7 @@ def test_linear(
 
 
 def clipwise(change: Callable[[Tensor], Tensor], problem: Problem) -> Callable[[Tensor], Tensor]:
-    """`change` of `(N, …)` for feature maps too; a vector belongs to all clips."""
+    """`change` of `(N, …)` for feature maps too; vectors, and a kernel `(C, K)`, belong to all clips."""
 
     def changed(t: Tensor) -> Tensor:
         if t.dim() == 4:
@@ -73,12 +73,12 @@ def clipwise(change: Callable[[Tensor], Tensor], problem: Problem) -> Callable[[
 
 def permuted_clips(problem: Problem) -> Callable[[Tensor], Tensor]:
     order = torch.randperm(problem.N, generator=torch.Generator().manual_seed(problem.seed))
-    return clipwise(lambda t: t[order], problem)
+    return clipwise(lambda t: t if t.dim() == 2 else t[order], problem)
 
 
 def permuted_channels(problem: Problem) -> Callable[[Tensor], Tensor]:
     order = torch.randperm(problem.C, generator=torch.Generator().manual_seed(problem.seed))
-    return lambda t: t[order] if t.dim() == 1 else t[:, order]
+    return lambda t: t[order] if t.dim() <= 2 else t[:, order]
 
 
 def reversed_time(problem: Problem) -> Callable[[Tensor], Tensor]:

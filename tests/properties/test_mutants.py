@@ -51,7 +51,8 @@ def test_pieces_of_pixels_add_up() -> None:
     problem = Problem(N=1, T=2, C=64, H=80, W=80, K=3, layout="channels_last", values="integers")
     arguments = (problem.features(salt=3), problem.features(), problem.importance(), problem.kernel())
     assert arguments[0].nbytes > 3 * in_cache.PIECE_BYTES
-    exact = plain.weight_gradients(*(tensor.double() for tensor in arguments))  # float64 takes another form
+    dy, x, v, theta = (tensor.double() for tensor in arguments)  # float64 takes another form
+    exact = plain.weight_gradients(dy, x, v, theta)
     for result, expected in zip(plain.weight_gradients(*arguments), exact, strict=True):
         assert torch.equal(result.double(), expected)
-    assert torch.equal(plain.aggregate(*arguments[1:]).double(), plain.aggregate(*(t.double() for t in arguments[1:])))
+    assert torch.equal(plain.aggregate(*arguments[1:]).double(), plain.aggregate(x, v, theta))

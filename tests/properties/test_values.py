@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tam_triton import kernels, layout
+from tests.support.formulas import activation
 from tests.support.operators import (
     Arguments,
     Operator,
-    activation,
     check_against_reference,
     each_backend,
     each_channelwise,
@@ -71,26 +71,38 @@ def test_layout_of_the_input_gradient_is_free(backend: ModuleType, problem: Prob
         assert strides(dx) == strides(layout.empty(dx, channels_last))
 
 
-def written_out(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+def written_out(
+    x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int = 0, after: bool = False
+) -> Tensor:
     """Equations 4 and 5 frame by frame and tap by tap; a frame outside the clip is no term, not one of 0."""
-    T, K = importance.shape[-1], kernel.shape[-1]
+    T, K = num_segments if importance is None else importance.shape[-1], kernel.shape[-1]
     clip = x.unflatten(0, (-1, T))
     frames = []
     for t in range(T):
         reached = [(k, t + k - K // 2) for k in range(K) if 0 <= t + k - K // 2 < T]
-        terms = [(kernel[..., k] * importance[..., s])[..., None, None] * clip[:, s] for k, s in reached]
-        frames.append(sum(terms[1:], start=terms[0]))
+        weights = [
+            kernel[..., k] if importance is None or after else kernel[..., k] * importance[..., s] for k, s in reached
+        ]
+        terms = [weight[..., None, None] * clip[:, s] for weight, (_, s) in zip(weights, reached, strict=True)]
+        y = sum(terms[1:], start=terms[0])
+        frames.append(y * importance[..., t, None, None] if after and importance is not None else y)
     return torch.stack(frames, 1).flatten(0, 1)
 
 
-def derived(dy: Tensor, x: Tensor, importance: Tensor, kernel: Tensor) -> tuple[Tensor, ...]:
-    """dX, dV and dΘ of that, by autograd."""
+def derived(
+    dy: Tensor, x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int = 0, after: bool = False
+) -> tuple[Tensor, ...]:
+    """dX, dV and dΘ of that, by autograd; dV as if V were 1 where it is None."""
+    if importance is None:
+        importance = x.new_ones(x.shape[0] // num_segments, x.shape[1], num_segments)
     leaves = [tensor.detach().requires_grad_() for tensor in (x, importance, kernel)]
-    return torch.autograd.grad(written_out(*leaves), leaves, dy)
+    return torch.autograd.grad(written_out(*leaves, after=after), leaves, dy)
 
 
-def derived_input(dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, **_: Any) -> Tensor:
-    dx = derived(dy, dy, importance, kernel)[0]
+def derived_input(
+    dy: Tensor, importance: Tensor | None, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool, **form: Any
+) -> Tensor:
+    dx = derived(dy, dy, importance, kernel, **form)[0]
     if d_squeezed is None:
         return dx
     return dx + (d_squeezed / (dy.shape[2] * dy.shape[3])).transpose(1, 2).flatten(0, 1)[..., None, None]
@@ -119,8 +131,8 @@ def strewn(arguments: Arguments, seed: int, spots: int) -> Arguments:
     for _ in range(spots):
         name = sorted(changed)[int(torch.randint(len(changed), (), generator=generator))]
         place = tuple(int(torch.randint(size, (), generator=generator)) for size in changed[name].shape)
-        # dX is V times a sum, or a sum of products with V: alike, unless V is infinite, which no sigmoid is.
-        values = 1 if name == "importance" and "x" not in arguments else 3
+        # V times a sum, or a sum of products with V: alike, unless V is infinite, which no sigmoid is.
+        values = 1 if name == "importance" and ("x" not in arguments or "after" in arguments) else 3
         changed[name][place] = (torch.nan, torch.inf, -torch.inf)[int(torch.randint(values, (), generator=generator))]
     return {**arguments, **changed}
 

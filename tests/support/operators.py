@@ -15,11 +15,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import reference
 from bench import peers as eager
 from tam_triton import kernels, layout, ops, plain
+from tests.support.formulas import (
+    activation,
+    exact_activation,
+    exact_aggregate,
+    exact_branches,
+    exact_gradients,
+    exact_input_gradient,
+    plain_aggregate,
+    plain_branches,
+    plain_gradients,
+    plain_input_gradient,
+)
 from tests.support.strategies import DTYPES, Problem
 from tests.support.tolerance import assert_close, nudged
 
@@ -132,62 +143,18 @@ def each_tensor(change: Callable[[Tensor], Tensor], arguments: Arguments) -> Arg
     return {name: changed(value) for name, value in arguments.items()}
 
 
-def activation(x: Tensor, norm: list[Tensor], eps: float) -> Tensor:
-    """ReLU(BN(x)) with running statistics."""
-    weight, bias, mean, variance = norm
-    return functional.batch_norm(x, mean, variance, weight, bias, eps=eps).relu()
-
-
-def exact_activation(x: np.ndarray, norm: list[np.ndarray], eps: float) -> np.ndarray:
-    """The same of a clip view."""
-    weight, bias, mean, variance = (vector[:, None, None] for vector in norm)
-    return np.maximum((x - mean) / np.sqrt(variance + eps) * weight + bias, 0)
-
-
-def exact_branches(
-    squeezed: np.ndarray, global_branch: list[np.ndarray], local_branch: list[np.ndarray], **_: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    parameters: dict[str, np.ndarray] = {}
-    for name, (first, *norm, last) in (("G", global_branch), ("L", local_branch)):
-        parameters |= {f"{name}.0.weight": first, f"{name}.3.weight": last}
-        parameters |= zip((f"{name}.1.{key}" for key in reference.tam.BATCH_NORM), norm, strict=True)
-    importance = reference.importance_map(squeezed, parameters, training=False)
-    return importance.output, reference.adaptive_kernel(squeezed, parameters, training=False).output
-
-
-def plain_branches(
-    squeezed: Tensor, global_branch: list[Tensor], local_branch: list[Tensor], eps: float, **_: Any
-) -> tuple[Tensor, Tensor]:
-    g_first, *g_norm, g_last = global_branch
-    l_first, *l_norm, l_last = local_branch
-    rows = activation(functional.linear(squeezed.flatten(0, 1), g_first), g_norm, eps)
-    hidden = activation(functional.conv1d(squeezed, l_first, padding=1), l_norm, eps)
-    kernel = functional.linear(rows, g_last).softmax(-1).unflatten(0, squeezed.shape[:2])
-    return functional.conv1d(hidden, l_last).sigmoid(), kernel
-
-
-def plain_gradients(x: Tensor, importance: Tensor, kernel: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
-    """dX, dV and dΘ by autograd."""
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, importance, kernel)]
-    return torch.autograd.grad(eager.excite_and_aggregate(*leaves), leaves, dy)
-
-
-def plain_input_gradient(dy: Tensor, importance: Tensor, kernel: Tensor, d_squeezed: Tensor | None, **_: Any) -> Tensor:
-    dx = plain_gradients(dy, importance, kernel, dy)[0]
-    if d_squeezed is None:
-        return dx
-    return dx + (d_squeezed / (dy.shape[2] * dy.shape[3])).transpose(1, 2).reshape(-1, dy.shape[1], 1, 1)
-
-
-def exact_input_gradient(
-    dy: np.ndarray, importance: np.ndarray, kernel: np.ndarray, d_squeezed: np.ndarray | None, **_: Any
-) -> np.ndarray:
-    dx = reference.excite_and_aggregate_backward(dy, dy, importance, kernel)[0]
-    return dx if d_squeezed is None else dx + reference.squeeze_backward(d_squeezed, dy.shape)
-
-
 def weights(p: Problem) -> Arguments:
     return {"importance": p.importance(), "kernel": p.kernel()}
+
+
+def shared(p: Problem) -> Arguments:
+    """No V, and one Θ for all clips, as learned or fixed filters have it; T has to be told."""
+    return {"importance": None, "kernel": p.kernel()[0], "num_segments": p.T}
+
+
+def after(p: Problem) -> Arguments:
+    """V of the frame written (TANet-R)."""
+    return {**weights(p), "num_segments": p.T, "after": True}
 
 
 def norm(p: Problem) -> Arguments:
@@ -218,13 +185,21 @@ def d_squeezed(p: Problem) -> Tensor:
     return p.tensor(p.N, p.C, p.T, salt=4) * p.dy_magnitude
 
 
-def dy_arguments(p: Problem, offset: Tensor | None) -> Arguments:
+def dy_arguments(p: Problem, offset: Tensor | None, form: Callable[[Problem], Arguments] = weights) -> Arguments:
+    weights_of_form = form(p)
     return {
         "dy": p.gradient(),
-        **weights(p),
+        "importance": weights_of_form.pop("importance"),
+        "kernel": weights_of_form.pop("kernel"),
         "d_squeezed": offset,
         "channels_last": layout.is_channels_last(p.features()),
+        **weights_of_form,
     }
+
+
+def form_of(a: Arguments) -> Arguments:
+    """What tells the form, beside V and Θ."""
+    return {name: a[name] for name in ("num_segments", "after") if name in a}
 
 
 def without_gradient(x: Tensor, d_squeezed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
@@ -234,16 +209,77 @@ def without_gradient(x: Tensor, d_squeezed: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def into_x(b: ModuleType, dy: Tensor, a: Arguments) -> Tensor:
-    return b.input_gradient(dy, a["importance"], a["kernel"], None, layout.is_channels_last(a["x"]))
+    channels_last = layout.is_channels_last(a["x"])
+    return b.input_gradient(dy, a["importance"], a["kernel"], None, channels_last, **form_of(a))
 
 
 def into_weights(b: ModuleType, dy: Tensor, x: Tensor, a: Arguments) -> tuple[Tensor, Tensor]:
-    return b.weight_gradients(dy, x, a["importance"], a["kernel"])
+    return b.weight_gradients(dy, x, a["importance"], a["kernel"], **form_of(a))
 
 
 def along_weights(apply: Callable[[Tensor, Tensor], Tensor], d: tuple[Tensor, ...], a: Arguments) -> Tensor:
     """The derivative of something bilinear in V and Θ in the direction d."""
     return apply(d[0], a["kernel"]) + apply(a["importance"], d[1])
+
+
+def banded(note: str, form: Callable[[Problem], Arguments]) -> tuple[Operator, ...]:
+    """The rows of one form."""
+
+    def into_both(gradients: Callable[[ModuleType, tuple[Tensor, ...], Arguments], tuple[Tensor, Tensor]]) -> Any:
+        of_kernel = {("kernel",): lambda b, d, a: gradients(b, d, a)[1:]}
+        of_importance = {("importance",): lambda b, d, a: gradients(b, d, a)[:1]}
+        return of_kernel if form is shared else of_importance | of_kernel
+
+    def into_dy(b: ModuleType, d: tuple[Tensor, ...], a: Arguments) -> Tensor:
+        return b.aggregate(d[0], a["importance"], a["kernel"], **form_of(a))
+
+    aggregate = Operator(
+        "aggregate",
+        arguments=lambda p: {"x": p.features(), **form(p)},
+        truth=exact_aggregate,
+        plain=plain_aggregate,
+        transposes={
+            ("x",): lambda b, d, a: (into_x(b, d[0], a),),
+            **into_both(lambda b, d, a: into_weights(b, d[0], a["x"], a)),
+        },
+        note=note,
+    )
+    weight_gradients = Operator(
+        "weight_gradients",
+        arguments=lambda p: {"dy": p.gradient(), "x": p.features(), **form(p)},
+        truth=lambda **a: exact_gradients(**a)[1:],
+        plain=lambda **a: plain_gradients(**a)[1:],
+        transposes={
+            ("dy",): lambda b, d, a: (
+                along_weights(lambda v, theta: b.aggregate(a["x"], v, theta, **form_of(a)), d, a),
+            ),
+            ("x",): lambda b, d, a: (
+                along_weights(lambda v, theta: into_x(b, a["dy"], {**a, "importance": v, "kernel": theta}), d, a),
+            ),
+        },
+        note=note,
+    )
+    input_gradient = Operator(
+        "input_gradient",
+        arguments=lambda p: dy_arguments(p, None, form),
+        truth=exact_input_gradient,
+        plain=plain_input_gradient,
+        transposes={
+            ("dy",): lambda b, d, a: (into_dy(b, d, a),),
+            **into_both(lambda b, d, a: into_weights(b, a["dy"], d[0], a)),
+        },
+        note=note,
+    )
+    with_offset = replace(
+        input_gradient,
+        arguments=lambda p: dy_arguments(p, d_squeezed(p), form),
+        transposes={
+            ("dy", "d_squeezed"): lambda b, d, a: (into_dy(b, d, a), b.squeeze(d[0], a["d_squeezed"].shape[-1]))
+        },
+        averages=True,
+        note=f"{note}+d_squeezed",
+    )
+    return aggregate, weight_gradients, input_gradient, with_offset
 
 
 OPERATORS = (
@@ -255,54 +291,9 @@ OPERATORS = (
         transposes={("x",): lambda b, d, a: (b.input_gradient(*without_gradient(a["x"], d[0])),)},
         averages=True,
     ),
-    Operator(
-        "aggregate",
-        arguments=lambda p: {"x": p.features(), **weights(p)},
-        truth=reference.excite_and_aggregate,
-        plain=eager.excite_and_aggregate,
-        transposes={
-            ("x",): lambda b, d, a: (into_x(b, d[0], a),),
-            ("importance",): lambda b, d, a: into_weights(b, d[0], a["x"], a)[:1],
-            ("kernel",): lambda b, d, a: into_weights(b, d[0], a["x"], a)[1:],
-        },
-    ),
-    Operator(
-        "weight_gradients",
-        arguments=lambda p: {"dy": p.gradient(), "x": p.features(), **weights(p)},
-        truth=lambda **a: reference.excite_and_aggregate_backward(**a)[1:],
-        plain=lambda **a: plain_gradients(**a)[1:],
-        transposes={
-            ("dy",): lambda b, d, a: (along_weights(lambda v, theta: b.aggregate(a["x"], v, theta), d, a),),
-            ("x",): lambda b, d, a: (
-                along_weights(lambda v, theta: into_x(b, a["dy"], {**a, "importance": v, "kernel": theta}), d, a),
-            ),
-        },
-    ),
-    Operator(
-        "input_gradient",
-        arguments=lambda p: dy_arguments(p, None),
-        truth=exact_input_gradient,
-        plain=plain_input_gradient,
-        transposes={
-            ("dy",): lambda b, d, a: (b.aggregate(d[0], a["importance"], a["kernel"]),),
-            ("importance",): lambda b, d, a: into_weights(b, a["dy"], d[0], a)[:1],
-            ("kernel",): lambda b, d, a: into_weights(b, a["dy"], d[0], a)[1:],
-        },
-    ),
-    Operator(
-        "input_gradient",
-        arguments=lambda p: dy_arguments(p, d_squeezed(p)),
-        truth=exact_input_gradient,
-        plain=plain_input_gradient,
-        transposes={
-            ("dy", "d_squeezed"): lambda b, d, a: (
-                b.aggregate(d[0], a["importance"], a["kernel"]),
-                b.squeeze(d[0], a["importance"].shape[-1]),
-            )
-        },
-        averages=True,
-        note="+d_squeezed",
-    ),
+    *banded("", weights),
+    *banded("+shared", shared),
+    *banded("+after", after),
     Operator(
         "activated_squeeze",
         arguments=lambda p: {"x": p.features(), **norm(p), "num_segments": p.T},

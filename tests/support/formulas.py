@@ -1,0 +1,107 @@
+"""What the operators compute in every form: the reference in NumPy (`exact_…`), torch's own operations (`plain_…`)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import reference
+from bench import peers as eager
+
+
+def activation(x: Tensor, norm: list[Tensor], eps: float) -> Tensor:
+    """ReLU(BN(x)) with running statistics."""
+    weight, bias, mean, variance = norm
+    return functional.batch_norm(x, mean, variance, weight, bias, eps=eps).relu()
+
+
+def exact_activation(x: np.ndarray, norm: list[np.ndarray], eps: float) -> np.ndarray:
+    """The same of a clip view."""
+    weight, bias, mean, variance = (vector[:, None, None] for vector in norm)
+    return np.maximum((x - mean) / np.sqrt(variance + eps) * weight + bias, 0)
+
+
+def exact_branches(
+    squeezed: np.ndarray, global_branch: list[np.ndarray], local_branch: list[np.ndarray], **_: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    parameters: dict[str, np.ndarray] = {}
+    for name, (first, *norm, last) in (("G", global_branch), ("L", local_branch)):
+        parameters |= {f"{name}.0.weight": first, f"{name}.3.weight": last}
+        parameters |= zip((f"{name}.1.{key}" for key in reference.tam.BATCH_NORM), norm, strict=True)
+    importance = reference.importance_map(squeezed, parameters, training=False)
+    return importance.output, reference.adaptive_kernel(squeezed, parameters, training=False).output
+
+
+def plain_branches(
+    squeezed: Tensor, global_branch: list[Tensor], local_branch: list[Tensor], eps: float, **_: Any
+) -> tuple[Tensor, Tensor]:
+    g_first, *g_norm, g_last = global_branch
+    l_first, *l_norm, l_last = local_branch
+    rows = activation(functional.linear(squeezed.flatten(0, 1), g_first), g_norm, eps)
+    hidden = activation(functional.conv1d(squeezed, l_first, padding=1), l_norm, eps)
+    kernel = functional.linear(rows, g_last).softmax(-1).unflatten(0, squeezed.shape[:2])
+    return functional.conv1d(hidden, l_last).sigmoid(), kernel
+
+
+def plain_gradients(
+    x: Tensor, importance: Tensor | None, kernel: Tensor, dy: Tensor, num_segments: int = 0, after: bool = False
+) -> tuple[Tensor, ...]:
+    """dX, dV and dΘ by autograd; dV as if V were 1 where it is None."""
+    if importance is None:
+        importance = x.new_ones(x.shape[0] // num_segments, x.shape[1], num_segments)
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, importance, kernel)]
+    return torch.autograd.grad(plain_aggregate(*leaves, after=after), leaves, dy)
+
+
+def plain_input_gradient(
+    dy: Tensor, importance: Tensor | None, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool, **form: Any
+) -> Tensor:
+    dx = plain_gradients(dy, importance, kernel, dy, **form)[0]
+    if d_squeezed is None:
+        return dx
+    return dx + (d_squeezed / (dy.shape[2] * dy.shape[3])).transpose(1, 2).reshape(-1, dy.shape[1], 1, 1)
+
+
+def exact_input_gradient(
+    dy: np.ndarray, importance: np.ndarray | None, kernel: np.ndarray, d_squeezed: np.ndarray | None, **form: Any
+) -> np.ndarray:
+    dx = exact_gradients(dy, dy, importance, kernel, **form)[0]
+    return dx if d_squeezed is None else dx + reference.squeeze_backward(d_squeezed, dy.shape)
+
+
+def exact_aggregate(
+    x: np.ndarray, importance: np.ndarray | None, kernel: np.ndarray, after: bool = False, **_: Any
+) -> np.ndarray:
+    """The reference of every form, of equations 4 and 5 by themselves."""
+    kernel = np.broadcast_to(kernel, (len(x), *kernel.shape[-2:]))
+    excited = x if importance is None or after else reference.excite(x, importance)
+    y = reference.aggregate(excited, kernel)
+    return reference.excite(y, importance) if after else y
+
+
+def exact_gradients(
+    dy: np.ndarray, x: np.ndarray, importance: np.ndarray | None, kernel: np.ndarray, after: bool = False, **_: Any
+) -> tuple[np.ndarray, ...]:
+    """dX, dV and dΘ of every form; dV as if V were 1 where it is None."""
+    (N, T, C), taps = x.shape[:3], np.broadcast_to(kernel, (len(x), *kernel.shape[-2:]))
+    v = np.ones((N, C, T)) if importance is None else importance
+    if after:
+        y = reference.aggregate(x, taps)
+        dy, d_importance = reference.excite_backward(dy, y, v)
+        dx, d_kernel = reference.aggregate_backward(dy, x, taps)
+    else:
+        dx, d_importance, d_kernel = reference.excite_and_aggregate_backward(dy, x, v, taps)
+    return dx, d_importance, d_kernel if kernel.ndim == 3 else d_kernel.sum(0)
+
+
+def plain_aggregate(
+    x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int = 0, after: bool = False
+) -> Tensor:
+    """The usual formulation of every form."""
+    T = num_segments if importance is None else importance.shape[-1]
+    ones = x.new_ones(x.shape[0] // T, x.shape[1], T)
+    taps = kernel.expand(len(ones), *kernel.shape[-2:])
+    y = eager.excite_and_aggregate(x, ones if importance is None or after else importance, taps)
+    return y if importance is None or not after else y * importance.transpose(1, 2).flatten(0, 1)[..., None, None]
