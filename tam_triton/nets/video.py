@@ -1,6 +1,7 @@
-"""Video classifiers on a 2D ResNet: every frame through the network, the frames' logits averaged (paper §3.4)."""
+"""Video classifiers on a 2D network: every frame through the network, the frames' logits averaged (paper §3.4)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.fx
 from torch import Tensor, nn
@@ -22,7 +23,53 @@ from tam_triton.temporal.tracing import is_traced
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
 
 
-class C2D(nn.Module):
+class VideoNetwork(nn.Module):
+    """What networks on frames have in common; a subclass says in `frame_logits` what a frame goes through.
+
+    Attributes:
+        num_segments: frames of a clip, T.
+        model_config: what `create_model` made it of, for checkpoints, in plain containers; None without that.
+    """
+
+    num_segments: int
+    model_config: dict[str, Any] | None = None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a frame."""
+        raise NotImplementedError
+
+    def frame_logits(self, x: Any) -> Any:
+        """Checked frames (N·T, 3, H, W) → their logits (N·T, classes)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of clips.
+
+        Args:
+            x: normalised frames, (N, T, 3, H, W) or (N·T, 3, H, W), frames of a clip in a row. channels_last frames
+                stay so throughout.
+
+        Returns:
+            (N, classes): the mean of the T frames' logits.
+
+        Raises:
+            TypeError: `x` is no dense tensor of a floating-point type, or, without autocast, not of the weights'.
+            ValueError: `x` is of another rank, empty, on another device, has another number of channels or of frames.
+        """
+        x = checked_frames(x, self.num_segments, self.in_channels)
+        if not is_traced(x):
+            check_device(x, self)
+            check_dtype(x, self)
+        logits = self.frame_logits(x.flatten(0, -4))  # (N·T, 3, H, W), of either rank
+        return logits.unflatten(0, (-1, self.num_segments)).mean(1)
+
+    def extra_repr(self) -> str:
+        """The clip length, which no submodule shows."""
+        return f"num_segments={self.num_segments}"
+
+
+class C2D(VideoNetwork):
     """A 2D ResNet on each frame of a clip, without temporal modelling; logits are averaged over the frames.
 
     The submodules of `resnet` are taken over, not copied, under their own names: the keys of the state dict are
@@ -62,43 +109,25 @@ class C2D(nn.Module):
         if not isinstance(children["fc"], nn.Linear):
             raise TypeError(f"resnet.fc: got {type(children['fc']).__name__}, expected a Linear")
         check_count("num_segments", num_segments)
-        _check_probability("dropout", dropout)
+        check_probability("dropout", dropout)
         for name in _CHILDREN:
             self.add_module(name, children[name])
         self.num_segments = num_segments
         self.dropout = nn.Dropout(dropout).train(resnet.training)
         self.training = resnet.training
         if num_classes is not None:
-            self.fc = _new_head(self.fc, num_classes)
+            self.fc = new_head(self.fc, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of clips.
+    @property
+    def in_channels(self) -> int:
+        """Channels of a frame."""
+        return self.conv1.in_channels
 
-        Args:
-            x: normalised frames, (N, T, 3, H, W) or (N·T, 3, H, W), frames of a clip in a row. channels_last frames
-                stay so throughout.
-
-        Returns:
-            (N, classes): the mean of the T frames' logits.
-
-        Raises:
-            TypeError: `x` is no dense tensor of a floating-point type, or, without autocast, not of the weights'.
-            ValueError: `x` is of another rank, empty, on another device, has another number of channels or of frames.
-        """
-        x = checked_frames(x, self.num_segments, self.conv1.in_channels)
-        if not is_traced(x):
-            check_device(x, self)
-            check_dtype(x, self)
-        x = x.flatten(0, -4)  # (N·T, 3, H, W), of either rank
+    def frame_logits(self, x: Any) -> Any:
+        """Checked frames (N·T, 3, H, W) → their logits (N·T, classes)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = self.avgpool(x).flatten(1)
-        logits = self.fc(self.dropout(x))
-        return logits.unflatten(0, (-1, self.num_segments)).mean(1)
-
-    def extra_repr(self) -> str:
-        """The clip length, which no submodule shows."""
-        return f"num_segments={self.num_segments}"
+        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
 
 
 class TANet(C2D):
@@ -156,14 +185,16 @@ def checked_frames(x: Tensor, num_segments: int, channels: int) -> Tensor:
     return x
 
 
-def _check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: float) -> None:
+    """Raises TypeError or ValueError unless `value` is a probability."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a float")
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, expected a probability from 0 to 1")
 
 
-def _new_head(fc: nn.Linear, num_classes: int) -> nn.Linear:
+def new_head(fc: nn.Linear, num_classes: int) -> nn.Linear:
+    """A head in place of `fc`: weight ~ N(0, 0.001²), bias zero."""
     check_count("num_classes", num_classes)
     check_parameter("num_classes", num_classes, num_classes * fc.in_features)
     head = nn.Linear(fc.in_features, num_classes, device=fc.weight.device, dtype=fc.weight.dtype)

@@ -1,26 +1,20 @@
 """The temporal adaptive module as an nn.Module."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from tam_triton import functional
-from tam_triton.checks import (
-    check_count,
-    check_device,
-    check_dtype,
-    check_features,
-    check_impl,
-    check_module,
-    check_parameter,
-    check_taps,
-)
+from tam_triton.checks import check_count, check_device, check_dtype, check_module, check_parameter, check_taps
 from tam_triton.temporal import tracing
+from tam_triton.temporal.base import TemporalModule
 from tam_triton.temporal.folding import Folded, fold, fold_activated, is_bare
 
 BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 
 
-class TAM(nn.Module):
+class TAM(TemporalModule):
     """Temporal adaptive module (paper section 3; equations 1 to 5).
 
     Parameter names, shapes and initialisation are those of the published checkpoints:
@@ -51,32 +45,10 @@ class TAM(nn.Module):
         *,
         impl: str | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (("num_segments", num_segments), ("alpha", alpha), ("beta", beta), ("channels", channels)):
-            check_count(name, value)
-        if channels < beta:
-            raise ValueError(f"channels: got {channels}, expected at least beta = {beta}")
-        check_taps("kernel_size", kernel_size)
-        check_impl(impl)
-        self.channels, self.num_segments, self.kernel_size, self.impl = channels, num_segments, kernel_size, impl
-        hidden = alpha * num_segments
-        check_parameter("num_segments", num_segments, hidden * num_segments)
-        check_parameter("kernel_size", kernel_size, kernel_size * hidden)
-        check_parameter("channels", channels, channels // beta * channels * 3)
-        self.G = nn.Sequential(
-            nn.Linear(num_segments, hidden, bias=False),
-            nn.BatchNorm1d(hidden, BATCH_NORM_EPS),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, kernel_size, bias=False),
-            nn.Softmax(-1),
-        )
-        self.L = nn.Sequential(
-            nn.Conv1d(channels, channels // beta, 3, padding=1, bias=False),
-            nn.BatchNorm1d(channels // beta, BATCH_NORM_EPS),
-            nn.ReLU(inplace=True),
-            nn.Conv1d(channels // beta, channels, 1, bias=False),
-            nn.Sigmoid(),
-        )
+        super().__init__(channels, num_segments, impl=impl)
+        self.kernel_size = kernel_size
+        self.G = global_branch(num_segments, kernel_size, alpha)
+        self.L = local_branch(channels, beta)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N·T, C, H, W)` → the same shape, dtype and layout.
@@ -86,12 +58,16 @@ class TAM(nn.Module):
             TypeError: not a float tensor, or, without autocast, not of the parameters' dtype.
         """
         if tracing.is_traced(x):
-            return tracing.tam_node(self, x)
+            return tracing.node(self, x, self.compute)
         self._check(x)
         if (folded := self._fold(x)) is not None:
             return self._evaluate(x, folded, None)
         check_dtype(x, self)
-        return functional.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
+        return self.compute(x)
+
+    def compute(self, x: Any) -> Any:
+        """Through the layers."""
+        return tracing.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
 
     def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
         """`self(activation(norm(x)))`, as a TA-Block has it.
@@ -120,12 +96,6 @@ class TAM(nn.Module):
         kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
         return self.L(squeezed), kernel
 
-    def _check(self, x: Tensor) -> None:
-        check_features(x)
-        if x.shape[1] != self.channels:
-            raise ValueError(f"x: got {x.shape[1]} channels in shape {tuple(x.shape)}, expected {self.channels}")
-        check_device(x, self)
-
     def _fold(self, x: Tensor) -> Folded | None:
         """What Triton needs to replace the layers in evaluation, or None where it may not (see `folding`)."""
         if self.training or torch.is_grad_enabled() or functional.choose(self.impl, x) != "triton":
@@ -140,7 +110,39 @@ class TAM(nn.Module):
 
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
-        return f"channels={self.channels}, num_segments={self.num_segments}, kernel_size={self.kernel_size}"
+        return f"{super().extra_repr()}, kernel_size={self.kernel_size}"
 
 
 BRANCHES = TAM.branches  # as it is written here: replaced on an object, a subclass or this class, it is called
+
+
+def global_branch(num_segments: int, kernel_size: int, alpha: int) -> nn.Sequential:
+    """G, from rows of X̂ `(N·C, T)` to Θ `(N·C, K)` (equation 3)."""
+    check_count("alpha", alpha)
+    check_taps("kernel_size", kernel_size)
+    hidden = alpha * num_segments
+    check_parameter("num_segments", num_segments, hidden * num_segments)
+    check_parameter("kernel_size", kernel_size, kernel_size * hidden)
+    return nn.Sequential(
+        nn.Linear(num_segments, hidden, bias=False),
+        nn.BatchNorm1d(hidden, BATCH_NORM_EPS),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, kernel_size, bias=False),
+        nn.Softmax(-1),
+    )
+
+
+def local_branch(channels: int, beta: int) -> nn.Sequential:
+    """L, from X̂ `(N, C, T)` to V `(N, C, T)` (equation 2)."""
+    check_count("beta", beta)
+    if channels < beta:
+        raise ValueError(f"channels: got {channels}, expected at least beta = {beta}")
+    hidden = channels // beta
+    check_parameter("channels", channels, hidden * channels * 3)
+    return nn.Sequential(
+        nn.Conv1d(channels, hidden, 3, padding=1, bias=False),
+        nn.BatchNorm1d(hidden, BATCH_NORM_EPS),
+        nn.ReLU(inplace=True),
+        nn.Conv1d(hidden, channels, 1, bias=False),
+        nn.Sigmoid(),
+    )

@@ -1,12 +1,14 @@
 """torch.fx: what stands in a graph where values are not known yet."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.fx
 from torch import nn
 from torch.fx import Proxy, Tracer
 
-from tam_triton.functional import aggregate, squeeze
+from tam_triton import functional
+from tam_triton.functional import Excitation, aggregate, squeeze
 
 # In a graph they are called with the values, as everywhere else, and check them then.
 torch.fx.wrap("aggregate")
@@ -18,15 +20,31 @@ def is_traced(x: object) -> bool:
     return isinstance(x, Proxy)
 
 
-def tam_node(tam: Any, x: Any) -> Any:
-    """`tam` on the traced `x`: one call of the module, as of torch's own layers, so that it runs as it does eagerly.
+def node(module: nn.Module, x: Any, alone: Callable[[Any], Any]) -> Any:
+    """`module` on the traced `x`: one call of the module, as of torch's own layers, so that it runs as it does eagerly.
 
-    Only where the TAM itself is what is traced, not a network with it, its layers and the two operators come instead.
+    Only where the module itself is what is traced, not a network with it, `alone` puts its layers and operators there.
     """
-    path = path_in_root(tam, x.tracer)
-    if path:
-        return x.tracer.create_proxy("call_module", path, (x,), {})
-    return aggregate(x, *tam.branches(squeeze(x, tam.num_segments, impl=tam.impl)), impl=tam.impl)
+    path = path_in_root(module, x.tracer)
+    return x.tracer.create_proxy("call_module", path, (x,), {}) if path else alone(x)
+
+
+def squeeze_and_aggregate(
+    x: Any,
+    branches: Callable[[Any], Any],
+    num_segments: int,
+    kernel_size: int,
+    *,
+    excitation: Excitation | None = "before",
+    impl: str | None,
+) -> Any:
+    """As `functional`'s; a graph gets its two operators, with what the branches call between them."""
+    if not is_traced(x):
+        return functional.squeeze_and_aggregate(
+            x, branches, num_segments, kernel_size, excitation=excitation, impl=impl
+        )
+    weights = branches(squeeze(x, num_segments, impl=impl))
+    return aggregate(x, *weights, num_segments=num_segments, excitation=excitation or "before", impl=impl)
 
 
 def path_in_root(module: nn.Module, tracer: object) -> str:
