@@ -1,8 +1,8 @@
 """Convolutions over frames, dense in their channels: C2D-TConv's and I3D's (paper section 4.3).
 
-Weights have the shape of a 3D convolution's. A channels_last feature map is convolved where it lies: seen as
-`(N, C, T, P)` it is channels_last again, and so is the result. A contiguous one is not, and a convolution makes the
-copy that it needs.
+Weights are those of a 2D convolution over (T, P), `(C_out, C_in, K, 1)`: with five dimensions torch would refuse to
+move a network to channels_last. A channels_last feature map is convolved where it lies: seen as `(N, C, T, P)` it is
+channels_last again, and so is the result. A contiguous one is not, and a convolution makes the copy that it needs.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ torch.fx.wrap("convolve_frames")
 class TemporalConv(TemporalModule):
     """Dense temporal convolution K×1×1, C → C, which C2D-TConv has in place of each TAM (paper section 4.3).
 
-    Zeros stand beyond a clip's ends. The weight `(C, C, K, 1, 1)` starts as torch's Conv3d does (*reading*: the paper
+    Zeros stand beyond a clip's ends. The weight `(C, C, K, 1)` starts as torch's Conv3d does (*reading*: the paper
     names no other), so the 2D network's function is lost.
 
     Args:
@@ -39,7 +39,7 @@ class TemporalConv(TemporalModule):
         check_taps("kernel_size", kernel_size)
         check_parameter("channels", channels, channels * channels * kernel_size)
         self.kernel_size = kernel_size
-        self.weight = nn.Parameter(torch.empty(channels, channels, kernel_size, 1, 1))
+        self.weight = nn.Parameter(torch.empty(channels, channels, kernel_size, 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -59,7 +59,7 @@ class InflatedConv(TemporalModule):
     """A 1×1 convolution of a 2D network made K×1×1: I3D's first of a block (paper section 4.3; arXiv 1705.07750, 3).
 
     Every tap is the 2D weight over K, so a clip that stands still gives the 2D network's values, but at its ends,
-    beyond which there are zeros. `weight` `(C_out, C_in, K, 1, 1)` and `bias` keep the names of the layer replaced.
+    beyond which there are zeros. `weight` `(C_out, C_in, K, 1)` and `bias` keep the names of the layer replaced.
 
     Args:
         conv: the layer: 1×1, without padding. It is left as it is.
@@ -82,8 +82,8 @@ class InflatedConv(TemporalModule):
         check_taps("kernel_size", kernel_size)
         self.out_channels, self.kernel_size = conv.out_channels, kernel_size
         self.stride, self.groups = conv.stride, conv.groups
-        weight = conv.weight.detach()[:, :, None] / kernel_size
-        self.weight = nn.Parameter(weight.repeat(1, 1, kernel_size, 1, 1), conv.weight.requires_grad)
+        weight = conv.weight.detach() / kernel_size
+        self.weight = nn.Parameter(weight.repeat(1, 1, kernel_size, 1), conv.weight.requires_grad)
         bias = conv.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
         self.train(conv.training)
@@ -103,10 +103,9 @@ class InflatedConv(TemporalModule):
 
 
 def convolve_frames(x: Tensor, weight: Tensor, bias: Tensor | None, num_segments: int, groups: int = 1) -> Tensor:
-    """`(N·T, C_in, H, W)` → `(N·T, C_out, H, W)` in x's layout, by a weight `(C_out, C_in/groups, K, 1, 1)`."""
+    """`(N·T, C_in, H, W)` → `(N·T, C_out, H, W)` in x's layout, by a weight `(C_out, C_in/groups, K, 1)`."""
     channels_last = layout.is_channels_last(x)
     clips = layout.to_layout(x, channels_last).unflatten(0, (x.shape[0] // num_segments, num_segments))
-    taps = weight.flatten(2)[..., None]
-    y = F.conv2d(clips.transpose(1, 2).flatten(3), taps, bias, padding=(taps.shape[2] // 2, 0), groups=groups)
+    y = F.conv2d(clips.transpose(1, 2).flatten(3), weight, bias, padding=(weight.shape[2] // 2, 0), groups=groups)
     frames = y.unflatten(3, x.shape[2:]).transpose(1, 2).flatten(0, 1)  # (N, C_out, T, P) → (N·T, C_out, H, W)
     return layout.to_layout(frames, channels_last)

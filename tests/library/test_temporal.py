@@ -139,8 +139,8 @@ EAGER: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "avg_pool": lambda m, z: F.pad(z, (0, 0, 0, 0, 1, 1)).unfold(2, 3, 1).mean(-1),
     "shift": lambda m, z: shifted(z),
     "channelwise_conv": lambda m, z: filtered(z, m.weight[:, 0]),
-    "conv": lambda m, z: F.conv3d(z, m.weight, padding=(1, 0, 0)),
-    "inflated_conv": lambda m, z: F.conv3d(z, m.weight, m.bias, padding=(1, 0, 0)),
+    "conv": lambda m, z: F.conv3d(z, m.weight[..., None], padding=(1, 0, 0)),
+    "inflated_conv": lambda m, z: F.conv3d(z, m.weight[..., None], m.bias, padding=(1, 0, 0)),
     "non_local": non_local,
     "tei": tei,
     "tdn_shift": lambda m, z: filtered(z, m.conv.weight[:, 0]),
@@ -266,7 +266,7 @@ def test_an_inflated_convolution_is_the_2d_one_on_a_clip_that_stands_still() -> 
     before = copy.deepcopy(conv.state_dict())
     inflated = InflatedConv(conv, 5)
     assert {name: tuple(weight.shape) for name, weight in inflated.state_dict().items()} == {
-        "weight": (4, 3, 3, 1, 1),
+        "weight": (4, 3, 3, 1),
         "bias": (4,),
     }
     frame = Problem(N=1, T=1, C=6, H=5, W=4, K=3).features()

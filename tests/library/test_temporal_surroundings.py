@@ -231,3 +231,12 @@ def test_names_of_state_dicts() -> None:
 
 def test_every_module_has_a_name() -> None:
     assert {module.__name__ for module in MODULES.values()} == set(temporal.__all__) - {"MODULES"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_moves_to_channels_last_as_a_network_does(name: str) -> None:
+    module = small(name).eval()
+    with torch.no_grad():
+        expected = module(feature_maps())
+        moved = module.to(memory_format=torch.channels_last)(feature_maps(memory_format=torch.channels_last))
+    torch.testing.assert_close(moved, expected)

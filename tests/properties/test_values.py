@@ -96,8 +96,8 @@ def derived(
     """dX, dV and dΘ of that, by autograd; dV as if V were 1 where it is None."""
     if importance is None:
         importance = x.new_ones(x.shape[0] // num_segments, x.shape[1], num_segments)
-    leaves = [tensor.detach().requires_grad_() for tensor in (x, importance, kernel)]
-    return torch.autograd.grad(written_out(*leaves, after=after), leaves, dy)
+    x, importance, kernel = leaves = [tensor.detach().requires_grad_() for tensor in (x, importance, kernel)]
+    return torch.autograd.grad(written_out(x, importance, kernel, after=after), leaves, dy)
 
 
 def derived_input(

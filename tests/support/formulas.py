@@ -51,8 +51,8 @@ def plain_gradients(
     """dX, dV and dΘ by autograd; dV as if V were 1 where it is None."""
     if importance is None:
         importance = x.new_ones(x.shape[0] // num_segments, x.shape[1], num_segments)
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, importance, kernel)]
-    return torch.autograd.grad(plain_aggregate(*leaves, after=after), leaves, dy)
+    x, importance, kernel = leaves = [t.detach().clone().requires_grad_() for t in (x, importance, kernel)]
+    return torch.autograd.grad(plain_aggregate(x, importance, kernel, after=after), leaves, dy)
 
 
 def plain_input_gradient(
@@ -78,7 +78,7 @@ def exact_aggregate(
     kernel = np.broadcast_to(kernel, (len(x), *kernel.shape[-2:]))
     excited = x if importance is None or after else reference.excite(x, importance)
     y = reference.aggregate(excited, kernel)
-    return reference.excite(y, importance) if after else y
+    return y if importance is None or not after else reference.excite(y, importance)
 
 
 def exact_gradients(
