@@ -78,7 +78,7 @@ def load_published(
         checkpoint: a state dict, a container with one under "state_dict" (whose other entries, such as the epoch or
             the optimizer's state, are not looked at), or the path of a file with either, read with `weights_only=True`
             and its checksums verified; files in the format before torch 1.6 have none.
-        ignore_head: leave the model's `fc` as it is, for fine-tuning on other classes.
+        ignore_head: leave the model's head as it is, for fine-tuning on other classes.
         segments: what to do where the checkpoint's TAMs are for another T: "interpolate" their global branches over
             time (see `segments.for_frames`), or "draw": leave the model's own, as drawn. None refuses.
 
@@ -96,11 +96,12 @@ def load_published(
     state = _state_dict(checkpoint)
     sources = _by_torchvision_name(state)
     targets = model.state_dict()
+    head = f"{getattr(model, 'head_name', 'fc')}."  # of a network on any backbone
 
     matched = {
         name: key
         for name, key in sources.items()
-        if name in targets and isinstance(state[key], Tensor) and not (ignore_head and name.startswith(_HEAD))
+        if name in targets and isinstance(state[key], Tensor) and not (ignore_head and name.startswith(head))
     }
     if not matched:
         raise ValueError(

@@ -20,9 +20,10 @@ def check_way(segments: str | None) -> None:
 def for_frames(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of global branches as for our T, by name, where theirs are for another T of the same alpha.
 
-    The first Linear is interpolated over its frames, and its sums stay, so that a clip that stands still gives what it gave. A
-    hidden unit is as often there as the ratio of the two T says, and what leaves it is divided by that: where T grows,
-    nothing but the frames changes; where it shrinks, units are left out (this project's way; none was published).
+    The first Linear is interpolated over its frames, and its sums stay, so that a clip that stands still gives what it
+    gave. A hidden unit is as often there as the ratio of the two T says, and what leaves it is divided by that: where T
+    grows, nothing but the frames changes; where it shrinks, units are left out (this project's way; none was
+    published).
     """
     new: dict[str, Tensor] = {}
     for name in [name for name in theirs if GLOBAL.search(name) and name.endswith("G.0.weight")]:

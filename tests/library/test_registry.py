@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton import TAM
-from tam_triton.nets import tanet18
+from tam_triton.nets import load_published, tanet18
 from tam_triton.nets.backbones import build_backbone, list_backbones
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.registry import config_of, create_model, list_models
@@ -148,6 +148,14 @@ def test_any_backbone_compiled_exported_and_traced() -> None:
     graph = symbolic_trace(network)
     torch.testing.assert_close(graph(videos()), expected)
     assert set(graph.state_dict()) == set(network.state_dict())
+
+
+def test_another_head_stays_on_request() -> None:
+    network, published = small(), small().state_dict()
+    published["classifier.2.weight"] = torch.zeros(9, 8)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_published(network, published)
+    assert load_published(network, published, ignore_head=True).missing == ("classifier.2.weight", "classifier.2.bias")
 
 
 @pytest.mark.parametrize("backbone", OTHERS)
