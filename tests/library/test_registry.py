@@ -240,6 +240,11 @@ def test_backbones_that_do_not_fit() -> None:
     headless.fc = nn.Identity()
     with pytest.raises(ValueError, match="expected a Linear for its head"):
         Framewise(headless, 2)
+    for system in ("tanet_a", "tsm"):
+        with pytest.raises(ValueError, match="expected a Linear for its head"):
+            create_model(system, headless)
+    assert list(headless.state_dict()) == [key for key in resnet18().state_dict() if not key.startswith("fc.")]
+    assert not any(module._forward_pre_hooks for module in headless.modules())
     with pytest.raises(ValueError, match="for which no places are known"):
         create_model("tanet", nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(3, 3)))
     with pytest.raises(ValueError, match=re.escape("not made of names")):
