@@ -2,7 +2,8 @@
 
 Traffic in passes over a tensor of X's size (DESIGN: the traffic floor): squeeze 1 (read X); aggregation 2 (read X,
 write Y); its backward 4 (read X and dY for the gradients of V and Θ, read dY, write dX); TAM forward 3, with backward
-7. Tensors of `(N, C, T)` and less are not counted.
+7. The other forms of the aggregation, V after it ("reversed", TANet-R) and one learned Θ for all clips ("filter"), cost
+the same; a "shift" has no weights to learn and needs dX alone. Tensors of `(N, C, T)` and less are not counted.
 """
 
 import copy
@@ -17,11 +18,18 @@ from torch import Tensor
 import tam_triton
 from bench import peers
 from bench.agreement import Run
+from tam_triton import temporal
 
-Operator = Literal["squeeze", "aggregate", "aggregate_training", "tam", "tam_training"]
+Operator = Literal[
+    "squeeze", "aggregate", "aggregate_training", "reversed", "reversed_training", "filter", "filter_training",
+    "shift", "shift_training", "tam", "tam_training",
+]  # fmt: skip
 Candidate = Literal["ours", "compiled_plain", "eager", "compiled_eager"]
 
-PASSES: Mapping[Operator, int] = {"squeeze": 1, "aggregate": 2, "aggregate_training": 6, "tam": 3, "tam_training": 7}
+PASSES: Mapping[Operator, int] = {
+    "squeeze": 1, "aggregate": 2, "aggregate_training": 6, "reversed": 2, "reversed_training": 6,
+    "filter": 2, "filter_training": 6, "shift": 2, "shift_training": 4, "tam": 3, "tam_training": 7,
+}  # fmt: skip
 CANDIDATES: Mapping[str, str] = {
     "ours": "this library, as it chooses by device",
     "compiled_plain": "torch.compile of this library's plain-torch functions",
@@ -84,7 +92,7 @@ class Case:
     def run(self, candidate: Candidate) -> Run:
         """A call that returns the operator's result, and in training the gradients of all that it depends on."""
         forward = self.forward(candidate)
-        inputs = (self.x, self.importance, self.kernel) if self.operator.startswith("aggregate") else (self.x,)
+        inputs = (self.x, *self.weights(self.operator.removesuffix("_training")))
         if not self.operator.endswith("_training"):
 
             def evaluate() -> tuple[Tensor, ...]:
@@ -102,6 +110,12 @@ class Case:
 
         return train
 
+    def weights(self, kind: str) -> tuple[Tensor, ...]:
+        """What the operator takes beside x, and has gradients of."""
+        if kind == "filter":
+            return (self.kernel[0],)
+        return (self.importance, self.kernel) if kind in ("aggregate", "reversed") else ()
+
     def forward(self, candidate: Candidate) -> Callable[..., Tensor]:
         """The operator as `candidate` has it, without gradients."""
         kind, segments = self.operator.removesuffix("_training"), self.importance.shape[-1]
@@ -110,6 +124,9 @@ class Case:
             functions = {
                 "squeeze": lambda x: peers.squeeze(x, segments),
                 "aggregate": peers.excite_and_aggregate,
+                "reversed": peers.aggregate_and_excite,
+                "filter": lambda x, theta: peers.filtered(x, theta, segments),
+                "shift": lambda x: peers.shift(x, segments),
                 "tam": lambda x: peers.tam(self.module, x),
             }
         else:
@@ -119,6 +136,9 @@ class Case:
             functions = {
                 "squeeze": lambda x: tam_triton.squeeze(x, segments, impl=impl),
                 "aggregate": lambda x, v, theta: tam_triton.aggregate(x, v, theta, impl=impl),
+                "reversed": lambda x, v, theta: tam_triton.aggregate(x, v, theta, excitation="after", impl=impl),
+                "filter": lambda x, theta: tam_triton.aggregate(x, None, theta, num_segments=segments, impl=impl),
+                "shift": temporal.TemporalShift(self.x.shape[1], segments, impl=impl).to(self.x),
                 "tam": module,
             }
         function = functions[kind]

@@ -28,6 +28,7 @@ class Ops(Options):
 
     layouts: tuple[Layout, ...] = ("nchw", "channels_last")
     operators: tuple[Operator, ...] = ("squeeze", "aggregate", "aggregate_training", "tam", "tam_training")
+    """reversed, filter and shift are the other forms of the aggregation."""
     candidates: tuple[Candidate, ...] = ("ours", "compiled_plain", "eager", "compiled_eager")
     kernel_size: int = 3
     """K, the taps; odd."""

@@ -25,6 +25,29 @@ def excite_and_aggregate(x: Tensor, importance: Tensor, kernel: Tensor) -> Tenso
     return y.view(N, C, T, H, W).permute(0, 2, 1, 3, 4).contiguous().view(N * T, C, H, W)
 
 
+def aggregate_and_excite(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+    """The same convolution, and V after it (TANet-R)."""
+    y = excite_and_aggregate(x, torch.ones_like(importance), kernel)
+    return y * importance.transpose(1, 2).reshape(-1, x.shape[1], 1, 1)
+
+
+def filtered(x: Tensor, kernel: Tensor, num_segments: int) -> Tensor:
+    """Channelwise temporal convolution by Θ `(C, K)`, as TEINet's public code has it: a Conv1d over `(N·H·W, C, T)`."""
+    clips = x.reshape(-1, num_segments, *x.shape[1:]).permute(0, 3, 4, 2, 1)  # (N, H, W, C, T)
+    y = F.conv1d(clips.flatten(0, 2), kernel[:, None], padding=kernel.shape[-1] // 2, groups=x.shape[1])
+    return y.view(clips.shape).permute(0, 4, 3, 1, 2).reshape(x.shape)
+
+
+def shift(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
+    """TSM's shift as its public code has it: three slices into zeros."""
+    clips, fold = x.view(-1, num_segments, *x.shape[1:]), x.shape[1] // shift_div
+    out = torch.zeros_like(clips)
+    out[:, :-1, :fold] = clips[:, 1:, :fold]
+    out[:, 1:, fold : 2 * fold] = clips[:, :-1, fold : 2 * fold]
+    out[:, :, 2 * fold :] = clips[:, :, 2 * fold :]
+    return out.view(x.shape)
+
+
 def tam(module: TAM, x: Tensor) -> Tensor:
     """The whole of TAM with `module`'s parameters and buffers, through none of its code."""
     weight = module.get_parameter

@@ -13,8 +13,9 @@ from torch import Tensor
 from bench import traffic
 from bench.interpreted import AddressError, counting
 from bench.shapes import DTYPES, LAYOUTS, tanet50
-from tam_triton import kernels
+from tam_triton import aggregate, kernels
 from tam_triton.kernels import launch
+from tam_triton.temporal import TemporalShift
 
 T, K = 8, 3
 EXCESS = 1.05
@@ -49,6 +50,26 @@ def test_at_the_floor_in_bfloat16(size: int, layout: str) -> None:
     check_floor(features(size, layout, channels=16, dtype=torch.bfloat16))
 
 
+@each_layout
+@pytest.mark.parametrize("form", ["shift", "filter", "reversed"])
+def test_other_forms_at_the_floor(form: str, layout: str) -> None:
+    """2 passes forward; backward 2 of a fixed shift, 4 where there are weights to learn."""
+    x = features(28, layout, channels=8).requires_grad_()
+    v, theta = torch.rand(1, 8, T), torch.rand(1, 8, K)
+    forms: dict[str, Callable[[], Tensor]] = {
+        "shift": lambda: TemporalShift(8, T, impl="triton")(x),
+        "filter": lambda: aggregate(x, None, theta[0].requires_grad_(), num_segments=T, impl="triton"),
+        "reversed": lambda: aggregate(x, v.requires_grad_(), theta.requires_grad_(), excitation="after", impl="triton"),
+    }
+    with mock.patch.object(launch, "MULTIPROCESSORS", 1), counting() as forward:
+        y = forms[form]()
+    dy = torch.zeros_like(y)
+    with mock.patch.object(launch, "MULTIPROCESSORS", 1), counting() as backward:
+        torch.autograd.backward(y, dy)
+    for launches, ideal in ((forward, 2), (backward, 2 if form == "shift" else 4)):
+        assert ideal <= traffic.passes(launches, x) <= EXCESS * ideal, traffic.by_kernel(launches, x)
+
+
 @triton.jit
 def aggregate_twice_kernel(x_ptr, importance_ptr, kernel_ptr, y_ptr, C, P, T: tl.constexpr, BLOCK: tl.constexpr):
     """One clip, K = 3, contiguous: reads each frame for its own output and again for its two neighbours'."""
@@ -69,15 +90,15 @@ def aggregate_twice_kernel(x_ptr, importance_ptr, kernel_ptr, y_ptr, C, P, T: tl
         tl.store(y_ptr + t * C * P + q, y, mask=inside)
 
 
-def aggregate_twice(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
+def aggregate_twice(x: Tensor, importance: Tensor, kernel: Tensor, *form: Any) -> Tensor:
     y = torch.empty_like(x)
     C, P = x.shape[1], x.shape[2] * x.shape[3]
     aggregate_twice_kernel[(triton.cdiv(C * P, 128),)](x, importance, kernel, y, C, P, T=T, BLOCK=128)
     return y
 
 
-def aggregate_with_a_copy(x: Tensor, importance: Tensor, kernel: Tensor) -> Tensor:
-    return AGGREGATE(x.clone(), importance, kernel)
+def aggregate_with_a_copy(x: Tensor, *weights: Any) -> Tensor:
+    return AGGREGATE(x.clone(), *weights)
 
 
 @pytest.mark.parametrize("worse", [aggregate_twice, aggregate_with_a_copy])
