@@ -29,8 +29,8 @@ FACTORS = {
 def parameter_groups(network: nn.Module, optimization: Optimization) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of `network`, each in one of the groups that `FACTORS` names; empty groups are left out.
 
-    BatchNorm's biases count as BatchNorm; the last layer is the one that `head_name` names, or `fc`. Without `optimization.groups` all are
-    "weights".
+    BatchNorm's biases count as BatchNorm; the last layer is the one that `head_name` names, or `fc`. Without
+    `optimization.groups` all are "weights".
 
     Raises:
         InputError: groups are asked for, and `network` has no `fc`, or it is no Linear.
