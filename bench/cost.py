@@ -96,7 +96,7 @@ class Row:
             return ""
         known, share = self.published, self.published.of_macs(self.counts)
         figures = (
-            f"{known.macs / 1e9:>7g} {share:>+7.2%}" if known.macs and share is not None else f"{report.MISSING:>15}"
+            f"{known.macs / 1e9:>7g} {share:>+z7.2%}" if known.macs and share is not None else f"{report.MISSING:>15}"
         )
         return (
             f"{known.parameters:>12,} {known.of_parameters(self.parameters):>10} {figures}  "

@@ -51,7 +51,7 @@ class Published:
         """The difference: in units where the figure is one, else in percent of it."""
         difference = counted - self.parameters
         exact = self.parameters % 1000 != 0
-        return f"{difference:+d}" if exact else f"{difference / self.parameters:+.2%}"
+        return f"{difference:+d}" if exact else f"{difference / self.parameters:+z.2%}"
 
     def of_macs(self, counts: Counts) -> float | None:
         """The difference as a share of the figure, of what it is a figure of."""

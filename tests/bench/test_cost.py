@@ -1,22 +1,24 @@
 """`python -m bench cost`: what it counts by formulas against counts by hand, and published figures."""
 
+import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import tam_triton
 from bench import flops
 from bench.__main__ import main
-from bench.cost import Cost, Row, measure
+from bench.cost import OF_THE_PAPER, Cost, Row, measure
 from bench.flops import Counts, count
 from bench.published import PUBLISHED
 from bench.static import batch_norm, branch_weights
-from tam_triton import TAM, functional
+from tam_triton import TAM, functional, ops
 from tam_triton.nets import list_models
 
 N, T, C, H, W, K, ALPHA, BETA = 2, 4, 8, 3, 5, 3, 2, 4
@@ -30,6 +32,7 @@ def features(device: str, **options: Any) -> Tensor:
     return torch.ones(N * T, C, H, W, device=device, **options)
 
 
+@functools.cache
 def one(system: str, backbone: str = "resnet50", **options: Any) -> Row:
     (row,) = measure(Cost((system,), (backbone,), **options))
     return row
@@ -78,10 +81,11 @@ def test_any_flop_counter_of_torchs_knows_the_operators() -> None:
     assert counter.get_total_flops() == 2 * 5 * X
 
 
-def test_every_operator_has_a_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(flops.FORMULAS, "squeeze")
-    with pytest.raises(ValueError, match="operators: no formula for squeeze"):
-        flops.register()
+def test_an_operator_without_a_formula_is_not_counted_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(flops.FORMULAS) == set(ops.OPERATORS)
+    monkeypatch.delitem(flop_registry, torch.ops.tam_triton.squeeze)
+    with pytest.raises(ValueError, match=r"operators: no formula for tam_triton\.squeeze"):
+        count(lambda: tam_triton.squeeze(features("meta"), T))
 
 
 def test_layers_of_torch_count_by_what_they_are() -> None:
@@ -130,6 +134,27 @@ def test_every_system_counts_on_its_backbone() -> None:
     for row in measure(Cost(backbones=("resnet50",), pixels=32)):
         assert counted(row).macs > 0
         assert row.published is None  # these are at 256 pixels
+
+
+def test_the_page_prints_what_is_counted() -> None:
+    """A row of bench/README.md is a system, with its stages if not in all; or a backbone, with C2D and TANet."""
+    page = (Path(flops.__file__).parent / "README.md").read_text(encoding="utf-8")
+    section = page.partition("## What the systems cost")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\| `.*$", section, re.MULTILINE)]
+    systems, backbones = [row for row in rows if len(row) == 8], [row for row in rows if len(row) == 5]
+    assert {name for first, *_ in systems for name in re.findall("`(.*?)`", first)} == set(list_models())
+    assert [first.strip("`") for first, *_ in backbones] == list(OF_THE_PAPER)
+    for first, parameters, _, macs, aggregation, _, difference, activations in systems:
+        row = one(first.split("`")[1], stages=tuple(re.findall(r"res\d", first)))
+        counts, share = counted(row), row.published and row.published.of_macs(counted(row))
+        assert parameters == f"{row.parameters:,}"
+        assert macs == f"{counts.macs / 1e9:.4f}"
+        assert aggregation == (f"{counts.aggregation / 1e9:.4f}" if counts.aggregation else "")
+        assert difference == ("" if share is None else f"{share:+z.2%}")
+        assert activations == f"{counts.activations / 1e6:.1f}"
+    for first, *figures in backbones:
+        pair = [one(system, first.strip("`")) for system in ("c2d", "tanet")]
+        assert figures == [text for row in pair for text in (f"{row.parameters:,}", f"{counted(row).macs / 1e9:.3f}")]
 
 
 def test_stages_in_any_order_and_all_of_them() -> None:
