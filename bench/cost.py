@@ -143,6 +143,8 @@ def row(system: str, backbone: str, options: Cost) -> Row:
         network = build(system, backbone, options)
         frames = int(network.num_segments)  # type: ignore[arg-type]
         counts = of_network(network, frames, options.pixels)
+    except NotImplementedError:  # a RuntimeError too, but of what meta lacks: no refusal
+        raise
     except (ValueError, RuntimeError) as error:
         return Row(system, backbone, refusal=" ".join(str(error).split()))
     stages = tuple(sorted(set(options.stages))) if set(options.stages) < set(get_args(Stage)) else ()
@@ -158,10 +160,17 @@ def row(system: str, backbone: str, options: Cost) -> Row:
 
 
 def build(system: str, backbone: str, options: Cost) -> nn.Module:
-    """The network in evaluation, without memory; raises ValueError as `create_model` does."""
+    """The network in evaluation, without values; raises ValueError as `create_model` does."""
     frames = None if system.startswith("slowfast") else options.frames
-    with torch.device("meta"):
+
+    def create() -> nn.Module:
         return create_model(system, backbone, options.num_classes, frames, stages=options.stages or None).eval()
+
+    try:
+        with torch.device("meta"):
+            return create()
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors, and read these
+        return create().to("meta")
 
 
 @torch.no_grad()

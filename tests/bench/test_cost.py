@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torchvision.models import get_model_weights
 
 import tam_triton
 from bench import flops
@@ -128,6 +129,20 @@ def test_published_figures(setting: Any) -> None:
     share = known.of_macs(counted(row))
     assert (share is None) == (known.macs is None)
     assert share is None or abs(share) < 0.01
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [*OF_THE_PAPER, "resnet18", "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "mobilenet_v3_small"],
+)
+def test_backbones_cost_what_torchvision_says(backbone: str) -> None:
+    """One frame of the size and the classes of its weights; RegNets cannot be built on meta, and are moved there."""
+    said = get_model_weights(backbone).DEFAULT.meta
+    pixels = 299 if backbone == "inception_v3" else 224
+    row = one("c2d", backbone, frames=1, pixels=pixels, num_classes=1000)
+    assert round(counted(row).macs / 1e9, 3) == said["_ops"]
+    auxiliary = 27_161_264 - 23_834_568 if backbone == "inception_v3" else 0  # the head for training, left out
+    assert row.parameters == said["num_params"] - auxiliary
 
 
 def test_every_system_counts_on_its_backbone() -> None:
