@@ -54,7 +54,7 @@ class System:
 SYSTEMS = {
     "c2d": System(None, "table 2: frame by frame, logits averaged"),
     "c2d_pool": System("avg_pool", "table 2: average pooling 3×1×1 in place of each TAM", "b", name="pool"),
-    "c2d_tconv": System("conv", "table 2: dense 3×1×1 convolution in place of each TAM", "b", name="conv"),
+    "c2d_tconv": System("conv", "table 2: dense 3×1×1 convolution in place of each TAM", "b", name="temporal_conv"),
     "tsm": System("shift", "section 4.3; arXiv 1811.08383", places=where.shifts),
     "teinet": System("tei", "section 4.3; arXiv 1911.09435", places=partial(where.block_inputs, name="tei")),
     "i3d": System("inflated_conv", "section 4.3: I3D 3×1×1 in every block", places=where.first_convs),
