@@ -245,9 +245,8 @@ def test_with_identity_tams_it_is_slowfast_of_one_tap() -> None:
     torch.testing.assert_close(network(videos(2)), plain(videos(2)))
 
 
-@pytest.mark.parametrize("impl", ["triton", "torch"])
-def test_slowfast_with_tam_learns_as_its_eager_twin(impl: str) -> None:
-    network = small(tam=True, impl=impl).train()
+def test_slowfast_with_tam_learns_as_its_eager_twin() -> None:
+    network = small(tam=True, impl="torch").train()
     twin = eager_twin(network)
     torch.testing.assert_close(results(network, videos(1)), results(twin, videos(1)))
 
@@ -300,7 +299,7 @@ class Copies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("tam", "training"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("tam", "training"), [(False, True), (True, False)])
 def test_compiled_whole(tam: bool, training: bool) -> None:
     network = small(tam).train(training)
     expected = results(network, videos(1))
@@ -308,9 +307,8 @@ def test_compiled_whole(tam: bool, training: bool) -> None:
     torch.testing.assert_close(results(network, videos(1)), expected)
 
 
-@each_kind
-def test_exported_through_a_file(tam: bool) -> None:
-    network = small(tam).eval()
+def test_exported_through_a_file() -> None:
+    network = small(tam=True).eval()
     with torch.no_grad():
         program = torch.export.export(network, (videos(3),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         buffer = io.BytesIO()

@@ -41,7 +41,11 @@ def test_copied_pickled_and_saved(name: str) -> None:
     assert f"channels={CHANNELS}, num_segments={FRAMES}" in repr(module)
 
 
-@each_module
+# Compilers see the same operators in each; a module of every form has them interpreted, the others in plain torch.
+COMPILED = [(name, impl) for name, impl in EACH if impl != "triton" or name in ("tanet_r", "global", "shift")]
+
+
+@pytest.mark.parametrize(("name", "impl"), COMPILED)
 def test_compiled_for_any_number_of_clips(name: str, impl: str) -> None:
     memory_format = torch.contiguous_format if impl == "triton" else torch.channels_last
     module = random_module(name, impl).double()

@@ -279,7 +279,8 @@ def banded(note: str, form: Callable[[Problem], Arguments]) -> tuple[Operator, .
         averages=True,
         note=f"{note}+d_squeezed",
     )
-    return aggregate, weight_gradients, input_gradient, with_offset
+    both = (input_gradient, with_offset) if form is weights else (with_offset,)
+    return aggregate, weight_gradients, *both
 
 
 OPERATORS = (
