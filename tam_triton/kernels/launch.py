@@ -105,14 +105,19 @@ def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: in
     return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0, vector=vector)
 
 
-def register_limit(tile: Tile, dtype: torch.dtype, num_segments: int, kernel_size: int) -> dict[str, int]:
+def register_limit(
+    tile: Tile, dtype: torch.dtype, num_segments: int, kernel_size: int, excited: bool
+) -> dict[str, int]:
     """A launch option for the gradients of V and Θ, where the compiler would leave less than half the threads a place.
 
-    Only where it keeps the limit without spills, which `bench static` shows; AMD's compiler has no such option.
+    Only where it keeps the limit without spills, which `bench static` shows; AMD's compiler has no such option. Without
+    V the compiler finds half by itself, and in one case needs to be told that it may take more than it spills for.
     """
     fits = tile.threads >= 256 and (tile.run == 0 or dtype == torch.float16)
     if not fits or tile.vector < 8 or num_segments > 8 or kernel_size > 3 or warp_size() != 32:
         return {}
+    if not excited:
+        return {"maxnreg": HALF_OCCUPANCY_REGISTERS + 8} if tile.run else {}
     return {"maxnreg": HALF_OCCUPANCY_REGISTERS}
 
 

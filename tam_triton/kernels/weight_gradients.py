@@ -111,7 +111,7 @@ def weight_gradients(
             COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
-            **({} if importance is None else launch.register_limit(tile, x.dtype, T, kernel_size)),
+            **launch.register_limit(tile, x.dtype, T, kernel_size, excited=importance is not None),
         )  # fmt: skip
         add_parts(importance_parts, d_importance)
         add_parts(kernel_parts, d_kernel)
