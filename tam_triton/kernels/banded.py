@@ -2,7 +2,7 @@
 
 Forms of it have V[t], of the frame written, or no V, and one Θ for all clips. The transpose of a band is a band with
 its taps reversed and V at its other end, so a product is told by these two. What a form lacks is None, which the
-compiler knows; a Θ of all clips is one whose clips are 0 apart.
+compiler knows; a Θ of all clips is one whose clips are 0 apart, which it knows too: as a number it costs registers.
 
 A program walks a block of a clip's elements through time, or through one part of it. K frames stay in registers, in
 their own dtype; it reads each frame once and writes each result once: two passes over a tensor of X's size.
@@ -22,8 +22,9 @@ from tam_triton.kernels.frames import folded_norm, relu
 @triton.jit(launch_metadata=metadata.banded)
 def banded_kernel(
     x_ptr, importance_ptr, kernel_ptr, offset_ptr, y_ptr, norm,
-    C, P, blocks, parts, eps, frame: tl.int64, kernel_clip: tl.int64,
-    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, REVERSED: tl.constexpr, V_OF_RESULT: tl.constexpr,
+    C, P, blocks, parts, eps, frame: tl.int64,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    SHARED: tl.constexpr, REVERSED: tl.constexpr, V_OF_RESULT: tl.constexpr,
     FRAMES: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
     ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -51,7 +52,7 @@ def banded_kernel(
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     if offset_ptr is not None:
         offset_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
-    kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
+    kernel_ptr += (0 if SHARED else n * C * K) + (c if CHANNELS_LAST else c * K)
     if norm is not None:
         scale, shift = folded_norm(norm, eps, c, True, ACC)
         if SPAN == 2:
@@ -134,9 +135,9 @@ def product(
     with launch.on_device(x):
         banded_kernel[(clips * parts * blocks,)](
             x, importance, kernel, offset, y, None if norm is None else tuple(norm),
-            channels, pixels, blocks, parts, eps, channels * pixels, 0 if shared else channels * kernel_size,
+            channels, pixels, blocks, parts, eps, channels * pixels,
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
-            REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
+            SHARED=shared, REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
             FRAMES=frames, SPAN=block.span, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,
             ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, block.elements),
             num_warps=1, **launch.OPTIONS,

@@ -130,7 +130,7 @@ MUTANTS = (
     ),
     Mutant(
         "every clip has a kernel of its own", BANDED,
-        "0 if shared else channels * kernel_size", "channels * kernel_size",
+        "(0 if SHARED else n * C * K)", "n * C * K",
         REFERENCE, "aggregate+shared", escapes=True,
     ),
     Mutant(
