@@ -16,7 +16,7 @@ from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
 from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
-from train.networks import build_network
+from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
 from train.recipes import Recipe
 from train.team import Team, join_team
@@ -41,12 +41,13 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     returned is the same in all processes.
 
     Raises:
-        InputError: the data do not suit the recipe; the folder holds another run; a loss is not finite; too many videos
-            cannot be read; reading or writing fails for good.
+        InputError: the data do not suit the recipe, or the system its backbone; the folder holds another run; a loss
+            is not finite; too many videos cannot be read; reading or writing fails for good.
     """
     recipe, compute = config.recipe.resolve(), config.compute
     optimization, seed = recipe.optimization, recipe.seed
     _check_data(recipe, train, val)
+    check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
     checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
     team.on_leader(lambda: _prepare_folder(config, recipe, checkpoints))
     writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
