@@ -132,9 +132,7 @@ def check_weights(x: Tensor, importance: Tensor | None, kernel: Tensor, num_segm
     """T; raises TypeError or ValueError unless V, if any, and Θ fit one another, T and x, which has been checked."""
     check_tensor("kernel", kernel)
     if kernel.dim() not in (2, 3) or any(fails(size > 0) for size in kernel.shape):
-        raise ValueError(
-            f"kernel: got shape {tuple(kernel.shape)}, expected dimensions above 0: (N, C, K) or (C, K)"
-        )
+        raise ValueError(f"kernel: got shape {tuple(kernel.shape)}, expected dimensions above 0: (N, C, K) or (C, K)")
     if importance is None:
         if num_segments is None:
             raise ValueError("num_segments: got None, expected T, the frames of a clip, where importance is None")

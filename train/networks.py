@@ -37,7 +37,18 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
         raise InputError(f"model: {error}") from error
 
 
-def check_network(model: Model, num_classes: int, num_segments: int) -> None:
-    """Raise InputError if there is no such network, at the price of shapes alone: nothing is drawn or downloaded."""
-    with torch.device("meta"):
-        build_network(model, num_classes, num_segments, pretrained=False)
+def check_network(model: Model, num_classes: int, num_segments: int) -> nn.Module:
+    """The network on the meta device, at the price of shapes: nothing is downloaded, and no random number drawn.
+
+    Raises InputError if there is none.
+    """
+
+    def build() -> nn.Module:
+        return build_network(model, num_classes, num_segments, pretrained=False)
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors, and read these
+        with torch.random.fork_rng(devices=()):
+            return build().to("meta")

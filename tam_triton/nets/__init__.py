@@ -10,11 +10,11 @@ from tam_triton.nets.checkpoints import LoadReport, load_published
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.insert import Place, insert
 from tam_triton.nets.places import known_places
-from tam_triton.nets.registry import SYSTEMS, System, config_of, create_model, list_models, list_options
+from tam_triton.nets.registry import config_of, create_model, list_models, list_options
 from tam_triton.nets.resnet import insert_tam
 from tam_triton.nets.slowfast import SlowFast
 from tam_triton.nets.ta_block import TABlock
-from tam_triton.nets.video import C2D, TANet, VideoNetwork
+from tam_triton.nets.video import C2D, TANet
 from tam_triton.nets.zoo import (
     c2d,
     c2d18,
@@ -32,15 +32,12 @@ from tam_triton.nets.zoo import (
 
 __all__ = [
     "C2D",
-    "SYSTEMS",
     "Framewise",
     "LoadReport",
     "Place",
     "SlowFast",
-    "System",
     "TABlock",
     "TANet",
-    "VideoNetwork",
     "build_backbone",
     "c2d",
     "c2d18",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tam_triton.checks import check_module
 from tam_triton.nets.archive import read_checkpoint
+from tam_triton.nets.segments import check_way, for_frames
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|base_model|backbone)\.)+")
 # From a public name to torchvision's; a name that already is torchvision's passes unchanged.
@@ -41,14 +42,18 @@ class LoadReport:
         loaded: the model's keys that received a value.
         unused: the checkpoint's keys, as spelled there, that went nowhere.
         missing: the model's keys that received nothing and are as they were.
+        interpolated: those of `loaded` that were made for another number of frames.
     """
 
     loaded: tuple[str, ...]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
+    interpolated: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
+        if self.interpolated:
+            lines += [f"{len(self.interpolated)} of them interpolated over time"]
         if self.unused:
             lines += [f"{len(self.unused)} checkpoint keys not used:", *(f"  {key}" for key in self.unused)]
         if self.missing:
@@ -57,7 +62,11 @@ class LoadReport:
 
 
 def load_published(
-    model: nn.Module, checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, ignore_head: bool = False
+    model: nn.Module,
+    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    ignore_head: bool = False,
+    segments: str | None = None,
 ) -> LoadReport:
     """Load a checkpoint into `model`, whichever of the three namings its keys follow.
 
@@ -69,7 +78,9 @@ def load_published(
         checkpoint: a state dict, a container with one under "state_dict" (whose other entries, such as the epoch or
             the optimizer's state, are not looked at), or the path of a file with either, read with `weights_only=True`
             and its checksums verified; files in the format before torch 1.6 have none.
-        ignore_head: leave the model's `fc` as it is, for fine-tuning on other classes.
+        ignore_head: leave the model's head as it is, for fine-tuning on other classes.
+        segments: what to do where the checkpoint's TAMs are for another T: "interpolate" their global branches over
+            time (see `segments.for_frames`), or "draw": leave the model's own, as drawn. None refuses.
 
     Returns:
         The keys loaded, unused and missing.
@@ -85,27 +96,36 @@ def load_published(
     state = _state_dict(checkpoint)
     sources = _by_torchvision_name(state)
     targets = model.state_dict()
+    head = f"{getattr(model, 'head_name', 'fc')}."  # of a network on any backbone
 
     matched = {
         name: key
         for name, key in sources.items()
-        if name in targets and isinstance(state[key], Tensor) and not (ignore_head and name.startswith(_HEAD))
+        if name in targets and isinstance(state[key], Tensor) and not (ignore_head and name.startswith(head))
     }
     if not matched:
         raise ValueError(
             f"checkpoint: got {_some(list(map(repr, state))) or 'no keys'}, none of which fits {type(model).__name__}; "
             f"expected keys such as {_some(list(map(repr, targets)))}"
         )
+    check_way(segments)
+    theirs = {name: state[key] for name, key in matched.items()}
+    adapted = for_frames(theirs, targets) if segments else {}
+    if segments == "draw":
+        matched = {name: key for name, key in matched.items() if name not in adapted}
+        adapted = {}
     for name, key in matched.items():
         _check_kind(key, state[key], targets[name])
-    _check_shapes({key: (name, state[key].shape, targets[name].shape) for name, key in matched.items()})
+    values = {name: adapted.get(name, state[key]) for name, key in matched.items()}
+    _check_shapes({key: (name, values[name].shape, targets[name].shape) for name, key in matched.items()})
 
-    model.load_state_dict({name: state[key] for name, key in matched.items()}, strict=False)
+    model.load_state_dict(values, strict=False)
     used = set(matched.values())
     return LoadReport(
         loaded=tuple(matched),
         unused=tuple(key for key in state if key not in used),
         missing=tuple(name for name in targets if name not in matched),
+        interpolated=tuple(adapted),
     )
 
 

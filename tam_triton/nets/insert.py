@@ -156,8 +156,9 @@ class _Change:
 
     def build(self, factory: Factory, num_segments: int, options: dict[str, Any]) -> nn.Module:
         instead = self.place.position == "instead"
+        argument = self.target if instead else self._channels()
         try:
-            made = factory(self.target if instead else self._channels(), num_segments, **options)
+            made = factory(argument, num_segments, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{self.place.position} {self.target_name}: {error}") from error
         if not isinstance(made, nn.Module):

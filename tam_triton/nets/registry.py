@@ -13,7 +13,7 @@ from torchvision.models import WeightsEnum
 from tam_triton.checks import check_count
 from tam_triton.nets import places as where
 from tam_triton.nets.backbones import as_people_count, build_backbone, check_backbone
-from tam_triton.nets.framewise import Framewise
+from tam_triton.nets.framewise import Framewise, head_name
 from tam_triton.nets.insert import Place, insert
 from tam_triton.nets.slowfast import CONFIGS, SlowFast
 from tam_triton.nets.ta_block import FORWARDS
@@ -199,6 +199,7 @@ def _on_frames(
     if resnet and row.module == "tam" and row.style == "b" and all(type(b).forward in FORWARDS for b in blocks):
         chosen: dict[str, Any] = {} if stages is None else {"stages": tuple(stages)}
         return TANet(backbone, num_segments, num_classes=num_classes, dropout=dropout, **chosen, **options)
+    head_name(backbone)
     if row.module is not None:  # first: it checks all before it changes anything
         insert(backbone, row.module, found, num_segments, **row.options, **options)
     made = C2D if resnet else Framewise

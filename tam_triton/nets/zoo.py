@@ -1,17 +1,20 @@
 """TANet and C2D on torchvision's ResNet-18, 34, 50, 101 and 152."""
 
-from collections.abc import Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
 from torch import nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.models import WeightsEnum
 
 from tam_triton.checks import check_int
-from tam_triton.nets.archive import check_download
+from tam_triton.nets.backbones import build_backbone
 from tam_triton.nets.resnet import STAGES
 from tam_triton.nets.video import C2D, TANet
 
 DEPTHS = (18, 34, 50, 101, 152)
+
+P = ParamSpec("P")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def c2d(
@@ -75,84 +78,23 @@ def tanet(
     )
 
 
-class C2DOptions(TypedDict, total=False):
-    """Keyword arguments of `c2d`."""
+def _short(build: Callable[Concatenate[int, P], Network], depth: int) -> Callable[P, Network]:
+    """`build` with its depth given; for `c2d18` … `tanet152`."""
 
-    dropout: float
-    weights: WeightsEnum | str | None
+    def short(*args: P.args, **options: P.kwargs) -> Network:
+        return build(depth, *args, **options)
 
-
-class TANetOptions(C2DOptions, total=False):
-    """Keyword arguments of `tanet`."""
-
-    stages: Sequence[str]
-    kernel_size: int
-    alpha: int
-    beta: int
-    impl: str | None
+    short.__name__ = short.__qualname__ = f"{build.__name__}{depth}"
+    short.__doc__ = f"`{build.__name__}` on ResNet-{depth}; further arguments as there."
+    return short
 
 
-def c2d18(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[C2DOptions]) -> C2D:
-    """C2D on ResNet-18; arguments as for `c2d`."""
-    return c2d(18, num_classes, num_segments, **options)
-
-
-def c2d34(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[C2DOptions]) -> C2D:
-    """C2D on ResNet-34; arguments as for `c2d`."""
-    return c2d(34, num_classes, num_segments, **options)
-
-
-def c2d50(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[C2DOptions]) -> C2D:
-    """C2D on ResNet-50; arguments as for `c2d`."""
-    return c2d(50, num_classes, num_segments, **options)
-
-
-def c2d101(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[C2DOptions]) -> C2D:
-    """C2D on ResNet-101; arguments as for `c2d`."""
-    return c2d(101, num_classes, num_segments, **options)
-
-
-def c2d152(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[C2DOptions]) -> C2D:
-    """C2D on ResNet-152; arguments as for `c2d`."""
-    return c2d(152, num_classes, num_segments, **options)
-
-
-def tanet18(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[TANetOptions]) -> TANet:
-    """TANet on ResNet-18; arguments as for `tanet`."""
-    return tanet(18, num_classes, num_segments, **options)
-
-
-def tanet34(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[TANetOptions]) -> TANet:
-    """TANet on ResNet-34; arguments as for `tanet`."""
-    return tanet(34, num_classes, num_segments, **options)
-
-
-def tanet50(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[TANetOptions]) -> TANet:
-    """TANet on ResNet-50; arguments as for `tanet`."""
-    return tanet(50, num_classes, num_segments, **options)
-
-
-def tanet101(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[TANetOptions]) -> TANet:
-    """TANet on ResNet-101; arguments as for `tanet`."""
-    return tanet(101, num_classes, num_segments, **options)
-
-
-def tanet152(num_classes: int | None = 400, num_segments: int = 8, **options: Unpack[TANetOptions]) -> TANet:
-    """TANet on ResNet-152; arguments as for `tanet`."""
-    return tanet(152, num_classes, num_segments, **options)
+c2d18, c2d34, c2d50, c2d101, c2d152 = (_short(c2d, depth) for depth in DEPTHS)
+tanet18, tanet34, tanet50, tanet101, tanet152 = (_short(tanet, depth) for depth in DEPTHS)
 
 
 def _resnet(depth: int, weights: WeightsEnum | str | None) -> nn.Module:
     check_int("depth", depth)
     if depth not in DEPTHS:
         raise ValueError(f"depth: got {depth}, expected one of {DEPTHS}")
-    known = get_model_weights(f"resnet{depth}")
-    if isinstance(weights, str) and weights.removeprefix(f"{known.__name__}.") not in known.__members__:
-        raise ValueError(f"weights: got {weights!r}, expected one of {tuple(known.__members__)} for ResNet-{depth}")
-    if weights is not None and not isinstance(weights, str | known):
-        raise TypeError(f"weights: got {weights!r}, expected a member of {known.__name__}, its name or None")
-    if isinstance(weights, str):
-        weights = known[weights.removeprefix(f"{known.__name__}.")]
-    if weights is not None:
-        check_download(weights)
-    return get_model(f"resnet{depth}", weights=weights)
+    return build_backbone(f"resnet{depth}", weights)

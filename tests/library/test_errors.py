@@ -228,7 +228,7 @@ def test_every_row_is_run_and_nothing_public_is_left_out() -> None:
 @pytest.mark.parametrize("name", OF_ONE_DEPTH)
 def test_networks_of_one_depth(name: str) -> None:
     depth = name.removeprefix("tanet").removeprefix("c2d")
-    check(f"{name}(weights='V9')", "ValueError", f"weights: got 'V9', expected one of (…) for ResNet-{depth}")
+    check(f"{name}(weights='V9')", "ValueError", f"weights: got 'V9', expected one of (…) for resnet{depth}")
 
 
 @pytest.mark.parametrize("changed", ["T = 8", "N·T = 9", "num_segments: got 3"])

@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton import TAM
-from tam_triton.nets import tanet18
+from tam_triton.nets import load_published, tanet18
 from tam_triton.nets.backbones import build_backbone, list_backbones
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.registry import config_of, create_model, list_models
@@ -150,6 +150,14 @@ def test_any_backbone_compiled_exported_and_traced() -> None:
     assert set(graph.state_dict()) == set(network.state_dict())
 
 
+def test_another_head_stays_on_request() -> None:
+    network, published = small(), small().state_dict()
+    published["classifier.2.weight"] = torch.zeros(9, 8)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_published(network, published)
+    assert load_published(network, published, ignore_head=True).missing == ("classifier.2.weight", "classifier.2.bias")
+
+
 @pytest.mark.parametrize("backbone", OTHERS)
 def test_dropout_is_on_the_features(backbone: str) -> None:
     network = create_model("c2d", backbone, 6, 2, dropout=1.0)
@@ -232,6 +240,11 @@ def test_backbones_that_do_not_fit() -> None:
     headless.fc = nn.Identity()
     with pytest.raises(ValueError, match="expected a Linear for its head"):
         Framewise(headless, 2)
+    for system in ("tanet_a", "tsm"):
+        with pytest.raises(ValueError, match="expected a Linear for its head"):
+            create_model(system, headless)
+    assert list(headless.state_dict()) == [key for key in resnet18().state_dict() if not key.startswith("fc.")]
+    assert not any(module._forward_pre_hooks for module in headless.modules())
     with pytest.raises(ValueError, match="for which no places are known"):
         create_model("tanet", nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(3, 3)))
     with pytest.raises(ValueError, match=re.escape("not made of names")):

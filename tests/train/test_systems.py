@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tam_triton.nets import SYSTEMS
+from tam_triton.nets.registry import SYSTEMS
 from tests.support.fit_runs import tiny_config
 from train.checkpoint import load_checkpoint, read_checkpoint
 from train.data.index import Checked, IndexWriter
@@ -87,5 +87,6 @@ def test_checking_a_network_draws_nothing():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     for system in ("tanet", "tsm", "nl_c2d", "slowfast_tam_8x8"):
-        check_network(Model(system, weights=None), CLASSES, 32)
+        assert next(check_network(Model(system, weights=None), CLASSES, 32).parameters()).is_meta
+    assert next(check_network(Model("tanet", "regnet_y_400mf", weights=None), CLASSES, 8).parameters()).is_meta
     assert torch.equal(torch.get_rng_state(), before)

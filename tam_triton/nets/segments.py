@@ -1,0 +1,46 @@
+"""Weights of a TAM for another number of frames: its global branch fixes T, and nothing else of it does."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 — its usual name
+
+WAYS = ("draw", "interpolate")
+GLOBAL = re.compile(r"(?:^|\.)tam\.G\.(?:0\.weight|1\.\w+|3\.weight)$")
+
+
+def check_way(segments: str | None) -> None:
+    """Raises ValueError unless it is one of the ways, or None."""
+    if segments is not None and segments not in WAYS:
+        raise ValueError(f"segments: got {segments!r}, expected one of {WAYS} or None")
+
+
+def for_frames(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of global branches as for our T, by name, where theirs are for another T of the same alpha.
+
+    The first Linear is interpolated over its frames, and its sums stay, so that a clip that stands still gives what it
+    gave. A hidden unit is as often there as the ratio of the two T says, and what leaves it is divided by that: where T
+    grows, nothing but the frames changes; where it shrinks, units are left out (this project's way; none was
+    published).
+    """
+    new: dict[str, Tensor] = {}
+    for name in [name for name in theirs if GLOBAL.search(name) and name.endswith("G.0.weight")]:
+        prefix = name.removesuffix("0.weight")
+        first, (hidden, frames) = theirs[name], ours[name].shape
+        old_hidden, old_frames = first.shape
+        if old_frames == frames or old_hidden * frames != hidden * old_frames:
+            continue
+        source = torch.arange(hidden) * old_hidden // hidden
+        count = torch.bincount(source, minlength=old_hidden)
+        over_time = F.interpolate(first[:, None].float(), size=frames, mode="linear", align_corners=False)[:, 0]
+        over_time *= old_frames / frames
+        missing = first.float().sum(1, keepdim=True) - over_time.sum(1, keepdim=True)
+        new[name] = (over_time + missing / frames)[source].to(first.dtype)
+        for key in [key for key in theirs if key.startswith(f"{prefix}1.") and theirs[key].dim() == 1]:
+            new[key] = theirs[key][source]
+        last = theirs[f"{prefix}3.weight"]
+        share = count[source] if hidden >= old_hidden else torch.full((hidden,), hidden / old_hidden)
+        new[f"{prefix}3.weight"] = (last[:, source] / share).to(last.dtype)
+    return new
