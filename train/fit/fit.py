@@ -6,7 +6,7 @@ from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
-from train.data.index import read_index
+from train.data.index import Index, read_index
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
@@ -30,8 +30,8 @@ def run_fit(config: FitConfig) -> Outcome:
     """
     recipe = config.recipe.resolve()
     with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
-        train, val = _read_splits(recipe, team)
-        return fit(config, train, val, team, stop)
+        train, val = read_splits(recipe, team)
+        return fit(config, train.split, val.split, team, stop)
 
 
 def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopRequest) -> Outcome:
@@ -98,7 +98,8 @@ def _check_data(recipe: Recipe, train: Split, val: Split) -> None:
         )
 
 
-def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
+def read_splits(recipe: Recipe, team: Team) -> tuple[Index, Index]:
+    """The indices of `recipe`, of which the leading process prints how much is usable. Raises InputError."""
     paths = (recipe.data.train, recipe.data.val)
     if None in paths:
         raise InputError(
@@ -109,7 +110,7 @@ def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
     if team.leads:
         # What is missing is in no score of the run, so it is to be seen beside them.
         print(train.summary(), val.summary(), sep="\n", flush=True)
-    return train.split, val.split
+    return train, val
 
 
 def _prepare_folder(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:
