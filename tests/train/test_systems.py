@@ -90,3 +90,19 @@ def test_checking_a_network_draws_nothing():
         assert next(check_network(Model(system, weights=None), CLASSES, 32).parameters()).is_meta
     assert next(check_network(Model("tanet", "regnet_y_400mf", weights=None), CLASSES, 8).parameters()).is_meta
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_of_before_systems_had_names_goes_on(data, tmp_path):
+    config = config_for("c2d", tmp_path / "run", data)
+    run_fit(config)
+    last = tmp_path / "run/checkpoints/step-00000004.pt"
+    content = read_checkpoint(last)
+    for recipe in (content["recipe"], content["run"]["identity"]["recipe"]):
+        del recipe["model"]["system"]
+        recipe["model"]["kind"] = "C2D"
+    torch.save(content, last)
+    assert load_checkpoint(last).recipe == config.recipe.resolve()
+    assert run_fit(replace(config, resume=True)).steps == 4
+    tanet = replace(config.recipe, model=replace(config.recipe.model, system="tanet"))
+    with pytest.raises(InputError, match=r"recipe\.model\.system: was 'c2d', is 'tanet'"):
+        run_fit(replace(config, recipe=tanet, resume=True))
