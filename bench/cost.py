@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from bench import report
-from bench.flops import Counts, count
 from bench.machine import describe
 from bench.published import PUBLISHED, Published, Setting
 from tam_triton.nets import create_model, list_backbones, list_models
+from tam_triton.nets.flops import Counts, count
 
 Stage = Literal["res2", "res3", "res4", "res5"]
 

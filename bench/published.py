@@ -6,7 +6,7 @@ On ResNet-50, at frames of 256².
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.flops import Counts
+from tam_triton.nets.flops import Counts
 
 SHEET = "PAPER.md"  # the sheet of facts about TAM that the project is built by: from the paper, or computed from it
 

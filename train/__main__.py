@@ -1,4 +1,4 @@
-"""The command line: `python -m train` with the commands `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
+"""The command line: `python -m train` with `compare`, `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
 
 import io
 import sys
@@ -10,6 +10,8 @@ import tyro
 
 from bench.batch_finder import find_batch
 from train.checkpoint import load_checkpoint
+from train.compare.compare import run_compare
+from train.compare.config import CompareConfig, compare_subcommands
 from train.data.prepare import PrepareConfig, prepare
 from train.demo.demo import DemoConfig, run_demo
 from train.errors import InputError
@@ -36,6 +38,7 @@ class PredictConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making end in one line, not in a traceback."""
     commands = {
+        "compare": compare_subcommands(),
         "demo": DemoConfig,
         "ensemble": EnsembleConfig,
         "fit": fit_subcommands(),
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if isinstance(config, DemoConfig):
             run_demo(config)
+        elif isinstance(config, CompareConfig):
+            return _status(run_compare(config))
         elif isinstance(config, FitConfig):
             return _fit(config)
         elif isinstance(config, PrepareConfig):
@@ -72,12 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(config: FitConfig) -> int:
-    """0 for a run that came to its end; for one that a signal stopped, the status that shells give for that signal."""
     if config.find_batch:
         recipe = config.recipe.resolve()
         print(find_batch(recipe, recipe.data.num_classes or 400, config.compute, choose_device(config.device)))
         return 0
-    signal = run_fit(config).signal
+    return _status(run_fit(config).signal)
+
+
+def _status(signal: int | None) -> int:
+    """0 for what came to its end; for what a signal stopped, the status that shells give for that signal."""
     return 0 if signal is None else 128 + signal
 
 

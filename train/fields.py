@@ -45,14 +45,19 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: type[T], plain: Any, place: str) -> T:
     """The instance of dataclass `kind` that `to_plain` made `plain` of. `place` names it in messages.
 
-    A field may have the name that its metadata call "formerly". Raises InputError for a field too few, unless it is
-    `ADDED`, one too many, or one that holds something else than its annotation says.
+    A field may have the name that its metadata call "formerly"; what it held under that name is then called as their
+    "values" say. Raises InputError for a field too few, unless it is `ADDED`, one too many, or one that holds something
+    else than its annotation says.
     """
     if not isinstance(plain, dict):
         raise InputError(f"{place}: got {plain!r}, expected an object")
     hints = get_type_hints(kind)
-    formerly = {f.metadata["formerly"]: f.name for f in dataclasses.fields(cast(Any, kind)) if "formerly" in f.metadata}
-    plain = {formerly.get(name, name): value for name, value in plain.items()}
+    plain = dict(plain)
+    for field in dataclasses.fields(cast(Any, kind)):
+        if (formerly := field.metadata.get("formerly")) in plain and field.name not in plain:
+            value = plain.pop(formerly)
+            values = field.metadata.get("values", {})
+            plain[field.name] = values.get(value, value) if isinstance(value, str) else value
     if unknown := sorted(plain.keys() - hints.keys()):
         raise InputError(f"{place}: got unknown fields {unknown}, expected {sorted(hints)}")
     added = {field.name for field in dataclasses.fields(cast(Any, kind)) if "added" in field.metadata}

@@ -1,33 +1,54 @@
 """From a recipe's description of a network to the network."""
 
-from typing import Any
+import torch
+from torch import nn
 
-from tam_triton.nets import C2D, TANet, c2d, tanet
+from tam_triton.nets import create_model
 from train.errors import InputError
-from train.recipes import Model
+from train.recipes import SMALL, Model
 from train.small_resnet import SmallResNet
 
 
-def build_network(model: Model, num_classes: int, num_segments: int, *, pretrained: bool = True) -> C2D:
+def build_network(model: Model, num_classes: int, num_segments: int, *, pretrained: bool = True) -> nn.Module:
     """The network that `model` describes, for clips of T = `num_segments` frames.
 
-    The backbone's weights are drawn first, so equal seeds give C2D and TANet equal backbones.
+    The backbone's weights are drawn first, so equal seeds give all systems on it equal backbones.
 
     Args:
         pretrained: load the backbone's weights that `model` names, downloading them where torch's cache lacks them;
             otherwise, and where it names none, they are random.
 
     Raises:
-        InputError: weights that torchvision does not have, or that are damaged in torch's cache.
+        InputError: a system that does not fit the backbone or the clips, or weights that are damaged in torch's cache.
         OSError: they cannot be downloaded.
     """
-    options: dict[str, Any] = {"dropout": model.dropout}
-    if model.kind == "TANet":
-        options |= {"kernel_size": model.kernel_size, "alpha": model.alpha, "beta": model.beta}
-    if model.backbone == "small":
-        return (TANet if model.kind == "TANet" else C2D)(SmallResNet(num_classes), num_segments, **options)
-    make, depth = tanet if model.kind == "TANet" else c2d, int(model.backbone.removeprefix("resnet"))
+    is_small = model.backbone == SMALL
     try:
-        return make(depth, num_classes, num_segments, weights=model.weights if pretrained else None, **options)
-    except ValueError as error:
+        return create_model(
+            model.system,
+            SmallResNet(num_classes) if is_small else model.backbone,
+            None if is_small else num_classes,  # the small network starts with its own head
+            num_segments,
+            weights=model.weights if pretrained else None,
+            dropout=model.dropout,
+            **model.options,
+        )
+    except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error
+
+
+def check_network(model: Model, num_classes: int, num_segments: int) -> nn.Module:
+    """The network on the meta device, at the price of shapes: nothing is downloaded, and no random number drawn.
+
+    Raises InputError if there is none.
+    """
+
+    def build() -> nn.Module:
+        return build_network(model, num_classes, num_segments, pretrained=False)
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors, and read these
+        with torch.random.fork_rng(devices=()):
+            return build().to("meta")

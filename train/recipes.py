@@ -10,10 +10,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
+from tam_triton.nets import list_backbones, list_models, list_options
+from tam_triton.nets.backbones import check_backbone
+from tam_triton.nets.slowfast import CONFIGS
 from train.data.dataset import Views
 from train.data.entries import Split
 from train.data.reader import Decoder
@@ -23,6 +26,15 @@ from train.errors import InputError
 from train.fields import ADDED, check_types, from_plain, require, to_plain
 
 T = TypeVar("T")
+
+SMALL = "small"
+"""The demo's backbone."""
+if TYPE_CHECKING:
+    System = str
+    Backbone = str
+else:  # so that the command line offers, and an error lists, what there is
+    System = Literal[tuple(list_models())]
+    Backbone = Literal[(*list_backbones(), SMALL)]
 
 
 @dataclass(frozen=True)
@@ -61,33 +73,58 @@ class Data:
             )
 
 
+FORMER_KINDS = {"formerly": "kind", "values": {"TANet": "tanet", "C2D": "c2d"}}
+OPTIONS = ("kernel_size", "alpha", "beta")
+
+
 @dataclass(frozen=True)
 class Model:
     """Which network."""
 
-    kind: Literal["TANet", "C2D"] = "TANet"
-    """TANet, or the same backbone without temporal modeling."""
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "small"] = "resnet50"
-    """The ResNet below. The paper trains 50, and for Kinetics-400 101 and 152 too. small is the demo's."""
+    system: System = dataclasses.field(default="tanet", metadata=FORMER_KINDS)
+    """TANet, or another of the paper's systems on the same backbone; c2d has no temporal modeling."""
+    backbone: Backbone = "resnet50"
+    """The 2D network below. The paper trains resnet50, and for Kinetics-400 101 and 152 too. small is the demo's.
+    SlowFast has one of its own and takes resnet50 here alone."""
     weights: str | None = "IMAGENET1K_V1"
     """The backbone's weights at the start, by torchvision's name; None draws them. ImageNet's in paper and script; V1
-    because it is the set that torchvision had when these were written."""
+    because it is the set that torchvision had when these were written. None for SlowFast."""
     dropout: float = 0.5
     """Probability of dropping a feature before fc. Script: 0.5, for Something-Something V1 0.6."""
     kernel_size: int = 3
-    """K, taps of the adaptive kernel. Paper, table 1b."""
+    """K, taps of the adaptive kernel, or of what a system has in its place. Paper, table 1b."""
     alpha: int = 2
-    """α, expansion of the global branch. Paper, table 1a."""
+    """α, expansion of the global branch, for systems with one. Paper, table 1a."""
     beta: int = 4
-    """β, reduction of the local branch. Paper, table 1a."""
+    """β, reduction of the local branch, for systems with one. Paper, table 1a."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self, "weights", self.weights is None or self.backbone != "small", "None for the small backbone")
+        if self.system in CONFIGS:
+            for field, expected in (("backbone", "resnet50"), ("weights", None)):
+                holds = getattr(self, field) == expected
+                require(self, field, holds, f"{expected} for {self.system}, which has a backbone of its own")
+        if self.backbone == SMALL:
+            require(self, "weights", self.weights is None, "None for the small backbone")
+        else:
+            try:
+                check_backbone(self.backbone, self.weights)
+            except ValueError as error:
+                raise InputError(f"model.{error}") from error
         require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         require(self, "kernel_size", self.kernel_size > 0 and self.kernel_size % 2 == 1, "an odd number above 0")
         for field in ("alpha", "beta"):
             require(self, field, getattr(self, field) >= 1, "at least 1")
+        known = list_options(self.system)
+        for option in dataclasses.fields(self):
+            if option.name in OPTIONS and option.name not in known:
+                holds = getattr(self, option.name) == option.default
+                require(self, option.name, holds, f"{option.default}, as {self.system} has no such option")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of its options that the system has."""
+        return {name: getattr(self, name) for name in OPTIONS if name in list_options(self.system)}
 
 
 @dataclass(frozen=True)
@@ -167,6 +204,12 @@ class Recipe:
     def __post_init__(self) -> None:
         check_types(self)
         require(self, "seed", self.seed >= 0, "at least 0")
+        if self.model.system in CONFIGS:
+            expected = CONFIGS[self.model.system].num_segments
+            fits = self.sampling.num_segments == expected
+            require(
+                self.sampling, "num_segments", fits, f"{expected} for {self.model.system}, its fast pathway's frames"
+            )
 
     def resolve(self) -> "Recipe":
         """The recipe as a run saves it, with nothing left to be worked out: learning rate scaled, paths absolute."""

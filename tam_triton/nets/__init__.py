@@ -10,7 +10,7 @@ from tam_triton.nets.checkpoints import LoadReport, load_published
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.insert import Place, insert
 from tam_triton.nets.places import known_places
-from tam_triton.nets.registry import config_of, create_model, list_models
+from tam_triton.nets.registry import config_of, create_model, list_models, list_options
 from tam_triton.nets.resnet import insert_tam
 from tam_triton.nets.slowfast import SlowFast
 from tam_triton.nets.ta_block import TABlock
@@ -52,6 +52,7 @@ __all__ = [
     "known_places",
     "list_backbones",
     "list_models",
+    "list_options",
     "load_published",
     "tanet",
     "tanet18",

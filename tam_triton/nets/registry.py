@@ -81,6 +81,19 @@ def list_models(pattern: str = "*") -> list[str]:
     return as_people_count(name for name in (*SYSTEMS, *CONFIGS) if fnmatchcase(name, pattern))
 
 
+def list_options(system: str) -> tuple[str, ...]:
+    """The options that a system's temporal module has: `kernel_size`, `alpha`, `beta`, `impl`, …
+
+    Raises:
+        TypeError, ValueError: an unknown name, with a list of what there is.
+    """
+    _check_system(system)
+    if system in CONFIGS:
+        return ("impl",)
+    module = SYSTEMS[system].module
+    return () if module is None else tuple(inspect.signature(MODULES[module]).parameters)[2:]
+
+
 def create_model(
     system: str,
     backbone: str | nn.Module = "resnet50",
@@ -115,10 +128,7 @@ def create_model(
         TypeError, ValueError: an unknown name or option, with a list of what there is; weights of another network; or
             an argument that the network, the module or the place refuses.
     """
-    if not isinstance(system, str):
-        raise TypeError(f"system: got {type(system).__name__}, expected a name such as 'tanet'")
-    if system not in (known := list_models()):
-        raise ValueError(f"system: got {system!r}, expected one of {', '.join(known)}")
+    _check_system(system)
     config = {
         "system": system,
         "backbone": backbone if isinstance(backbone, str) else None,
@@ -169,7 +179,7 @@ def _on_frames(
     options: dict[str, Any],
 ) -> VideoNetwork:
     row = SYSTEMS[system]
-    _check_options(system, row, options)
+    _check_options(system, options)
     check_count("num_segments", num_segments)
     check_probability("dropout", dropout)
     if num_classes is not None:
@@ -196,12 +206,17 @@ def _on_frames(
     return made(backbone, num_segments, num_classes=num_classes, dropout=dropout)
 
 
-def _check_options(system: str, row: System, options: dict[str, Any]) -> None:
-    known: list[str] = []
-    if row.module is not None:
-        known = list(inspect.signature(MODULES[row.module]).parameters)[2:]
+def _check_system(system: str) -> None:
+    if not isinstance(system, str):
+        raise TypeError(f"system: got {type(system).__name__}, expected a name such as 'tanet'")
+    if system not in (known := list_models()):
+        raise ValueError(f"system: got {system!r}, expected one of {', '.join(known)}")
+
+
+def _check_options(system: str, options: dict[str, Any]) -> None:
+    known = list_options(system)
     if unknown := [name for name in options if name not in known]:
-        raise TypeError(f"{unknown[0]}: got an option that {system} does not have, expected one of {tuple(known)}")
+        raise TypeError(f"{unknown[0]}: got an option that {system} does not have, expected one of {known}")
 
 
 def _slowfast(
@@ -221,8 +236,7 @@ def _slowfast(
     ):
         if value != expected:
             raise ValueError(f"{name}: got {value!r} for {system}, expected {expected!r}: it has a backbone of its own")
-    if unknown := [name for name in options if name != "impl"]:
-        raise TypeError(f"{unknown[0]}: got an option that {system} does not have, expected one of ('impl',)")
+    _check_options(system, options)
     if num_classes is None:
         raise ValueError(f"num_classes: got None for {system}, expected a number: it has no head from before")
     config = CONFIGS[system]

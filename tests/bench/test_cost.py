@@ -13,14 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torchvision.models import get_model_weights
 
 import tam_triton
-from bench import flops
 from bench.__main__ import main
 from bench.cost import OF_THE_PAPER, Cost, Row, measure
-from bench.flops import Counts, count
 from bench.published import PUBLISHED
 from bench.static import batch_norm, branch_weights
 from tam_triton import TAM, functional, ops
-from tam_triton.nets import list_models
+from tam_triton.nets import flops, list_models
+from tam_triton.nets.flops import Counts, count
 
 N, T, C, H, W, K, ALPHA, BETA = 2, 4, 8, 3, 5, 3, 2, 4
 X = N * T * C * H * W  # elements of a feature map
@@ -153,7 +152,7 @@ def test_every_system_counts_on_its_backbone() -> None:
 
 def test_the_page_prints_what_is_counted() -> None:
     """A row of bench/README.md is a system, with its stages if not in all; or a backbone, with C2D and TANet."""
-    page = (Path(flops.__file__).parent / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "bench/README.md").read_text(encoding="utf-8")
     section = page.partition("## What the systems cost")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\| `.*$", section, re.MULTILINE)]
     systems, backbones = [row for row in rows if len(row) == 8], [row for row in rows if len(row) == 5]

@@ -15,16 +15,16 @@ from train.recipes import RECIPES, Model
 NAMES = ("up", "down", "left")
 
 
-def make_trained(kind="TANet", seed=7):
+def make_trained(system="tanet", seed=7):
     demo = RECIPES["demo"]
-    recipe = replace(demo, model=replace(demo.model, kind=kind), sampling=replace(demo.sampling, num_segments=4))
+    recipe = replace(demo, model=replace(demo.model, system=system), sampling=replace(demo.sampling, num_segments=4))
     torch.manual_seed(seed)
     network = build_network(recipe.model, 3, 4)
     network(torch.randn(2, 4, 3, 32, 32))  # moves the running statistics
     return TrainedNetwork(network.eval(), recipe, NAMES)
 
 
-@pytest.fixture(params=["TANet", "C2D"])
+@pytest.fixture(params=["tanet", "c2d"])
 def trained(request):
     return make_trained(request.param)
 
@@ -50,7 +50,9 @@ def test_networks_of_the_published_recipes(name):
     assert sum(p.numel() for p in network.parameters()) == parameters.get(
         name.replace("ssv2", "ssv1"), 25_590_320 + 25_134_670 - 25_127_246
     )
-    assert network.dropout.p == recipe.model.dropout
+    dropout = network.get_submodule("dropout")
+    assert isinstance(dropout, torch.nn.Dropout)
+    assert dropout.p == recipe.model.dropout
 
 
 def test_failed_save_keeps_the_old_checkpoint(tmp_path, trained, monkeypatch):
@@ -121,7 +123,7 @@ def other(recipe, part, **changes):
     ("key", "change", "message"),
     [
         ("recipe", lambda recipe: other(recipe, "model", backbone="resnet18"), "does not fit"),
-        ("recipe", lambda recipe: other(recipe, "model", kind="I3D"), "got 'I3D', expected"),
+        ("recipe", lambda recipe: other(recipe, "model", system="I3D"), "got 'I3D', expected"),
         ("recipe", lambda recipe: {"depth": 50}, "unknown fields"),
         ("class_names", lambda names: names[:2], "does not fit"),
         ("state_dict", lambda state: {}, "Missing key"),
@@ -151,12 +153,12 @@ def test_another_number_of_frames(tmp_path):
 
 def test_both_networks_start_from_one_backbone():
     states = {}
-    for kind in ("TANet", "C2D"):
+    for system in ("tanet", "c2d"):
         torch.manual_seed(0)
-        states[kind] = build_network(Model(kind=kind, backbone="small", weights=None), 6, 8).state_dict()
-    assert sum(weight.numel() for name, weight in states["TANet"].items() if "tam" in name) > 20_000
-    for name, weight in states["C2D"].items():
-        assert torch.equal(weight, states["TANet"][name])
+        states[system] = build_network(Model(system=system, backbone="small", weights=None), 6, 8).state_dict()
+    assert sum(weight.numel() for name, weight in states["tanet"].items() if "tam" in name) > 20_000
+    for name, weight in states["c2d"].items():
+        assert torch.equal(weight, states["tanet"][name])
 
 
 def run_of(step, best=None):

@@ -110,7 +110,7 @@ def test_weights_of_torchvision(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=message):
         c2d18(weights="IMAGENET1K_V1")
     with pytest.raises(InputError, match=f"model: {message}"):
-        build_network(Model(kind="C2D", backbone="resnet18"), 3, 4)
+        build_network(Model(system="c2d", backbone="resnet18"), 3, 4)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[2]
 # From the top down. What shares a line may not import one another.
 STOREYS = (
     {"__main__"},
-    {"demo"},
+    {"demo", "compare"},
     {"fit", "evaluation"},
     {"checkpoint"},
     {"networks"},
     {"recipes", "metrics", "small_resnet"},
     {"precision"},
     {"data"},
-    {"team", "log", "fields", "atomic"},
+    {"team", "log", "fields", "atomic", "figures"},
     {"errors"},
 )
 LEVEL = {room: -storey for storey, rooms in enumerate(STOREYS) for room in rooms}

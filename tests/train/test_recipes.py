@@ -113,7 +113,7 @@ OVERRIDES = {
     "data.num_classes": ("None", None),
     "data.max_bad_share": ("0.5", 0.5),
     "data.decoder": ("torchcodec", "torchcodec"),
-    "model.kind": ("C2D", "C2D"),
+    "model.system": ("tsm", "tsm"),
     "model.backbone": ("resnet152", "resnet152"),
     "model.weights": ("None", None),
     "model.dropout": ("0.25", 0.25),
@@ -201,6 +201,7 @@ def test_wrong_value_on_the_command_line_is_named(capsys):
 
 
 CHANGED = partial(replace, RECIPES["demo"])
+SLOWFAST = Model(system="slowfast_4x16", weights=None)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +221,27 @@ CHANGED = partial(replace, RECIPES["demo"])
         (Optimization, {"weight_decay": -1e-4}, r"weight_decay: got -0\.0001, expected at least 0"),
         (Optimization, {"max_grad_norm": 0}, r"max_grad_norm: got 0, expected a number above 0"),
         (Optimization, {"schedule": "exp"}, r"schedule: got 'exp', expected one of 'step', 'cosine'"),
-        (Model, {"backbone": "vgg"}, r"model\.backbone: got 'vgg', expected one of 'resnet18'"),
+        (
+            Model,
+            {"backbone": "vgg"},
+            r"model\.backbone: got 'vgg', expected one of 'convnext_base', .*'resnet50', .*'small'",
+        ),
         (Model, {"backbone": "small"}, r"model\.weights: got 'IMAGENET1K_V1', expected None for the small backbone"),
+        (Model, {"weights": "V9"}, r"model\.weights: got 'V9', expected one of \('IMAGENET1K_V1', "),
+        (Model, {"system": "i4d"}, r"model\.system: got 'i4d', expected one of 'c2d', .*'tanet', .*'tsm'"),
+        (Model, {"system": "tsm", "alpha": 3}, r"model\.alpha: got 3, expected 2, as tsm has no such option"),
+        (Model, {"system": "local", "kernel_size": 5}, r"model\.kernel_size: got 5, expected 3, as local has no"),
+        (Model, {"system": "slowfast_4x16"}, r"model\.weights: got 'IMAGENET1K_V1', expected None for slowfast_4x16"),
+        (
+            Model,
+            {"system": "slowfast_8x8", "backbone": "resnet18"},
+            r"model\.backbone: got 'resnet18', expected resnet50",
+        ),
+        (
+            CHANGED,
+            {"model": SLOWFAST},
+            r"sampling\.num_segments: got 8, expected 32 for slowfast_4x16, its fast pathway",
+        ),
         (Model, {"dropout": 1.0}, r"model\.dropout: got 1\.0, expected at least 0 and below 1"),
         (Model, {"kernel_size": 4}, r"model\.kernel_size: got 4, expected an odd number above 0"),
         (Model, {"alpha": 0}, r"model\.alpha: got 0, expected at least 1"),
@@ -263,6 +283,16 @@ def test_a_recipe_of_before_a_field_was_renamed():
     plain = json.loads(RECIPES["ssv2-8f"].to_json())
     plain["optimisation"] = plain.pop("optimization")
     assert Recipe.from_json(json.dumps(plain)) == RECIPES["ssv2-8f"]
+
+
+@pytest.mark.parametrize(("kind", "system"), [("TANet", "tanet"), ("C2D", "c2d")])
+def test_a_recipe_of_before_systems_had_names(kind, system):
+    recipe = replace(RECIPES["demo"], model=replace(RECIPES["demo"].model, system=system))
+    plain = json.loads(recipe.to_json())
+    del plain["model"]["system"]
+    assert Recipe.from_json(json.dumps(plain | {"model": plain["model"] | {"kind": kind}})) == recipe
+    with pytest.raises(InputError, match=r"recipe\.model: got unknown fields \['kind'\]"):
+        Recipe.from_json(json.dumps(plain | {"model": plain["model"] | {"kind": kind, "system": system}}))
 
 
 @pytest.mark.parametrize(

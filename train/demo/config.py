@@ -63,4 +63,4 @@ class DemoConfig:
         # The data are the demo's own, so whatever share of them is damaged is to be seen in its report.
         data = replace(demo.data, max_bad_share=1.0)
         tanet = replace(demo, optimization=optimization, data=data, seed=self.seed)
-        return {"C2D": replace(tanet, model=replace(demo.model, kind="C2D")), "TANet": tanet}
+        return {"C2D": replace(tanet, model=replace(demo.model, system="c2d")), "TANet": tanet}

@@ -1,23 +1,20 @@
 """Pictures of a training run: its curves, and the kernels that its temporal adaptive modules give."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tam_triton import TAM, squeeze
 from train.data.batches import Batch
 from train.demo.side_by_side import EpochResult
+from train.figures import figure
 from train.metrics import Score, tally_batches
 
 Kernels = dict[str, Tensor]
@@ -25,15 +22,6 @@ Kernels = dict[str, Tensor]
 _COLORS = {"TANet": "#0b6e99", "C2D": "#d9730d"}
 # Of the taps on frames before t, the nearest first; on t; and after it.
 _PAST, _PRESENT, _FUTURE = ("#5aa7c7", "#2f6f9f", "#1b3f66"), "#4f5b66", ("#d9730d", "#ad4a0a", "#702c06")
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 
 
 def plot_curves(path: Path, tasks: Mapping[str, tuple[Sequence[EpochResult], float]]) -> None:
@@ -41,7 +29,7 @@ def plot_curves(path: Path, tasks: Mapping[str, tuple[Sequence[EpochResult], flo
 
     `tasks` has for each task what all networks did in all epochs, and the accuracy of a guess.
     """
-    with _figure(path, len(tasks), 2) as rows:
+    with figure(path, len(tasks), 2) as rows:
         for (loss, accuracy), (task, (history, chance)) in zip(rows, tasks.items(), strict=True):
             for network in dict.fromkeys(result.network for result in history):
                 results = [result for result in history if result.network == network]
@@ -50,18 +38,6 @@ def plot_curves(path: Path, tasks: Mapping[str, tuple[Sequence[EpochResult], flo
             accuracy.axhline(100 * chance, color="#888888", linestyle=":", label="chance")
             loss.set(title=f"{task}: loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
             accuracy.set(title=f"{task}: accuracy", xlabel="epoch", ylabel="top-1 (%)", ylim=(0, 103))
-
-
-@contextmanager
-def _figure(path: Path, rows: int, columns: int, grid: str = "both") -> Iterator[NDArray[Any]]:
-    """Axes (rows, columns) to draw on, then saved at `path` with the legend of the first row's last below."""
-    with mpl.rc_context({**_STYLE, "axes.grid.axis": grid}):
-        figure = Figure(figsize=(9.5, 3.2 * rows + 0.4), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        yield axes
-        handles, labels = axes[0, -1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
-        figure.savefig(path, dpi=130)
 
 
 def _plot_network(axes: Axes, results: Sequence[EpochResult], value: Callable[[Score], float]) -> None:
@@ -77,7 +53,7 @@ def plot_kernels(path: Path, kernels: Mapping[str, Kernels]) -> None:
 
     After figure 4 of the paper. `kernels` holds for each task what `learned_kernels` returns.
     """
-    with _figure(path, len(kernels), 1, grid="y") as rows:
+    with figure(path, len(kernels), 1, grid="y") as rows:
         for (axes,), (task, modules) in zip(rows, kernels.items(), strict=True):
             _plot_violins(axes, modules)
             axes.set(title=f"{task}: kernels Θ over all validation clips and channels", ylabel="weight of the tap")

@@ -6,7 +6,7 @@ from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
-from train.data.index import read_index
+from train.data.index import Index, read_index
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
@@ -16,7 +16,7 @@ from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
 from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
-from train.networks import build_network
+from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
 from train.recipes import Recipe
 from train.team import Team, join_team
@@ -30,8 +30,8 @@ def run_fit(config: FitConfig) -> Outcome:
     """
     recipe = config.recipe.resolve()
     with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
-        train, val = _read_splits(recipe, team)
-        return fit(config, train, val, team, stop)
+        train, val = read_splits(recipe, team)
+        return fit(config, train.split, val.split, team, stop)
 
 
 def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopRequest) -> Outcome:
@@ -41,12 +41,13 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     returned is the same in all processes.
 
     Raises:
-        InputError: the data do not suit the recipe; the folder holds another run; a loss is not finite; too many videos
-            cannot be read; reading or writing fails for good.
+        InputError: the data do not suit the recipe, or the system its backbone; the folder holds another run; a loss
+            is not finite; too many videos cannot be read; reading or writing fails for good.
     """
     recipe, compute = config.recipe.resolve(), config.compute
     optimization, seed = recipe.optimization, recipe.seed
     _check_data(recipe, train, val)
+    check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
     checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
     team.on_leader(lambda: _prepare_folder(config, recipe, checkpoints))
     writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
@@ -97,7 +98,8 @@ def _check_data(recipe: Recipe, train: Split, val: Split) -> None:
         )
 
 
-def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
+def read_splits(recipe: Recipe, team: Team) -> tuple[Index, Index]:
+    """The indices of `recipe`, of which the leading process prints how much is usable. Raises InputError."""
     paths = (recipe.data.train, recipe.data.val)
     if None in paths:
         raise InputError(
@@ -108,7 +110,7 @@ def _read_splits(recipe: Recipe, team: Team) -> tuple[Split, Split]:
     if team.leads:
         # What is missing is in no score of the run, so it is to be seen beside them.
         print(train.summary(), val.summary(), sep="\n", flush=True)
-    return train.split, val.split
+    return train, val
 
 
 def _prepare_folder(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:

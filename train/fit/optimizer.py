@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tam_triton.temporal import TAM, GlobalTAM
+from tam_triton import TAM
+from tam_triton.temporal import GlobalTAM
 from train.errors import InputError
 from train.recipes import Optimization
 
@@ -29,19 +30,22 @@ FACTORS = {
 def parameter_groups(network: nn.Module, optimization: Optimization) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of `network`, each in one of the groups that `FACTORS` names; empty groups are left out.
 
-    BatchNorm's biases count as BatchNorm; the last layer is the one that `head_name` names, or `fc`. Without
-    `optimization.groups` all are "weights".
+    BatchNorm's biases count as BatchNorm; the last layer is `fc`, or that which the network's `head_name` names.
+    Without `optimization.groups` all are "weights".
 
     Raises:
-        InputError: groups are asked for, and `network` has no `fc`, or it is no Linear.
+        InputError: groups are asked for, and `network` has no such layer, or it is no Linear.
     """
     if not optimization.groups:
         return {"weights": [parameter for parameter in network.parameters() if parameter.requires_grad]}
-    head = dict(network.named_modules()).get(getattr(network, "head_name", "fc"))
+    name = str(getattr(network, "head_name", "fc"))
+    head = dict(network.named_modules()).get(name)
     if not isinstance(head, nn.Linear):
-        raise InputError(f"parameter groups need the last layer as `fc`, a Linear; {type(network).__name__} has none")
-    branches = [module.G for module in network.modules() if isinstance(module, TAM | GlobalTAM)]
-    kernel_layers = {layer for branch in branches for layer in branch.modules() if isinstance(layer, nn.Linear)}
+        raise InputError(
+            f"parameter groups need the last layer as `{name}`, a Linear; {type(network).__name__} has none"
+        )
+    tams = [module for module in network.modules() if isinstance(module, TAM | GlobalTAM)]
+    kernel_layers = {layer for tam in tams for layer in tam.G.modules() if isinstance(layer, nn.Linear)}
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in FACTORS}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -4,7 +4,7 @@ from typing import Any
 
 from train.data.entries import Split, fingerprint
 from train.errors import InputError
-from train.fields import to_plain
+from train.fields import from_plain, to_plain
 from train.fit.config import Compute
 from train.fit.run import Run
 from train.recipes import Recipe
@@ -42,7 +42,9 @@ def resume(run: Run) -> None:
             f"{run.config.out}: holds a run of an older version, which this one cannot go on with; its networks can be "
             "used and tested as before"
         )
-    if differing := differences(state["identity"], run.identity):
+    # Restored, so that it has today's names.
+    recipe = to_plain(from_plain(Recipe, state["identity"]["recipe"], "recipe"))
+    if differing := differences(state["identity"] | {"recipe": recipe}, run.identity):
         raise InputError(
             f"{run.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
             f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ"

@@ -138,7 +138,9 @@ class Activations(TorchDispatchMode):
         if func._overloadpacket in self.counter.flop_registry:
             self.elements += sum(one.numel() for one in pytree.tree_leaves(result) if isinstance(one, Tensor))
         elif func.namespace == "tam_triton":
-            raise ValueError(f"operators: no formula for {func._overloadpacket}; add it to FORMULAS in bench/flops.py")
+            raise ValueError(
+                f"operators: no formula for {func._overloadpacket}; add it to FORMULAS in tam_triton/nets/flops.py"
+            )
         return result
 
 
