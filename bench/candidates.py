@@ -119,6 +119,7 @@ class Case:
     def forward(self, candidate: Candidate) -> Callable[..., Tensor]:
         """The operator as `candidate` has it, without gradients."""
         kind, segments = self.operator.removesuffix("_training"), self.importance.shape[-1]
+        shift_div = min(8, self.x.shape[1])
         functions: dict[str, Callable[..., Tensor]]
         if candidate in ("eager", "compiled_eager"):
             functions = {
@@ -126,7 +127,7 @@ class Case:
                 "aggregate": peers.excite_and_aggregate,
                 "reversed": peers.aggregate_and_excite,
                 "filter": lambda x, theta: peers.filtered(x, theta, segments),
-                "shift": lambda x: peers.shift(x, segments),
+                "shift": lambda x: peers.shift(x, segments, shift_div),
                 "tam": lambda x: peers.tam(self.module, x),
             }
         else:
@@ -138,7 +139,7 @@ class Case:
                 "aggregate": lambda x, v, theta: tam_triton.aggregate(x, v, theta, impl=impl),
                 "reversed": lambda x, v, theta: tam_triton.aggregate(x, v, theta, excitation="after", impl=impl),
                 "filter": lambda x, theta: tam_triton.aggregate(x, None, theta, num_segments=segments, impl=impl),
-                "shift": temporal.TemporalShift(self.x.shape[1], segments, impl=impl).to(self.x),
+                "shift": temporal.TemporalShift(self.x.shape[1], segments, shift_div=shift_div, impl=impl).to(self.x),
                 "tam": module,
             }
         function = functions[kind]

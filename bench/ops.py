@@ -27,7 +27,7 @@ class Ops(Options):
     """What to measure of the operators."""
 
     layouts: tuple[Layout, ...] = ("nchw", "channels_last")
-    operators: tuple[Operator, ...] = ("squeeze", "aggregate", "aggregate_training", "tam", "tam_training")
+    operators: tuple[Operator, ...] = tuple(PASSES)
     """reversed, filter and shift are the other forms of the aggregation."""
     candidates: tuple[Candidate, ...] = ("ours", "compiled_plain", "eager", "compiled_eager")
     kernel_size: int = 3

@@ -32,7 +32,7 @@ def for_frames(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
         old_hidden, old_frames = first.shape
         if old_frames == frames or old_hidden * frames != hidden * old_frames:
             continue
-        source = torch.arange(hidden) * old_hidden // hidden
+        source = torch.arange(hidden, device=first.device) * old_hidden // hidden
         count = torch.bincount(source, minlength=old_hidden)
         over_time = F.interpolate(first[:, None].float(), size=frames, mode="linear", align_corners=False)[:, 0]
         over_time *= old_frames / frames
@@ -41,6 +41,8 @@ def for_frames(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
         for key in [key for key in theirs if key.startswith(f"{prefix}1.") and theirs[key].dim() == 1]:
             new[key] = theirs[key][source]
         last = theirs[f"{prefix}3.weight"]
-        share = count[source] if hidden >= old_hidden else torch.full((hidden,), hidden / old_hidden)
+        share = (
+            count[source] if hidden >= old_hidden else torch.full((hidden,), hidden / old_hidden, device=first.device)
+        )
         new[f"{prefix}3.weight"] = (last[:, source] / share).to(last.dtype)
     return new

@@ -39,7 +39,9 @@ class TemporalConv(TemporalModule):
         check_taps("kernel_size", kernel_size)
         check_parameter("channels", channels, channels * channels * kernel_size)
         self.kernel_size = kernel_size
-        self.weight = nn.Parameter(torch.empty(channels, channels, kernel_size, 1))
+        self.weight = nn.Parameter(
+            torch.empty(channels, channels, kernel_size, 1, device=None)
+        )  # the default device, as layers do
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

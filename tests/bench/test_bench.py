@@ -45,7 +45,8 @@ def test_ops_gives_consistent_figures(tmp_path: Path, capsys: pytest.CaptureFixt
         training, floor = row["operator"].endswith("_training"), row["candidate"] == "floor"
         assert (row["saved_bytes"] is not None) == (training and not floor)
         assert (row["launches"] is not None) == (not floor)
-        assert not training or floor or row["saved_bytes"] >= size
+        fixed = row["operator"] == "shift_training"  # whose gradient needs nothing of X
+        assert not training or floor or fixed or row["saved_bytes"] >= size
     for total in sums:
         keys = ("layout", "operator", "candidate")
         group = [row for row in rows if all(row[key] == total[key] for key in keys)]
