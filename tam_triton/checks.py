@@ -332,5 +332,11 @@ def check_dtype(x: Tensor, module: nn.Module) -> None:
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether a layer may fetch or cast its parameters or its input when it runs: sharded and offloaded ones do."""
-    return any(layer._forward_pre_hooks or "forward" in vars(layer) for layer in module.modules())
+    """Whether a layer may fetch or cast its parameters or its input when it runs: sharded and offloaded ones do.
+
+    Hooks under a name are this library's, by which temporal modules act, and do neither.
+    """
+    return any(
+        "forward" in vars(layer) or any(not isinstance(key, str) for key in layer._forward_pre_hooks)
+        for layer in module.modules()
+    )

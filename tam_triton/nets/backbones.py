@@ -77,6 +77,8 @@ def build_backbone(name: str, weights: WeightsEnum | str | None = None) -> nn.Mo
     options = {"init_weights": True, "aux_logits": False} if weights is None else {}
     network = get_model(name, weights=weights, **options)
     network.aux_logits, network.AuxLogits = False, None  # in training it would give two results
+    # As torchvision has it with weights: else one that is built without, to load what was saved, sees other frames.
+    network.transform_input = True
     return network
 
 

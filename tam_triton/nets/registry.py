@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torchvision.models import WeightsEnum
+from torchvision.models import ResNet, WeightsEnum
 
 from tam_triton.checks import check_count
 from tam_triton.nets import places as where
@@ -196,6 +196,7 @@ def _on_frames(
     found = [] if row.module is None else row.places_in(backbone, stages)
     blocks = [backbone.get_submodule(name) for names in where.residual_blocks(backbone).values() for name in names]
     resnet = bool(blocks) and all(hasattr(backbone, name) for name in _RESNET_CHILDREN)
+    resnet = resnet and not _has_own_forward(backbone)
     if resnet and row.module == "tam" and row.style == "b" and all(type(b).forward in FORWARDS for b in blocks):
         chosen: dict[str, Any] = {} if stages is None else {"stages": tuple(stages)}
         return TANet(backbone, num_segments, num_classes=num_classes, dropout=dropout, **chosen, **options)
@@ -204,6 +205,15 @@ def _on_frames(
         insert(backbone, row.module, found, num_segments, **row.options, **options)
     made = C2D if resnet else Framewise
     return made(backbone, num_segments, num_classes=num_classes, dropout=dropout)
+
+
+def _has_own_forward(backbone: nn.Module) -> bool:
+    """Whether a torchvision ResNet was changed: `C2D`, which calls its layers in their order, would not run that."""
+    if not isinstance(backbone, ResNet):
+        return False
+    kind = type(backbone)
+    patched = {"forward", "_forward_impl"} & vars(backbone).keys()
+    return bool(patched) or (kind.forward, kind._forward_impl) != (ResNet.forward, ResNet._forward_impl)
 
 
 def _check_system(system: str) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -249,3 +250,34 @@ def test_backbones_that_do_not_fit() -> None:
         create_model("tanet", nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(3, 3)))
     with pytest.raises(ValueError, match=re.escape("not made of names")):
         config_of(resnet18())
+
+
+class Halved(ResNet):
+    """A ResNet that a user has changed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize("system", ["c2d", "tanet_a", "tanet"])
+def test_a_forward_of_the_users_own_is_run(system: str) -> None:
+    backbone = Halved(BasicBlock, [1, 1, 1, 1], num_classes=5).eval()
+    network = create_model(system, backbone, None, 2, dropout=0.0).eval()
+    backbone.__class__ = ResNet
+    with torch.no_grad():
+        whole = network(videos())
+        backbone.__class__ = Halved
+        torch.testing.assert_close(network(videos()), whole / 2)
+
+
+def test_inception_sees_the_same_frames_with_and_without_weights() -> None:
+    backbone: Any = create_model("c2d", "inception_v3", 5, 2).backbone
+    assert backbone.transform_input is True
+
+
+def test_frames_of_another_dtype_or_device_are_named() -> None:
+    network = create_model("tanet_a", "resnet18", 5, 2)
+    with pytest.raises(TypeError, match=r"^x: got dtype torch.float16, expected the module's torch.float32"):
+        network(videos().half())
+    with pytest.raises(ValueError, match=r"^x: got device meta, expected the module's cpu"):
+        network(videos().to("meta"))
