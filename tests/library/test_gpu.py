@@ -1,13 +1,18 @@
 """The compiled kernels on a real GPU: `pytest -m gpu`. Skipped where there is none."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tam_triton import TAM, kernels, layout, plain
+from tam_triton.temporal import MODULES
 from tests.library.test_kernels import each_layout, each_shape
 from tests.support.strategies import Problem
+from tests.support.temporal import WITHOUT_OPERATORS, feature_maps, random_module
 from tests.support.tolerance import INPUTS, assert_close, nudged
 
 pytestmark = pytest.mark.gpu
@@ -20,21 +25,46 @@ def test_compiled_kernels_equal_plain_torch_in_float64(dtype: torch.dtype, memor
     problem = Problem(**{**vars(shape), "layout": memory, "dtype": dtype})
     x, dy, v, theta = problem.features(), problem.features(salt=3), problem.importance(), problem.kernel()
     channels_last = layout.is_channels_last(x)
-    calls = {
-        "squeeze": ((x,), (problem.T,)),
-        "aggregate": ((x, v, theta), ()),
-        "weight_gradients": ((dy, x, v, theta), ()),
-        "input_gradient": ((dy, v, theta, v), (channels_last,)),
-    }
-    for name, (tensors, rest) in calls.items():
-        results = as_tuple(getattr(kernels, name)(*(t.cuda() for t in tensors), *rest))
-        usual = as_tuple(getattr(plain, name)(*tensors, *rest))
-        truth = as_tuple(getattr(plain, name)(*(t.double() for t in tensors), *rest))
+    T, taps = problem.T, theta[0]
+    calls: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
+        "squeeze": (lambda b, x: b.squeeze(x, T), (x,)),
+        "aggregate": (lambda b, *t: b.aggregate(*t), (x, v, theta)),
+        "aggregate, shared": (lambda b, x, taps: b.aggregate(x, None, taps, T), (x, taps)),
+        "aggregate, after": (lambda b, *t: b.aggregate(*t, T, True), (x, v, theta)),
+        "weight_gradients": (lambda b, *t: b.weight_gradients(*t), (dy, x, v, theta)),
+        "weight_gradients, shared": (lambda b, dy, x, taps: b.weight_gradients(dy, x, None, taps, T), (dy, x, taps)),
+        "weight_gradients, after": (lambda b, *t: b.weight_gradients(*t, T, True), (dy, x, v, theta)),
+        "input_gradient": (lambda b, *t: b.input_gradient(*t, channels_last), (dy, v, theta, v)),
+        "input_gradient, shared": (
+            lambda b, dy, taps, v: b.input_gradient(dy, None, taps, v, channels_last, T), (dy, taps, v)
+        ),
+        "input_gradient, after": (lambda b, *t: b.input_gradient(*t, channels_last, T, True), (dy, v, theta, v)),
+    }  # fmt: skip
+    for call, tensors in calls.values():
+        results = as_tuple(call(kernels, *(t.cuda() for t in tensors)))
+        usual = as_tuple(call(plain, *tensors))
+        truth = as_tuple(call(plain, *(t.double() for t in tensors)))
         # In float64 plain torch is the truth itself: what rounding costs shows on inputs a rounding away.
-        moved = [as_tuple(getattr(plain, name)(*(nudged(t, i) for t in tensors), *rest)) for i in range(1, INPUTS)]
+        moved = [as_tuple(call(plain, *(nudged(t, i) for t in tensors))) for i in range(1, INPUTS)]
         for i, result in enumerate(results):
             others = itertools.cycle(values[i] for values in moved)
             assert_close(result.cpu(), truth[i].numpy(), usual[i], lambda _, others=others: next(others))  # type: ignore[misc]
+
+
+@each_layout
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in WITHOUT_OPERATORS])
+def test_temporal_modules_equal_those_on_the_cpu(name: str, memory: str) -> None:
+    module, x = random_module(name, num_segments=8).double(), feature_maps(num_segments=8).double()
+    x = x.contiguous(memory_format=torch.channels_last if memory == "channels_last" else torch.contiguous_format)
+    results = []
+    for device in ("cpu", "cuda"):
+        module.to(device).train()
+        leaf = x.to(device).requires_grad_()
+        y = module(leaf)
+        gradients = torch.autograd.grad(y.sin().sum(), (leaf, *module.parameters()))
+        results.append([t.cpu() for t in (y, *gradients)])
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 def as_tuple(results: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
