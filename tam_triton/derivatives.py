@@ -254,13 +254,8 @@ class AggregateWithSlots(Operator):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, importance, kernel = ctx.saved_tensors
         d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, *ctx.form)
-        v_slot = None
-        if importance is None:
-            d_importance = None
-        else:
-            v_slot = importance.to(ctx.weights_dtype)
-        slots = dy, kernel.to(ctx.weights_dtype), v_slot
-        return no_gradient(x), d_importance, d_kernel, *slots, None, None, None
+        slots = dy, kernel.to(ctx.weights_dtype), None if importance is None else importance.to(ctx.weights_dtype)
+        return no_gradient(x), None if importance is None else d_importance, d_kernel, *slots, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:

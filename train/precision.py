@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.data.transforms import normalize
 
@@ -34,16 +34,6 @@ def logits_of(
     dtype = DTYPES.get(precision)
     with torch.autocast(device.type, dtype) if dtype else nullcontext():
         return network(frames if channels_last else frames.contiguous()).float()
-
-
-def to_channels_last(network: nn.Module) -> None:
-    """Lay weights and buffers of rank 4 out in channels_last, in place.
-
-    torch's own `Module.to` refuses networks that convolve over time too, whose weights have rank 5.
-    """
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
@@ -93,7 +94,7 @@ def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"(\d+)", name) if part]
 
 
-def _timm():  # type: ignore[no-untyped-def]
+def _timm() -> Any:
     try:
         import timm
     except ImportError as error:

@@ -11,10 +11,11 @@ from torchvision.models.resnet import Bottleneck
 from tam_triton import layout
 from tam_triton.nets.ta_block import TABlock
 from tam_triton.temporal import TAM
+from tam_triton.temporal.conv import convolve_frames
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-torch.fx.wrap("convolve_pixels")
+torch.fx.wrap("convolve_frames")
 torch.fx.wrap("convolve_clips")
 
 
@@ -110,7 +111,7 @@ class TimeConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N·T, C, H, W) → (N·T/stride, C_out, H, W), in x's layout."""
-        return convolve_pixels(x, self.weight, self.stride[0], self.num_segments)
+        return convolve_frames(x, self.weight, None, self.num_segments, stride=self.stride[0])
 
 
 class StemConv(nn.Conv2d):
@@ -137,22 +138,8 @@ class StemConv(nn.Conv2d):
         return convolve_clips(x, self.weight_3d(), self.num_segments)
 
 
-def convolve_pixels(x: Tensor, weight: Tensor, stride: int, num_segments: int) -> Tensor:
-    """Frames `(N·T, C, H, W)` by a weight `(C_out, C, K, 1)` in time.
-
-    Seen as `(N, C, T, P)`, channels_last frames are channels_last as they lie, and so is the result; contiguous ones
-    are copied.
-    """
-    channels_last = layout.is_channels_last(x)
-    clips = layout.to_layout(x, channels_last).unflatten(0, (-1, num_segments)).transpose(1, 2)
-    y = F.conv2d(clips.flatten(3), weight, None, (stride, 1), (weight.shape[2] // 2, 0))
-    y = layout.to_layout(y, channels_last)
-    frames = y.unflatten(3, x.shape[2:]).transpose(1, 2).flatten(0, 1)  # (N, C_out, T, P) → (N·T, C_out, H, W)
-    return layout.to_layout(frames, channels_last)
-
-
 def convolve_clips(x: Tensor, weight: Tensor, num_segments: int) -> Tensor:
-    """Frames `(N·T, C, H, W)` by a weight `(C_out, C, K, 7, 7)` with stride 2 in space; layouts as above."""
+    """Frames `(N·T, C, H, W)` by a weight `(C_out, C, K, 7, 7)` with stride 2 in space, in x's layout."""
     channels_last = layout.is_channels_last(x)
     clips = layout.to_layout(x, channels_last).unflatten(0, (-1, num_segments)).transpose(1, 2)  # (N, C, T, H, W)
     y = F.conv3d(clips, weight, None, (1, 2, 2), (weight.shape[2] // 2, 3, 3))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from torch import nn
 
 from tam_triton.nets.insert import Place
-from tam_triton.nets.resnet import STAGES
+from tam_triton.nets.resnet import STAGES, check_stages
 
 STYLES = ("a", "b", "c", "d")
 
@@ -40,7 +40,7 @@ def known_places(network: nn.Module, style: str = "b", *, stages: Collection[str
         raise ValueError(f"style: got {style!r}, expected one of {STYLES}")
     blocks = residual_blocks(network)
     if blocks:
-        chosen = _stages(stages)
+        chosen = list(STAGES) if stages is None else check_stages(stages)
         return [_in_block(network, name, style) for stage in chosen for name in blocks[stage]]
     if stages is not None:
         raise ValueError(f"stages: got {stages!r} for {type(network).__name__}, expected None: it is no ResNet")
@@ -104,16 +104,6 @@ def _of_resnet(network: nn.Module) -> dict[str, list[str]]:
     if blocks := residual_blocks(network):
         return blocks
     raise ValueError(f"backbone: got {type(network).__name__}, expected a ResNet: this system is known on no other")
-
-
-def _stages(stages: Collection[str] | None) -> list[str]:
-    if stages is None:
-        return list(STAGES)
-    if isinstance(stages, str) or not isinstance(stages, Collection):
-        raise TypeError(f"stages: got {stages!r}, expected a sequence of names such as ('res4', 'res5')")
-    if not stages or len(set(stages)) != len(stages) or not set(stages) <= set(STAGES):
-        raise ValueError(f"stages: got {tuple(stages)}, expected one or more different names out of {tuple(STAGES)}")
-    return [stage for stage in STAGES if stage in stages]
 
 
 def _in_block(network: nn.Module, block: str, style: str) -> Place:

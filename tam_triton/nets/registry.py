@@ -17,10 +17,8 @@ from tam_triton.nets.framewise import Framewise, head_name
 from tam_triton.nets.insert import Place, insert
 from tam_triton.nets.slowfast import CONFIGS, SlowFast
 from tam_triton.nets.ta_block import FORWARDS
-from tam_triton.nets.video import C2D, TANet, VideoNetwork, check_probability
+from tam_triton.nets.video import C2D, CHILDREN, TANet, VideoNetwork, check_probability
 from tam_triton.temporal import MODULES
-
-_RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "avgpool", "fc")
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ def _on_frames(
         raise TypeError(f"backbone: got {type(backbone).__name__}, expected a name or a Module")
     found = [] if row.module is None else row.places_in(backbone, stages)
     blocks = [backbone.get_submodule(name) for names in where.residual_blocks(backbone).values() for name in names]
-    resnet = bool(blocks) and all(hasattr(backbone, name) for name in _RESNET_CHILDREN)
+    resnet = bool(blocks) and all(hasattr(backbone, name) for name in CHILDREN)
     resnet = resnet and not _has_own_forward(backbone)
     if resnet and row.module == "tam" and row.style == "b" and all(type(b).forward in FORWARDS for b in blocks):
         chosen: dict[str, Any] = {} if stages is None else {"stages": tuple(stages)}

@@ -57,16 +57,25 @@ def insert_tam(
     return resnet
 
 
-def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]:
-    """The chosen stages in the network's order, so that a seed gives the same TAMs whatever the order of `names`."""
+def check_stages(names: Collection[str]) -> list[str]:
+    """The chosen stages in the network's order, so that a seed gives the same modules whatever the order of `names`.
+
+    Raises:
+        TypeError: they are no sequence of names.
+        ValueError: there are none, or one is unknown or repeated.
+    """
     if isinstance(names, str):
         raise TypeError(f"stages: got the string {names!r}, expected a sequence such as ('res4', 'res5')")
     if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"stages: got {names!r}, expected a sequence of names such as ('res4', 'res5')")
     if not names or len(set(names)) != len(names) or not set(names) <= set(STAGES):
         raise ValueError(f"stages: got {tuple(names)}, expected one or more different names out of {tuple(STAGES)}")
+    return [name for name in STAGES if name in names]
+
+
+def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]:
     chosen = {}
-    for layer in (layer for name, layer in STAGES.items() if name in names):
+    for layer in (STAGES[name] for name in check_stages(names)):
         stage = getattr(resnet, layer, None)
         if not isinstance(stage, nn.Sequential):
             raise TypeError(f"resnet: got {type(resnet).__name__} without a Sequential {layer}, expected a ResNet")

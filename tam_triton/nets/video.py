@@ -20,7 +20,8 @@ from tam_triton.checks import (
 from tam_triton.nets.resnet import STAGES, insert_tam
 from tam_triton.temporal.tracing import is_traced
 
-_CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
+CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
+"""Of a ResNet as torchvision has it."""
 
 
 class VideoNetwork(nn.Module):
@@ -104,13 +105,13 @@ class C2D(VideoNetwork):
         super().__init__()
         check_module("resnet", resnet)
         children = dict(resnet.named_children())
-        if missing := [name for name in _CHILDREN if name not in children]:
+        if missing := [name for name in CHILDREN if name not in children]:
             raise TypeError(f"resnet: got {type(resnet).__name__} without {missing}, expected torchvision's ResNet")
         if not isinstance(children["fc"], nn.Linear):
             raise TypeError(f"resnet.fc: got {type(children['fc']).__name__}, expected a Linear")
         check_count("num_segments", num_segments)
         check_probability("dropout", dropout)
-        for name in _CHILDREN:
+        for name in CHILDREN:
             self.add_module(name, children[name])
         self.num_segments = num_segments
         self.dropout = nn.Dropout(dropout).train(resnet.training)

@@ -39,9 +39,8 @@ class TemporalConv(TemporalModule):
         check_taps("kernel_size", kernel_size)
         check_parameter("channels", channels, channels * channels * kernel_size)
         self.kernel_size = kernel_size
-        self.weight = nn.Parameter(
-            torch.empty(channels, channels, kernel_size, 1, device=None)
-        )  # the default device, as layers do
+        # On the default device, as torch's layers are.
+        self.weight = nn.Parameter(torch.empty(channels, channels, kernel_size, 1, device=None))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -104,10 +103,13 @@ class InflatedConv(TemporalModule):
         )
 
 
-def convolve_frames(x: Tensor, weight: Tensor, bias: Tensor | None, num_segments: int, groups: int = 1) -> Tensor:
-    """`(N·T, C_in, H, W)` → `(N·T, C_out, H, W)` in x's layout, by a weight `(C_out, C_in/groups, K, 1)`."""
+def convolve_frames(
+    x: Tensor, weight: Tensor, bias: Tensor | None, num_segments: int, groups: int = 1, stride: int = 1
+) -> Tensor:
+    """`(N·T, C_in, H, W)` → `(N·T/stride, C_out, H, W)` in x's layout, by a weight `(C_out, C_in/groups, K, 1)`."""
     channels_last = layout.is_channels_last(x)
     clips = layout.to_layout(x, channels_last).unflatten(0, (x.shape[0] // num_segments, num_segments))
-    y = F.conv2d(clips.transpose(1, 2).flatten(3), weight, bias, padding=(weight.shape[2] // 2, 0), groups=groups)
+    padding = (weight.shape[2] // 2, 0)
+    y = F.conv2d(clips.transpose(1, 2).flatten(3), weight, bias, (stride, 1), padding, groups=groups)
     frames = y.unflatten(3, x.shape[2:]).transpose(1, 2).flatten(0, 1)  # (N, C_out, T, P) → (N·T, C_out, H, W)
     return layout.to_layout(frames, channels_last)

@@ -124,9 +124,8 @@ class ChannelwiseTemporalConv(Filter):
         if initial == "shift" and kernel_size != 3:
             raise ValueError(f'kernel_size: got {kernel_size}, expected 3 for initial="shift"')
         self.kernel_size, self.initial, self.shift_div = kernel_size, initial, shift_div
-        self.weight = nn.Parameter(
-            torch.empty(channels, 1, kernel_size, device=None)
-        )  # the default device, as layers do
+        # On the default device, as torch's layers are.
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, device=None))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -167,7 +166,7 @@ def shift_weight(channels: int, shift_div: int) -> Tensor:
     if channels < shift_div:
         raise ValueError(f"channels: got {channels}, expected at least shift_div = {shift_div}")
     part = channels // shift_div
-    weight = torch.zeros(channels, 3, device=None)  # the default device, as layers do
+    weight = torch.zeros(channels, 3, device=None)  # on the default device, as torch's layers are
     weight[:part, 2] = 1
     weight[part : 2 * part, 0] = 1
     weight[2 * part :, 1] = 1

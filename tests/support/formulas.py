@@ -101,7 +101,7 @@ def plain_aggregate(
 ) -> Tensor:
     """The usual formulation of every form."""
     T = num_segments if importance is None else importance.shape[-1]
-    ones = x.new_ones(x.shape[0] // T, x.shape[1], T)
-    taps = kernel.expand(len(ones), *kernel.shape[-2:])
-    y = eager.excite_and_aggregate(x, ones if importance is None or after else importance, taps)
-    return y if importance is None or not after else y * importance.transpose(1, 2).flatten(0, 1)[..., None, None]
+    if importance is None:
+        importance = x.new_ones(x.shape[0] // T, x.shape[1], T)
+    taps = kernel.expand(len(importance), *kernel.shape[-2:])
+    return (eager.aggregate_and_excite if after else eager.excite_and_aggregate)(x, importance, taps)

@@ -23,7 +23,7 @@ from train.errors import InputError
 from train.evaluation.scores import Missing, VideoScores
 from train.fields import to_plain
 from train.metrics import evaluation_mode
-from train.precision import Precision, logits_of, to_channels_last
+from train.precision import Precision, logits_of
 from train.team import Team
 
 
@@ -58,7 +58,7 @@ def score_videos(
     loader = evaluation_batches(clips, batch_size, loading.for_device(team.device), team.rank, team.size)
     network = trained.network.to(team.device)
     if channels_last:
-        to_channels_last(network)
+        network = network.to(memory_format=torch.channels_last)
 
     def scores_of(batch: Batch) -> Tensor:
         scores = logits_of(network, batch.clips, team.device, precision, channels_last)

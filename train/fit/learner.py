@@ -16,7 +16,7 @@ from train.fit.ema import MovingAverage
 from train.fit.optimizer import Schedule, build_sgd, set_rate
 from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
-from train.precision import logits_of, to_channels_last
+from train.precision import logits_of
 from train.recipes import Optimization
 from train.team import Team
 
@@ -61,7 +61,7 @@ class Learner:
             raise InputError("compute.sync_batchnorm: torch has it for GPUs only, and this run computes on the CPU")
         network = network.to(self.device).train()
         if self.compute.channels_last:
-            to_channels_last(network)
+            network = network.to(memory_format=torch.channels_last)
         if self.compute.sync_batchnorm:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         if self.compute.recompute:
