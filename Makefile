@@ -20,7 +20,7 @@ test: lint
 test-thorough: $(READY)
 	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -n $(JOBS) --dist worksteal --timeout=0 -p tests.support.count_examples \
 		tests/properties --ignore tests/properties/test_mutants.py \
-		tests/library/test_kernels.py tests/library/test_module.py tests/library/test_cpu.py $(PYTEST)
+		tests/library/test_kernels.py tests/library/test_module.py tests/library/test_plain.py $(PYTEST)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
