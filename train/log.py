@@ -1,15 +1,18 @@
 """What a run says of itself: JSON lines, lines and a bar on the console, and TensorBoard where it is asked for."""
 
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
+from train.atomic import replacing
 from train.errors import InputError
 
 
@@ -24,17 +27,33 @@ class JsonLines:
     def __init__(self, path: Path, append: bool = False) -> None:
         if append and path.exists():
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        self._file = path.open(
-            "a" if append else "w",
-            encoding="utf-8",
-            errors="backslashreplace",  # of names of files that are no text; JSON's own way to write them, too
-        )
+        self._path = path
+        self._open("a" if append else "w")
+
+    def _open(self, mode: str) -> None:
+        # Names of files that are no text are written as JSON itself would write them.
+        self._file = self._path.open(mode, encoding="utf-8", errors="backslashreplace")
 
     def write(self, event: str, **values: Any) -> None:
         """Write one line: the event's name and its values. Numbers that JSON has no word for (nan, inf) go as text."""
         line = json.dumps({"event": event, **_plain(values)}, ensure_ascii=False, allow_nan=False)
         self._file.write(line + "\n")
         self._file.flush()
+
+    def keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Leave out the lines that `is_kept` does not want; whatever happens, the file holds all lines or the kept."""
+        kept: list[bytes] = []
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            try:
+                content = json.loads(line)
+            except ValueError:  # another program's
+                content = {}
+            if is_kept(content):
+                kept.append(line)
+        with replacing(self._path) as unfinished:
+            unfinished.write_bytes(b"".join(kept))
+        self._file.close()
+        self._open("a")
 
     def close(self) -> None:
         """Close the file."""
@@ -50,16 +69,29 @@ class JsonLines:
 class RunLog:
     """The log of a training run: `log.jsonl` in its folder, the console, and TensorBoard's files in `tensorboard/`.
 
-    In the processes that do not lead, give `folder=None`: they write and print nothing. `writer` is a SummaryWriter.
+    In the processes that do not lead, give `folder=None`: they write and print nothing. `writer` makes a SummaryWriter.
     """
 
-    def __init__(self, folder: Path | None, *, append: bool = False, writer: Any = None) -> None:
+    def __init__(self, folder: Path | None, *, append: bool = False, writer: Callable[..., Any] | None = None) -> None:
         self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append)
-        self._writer = writer
+        self._make_writer = writer
+        self._writer: Any = None
         self._bar: Any = None
 
+    def rewind(self, step: int, epochs: int) -> None:
+        """Leave out what the file says of steps after `step` and of epochs after `epochs`: they will come again."""
+
+        def is_kept(line: dict[str, Any]) -> bool:
+            ends_epoch = line.get("event") in ("epoch", "left_out")
+            return line.get("step", 0) <= step and not (ends_epoch and line["epoch"] > epochs)
+
+        if self._lines:
+            self._lines.keep(is_kept)
+
     def begin(self, step: int, total: int) -> None:
-        """Show the bar: `step` of `total` steps are done."""
+        """Show the bar and open TensorBoard's file: `step` of `total` steps are done, later points there are purged."""
+        if self._make_writer and self._lines:
+            self._writer = self._make_writer(purge_step=step + 1 if step else None)
         # None: on a terminal only, so that the log of a batch job holds lines alone.
         disable = None if self._lines else True
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=disable)
@@ -72,7 +104,7 @@ class RunLog:
     def say(self, message: str) -> None:
         """A line on the console."""
         if self._lines:
-            tqdm.write(message)
+            _on_console(lambda: tqdm.write(message))
 
     def warn(self, message: str, **values: Any) -> None:
         """A line on the console and in the file about something that should not have happened."""
@@ -95,32 +127,44 @@ class RunLog:
     def progress(self, step: int) -> None:
         """Move the bar to `step`."""
         if self._bar is not None and not self._bar.disable:
-            self._bar.update(step - self._bar.n)
+            _on_console(lambda: self._bar.update(step - self._bar.n))
 
     def close(self) -> None:
         """Close file, bar and writer."""
         if self._bar is not None:
-            self._bar.close()
+            _on_console(self._bar.close)
         if self._lines:
             self._lines.close()
         if self._writer:
             self._writer.close()
 
     def _curve(self, group: str, position: int, values: Mapping[str, float]) -> None:
-        if self._writer and self._lines:
+        if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(f"{group}/{name}", value, position)
 
 
-def tensorboard_writer(folder: Path) -> Any:
-    """TensorBoard's SummaryWriter into `folder`. Raises InputError where TensorBoard is not installed."""
+def _on_console(say: Callable[[], object]) -> None:
+    """Print by `say`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
+    try:
+        say()
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
+def tensorboard_writer(folder: Path) -> Callable[..., Any]:
+    """What makes TensorBoard's SummaryWriter into `folder`. Raises InputError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
             "tensorboard: is not installed (pip install tensorboard); the run can do without it"
         ) from error
-    return SummaryWriter(str(folder))
+    return functools.partial(SummaryWriter, str(folder))
 
 
 def _plain(value: Any) -> Any:

@@ -37,6 +37,30 @@ def test_append_after_a_kill(tmp_path, half):
     assert [line["event"] for line in lines_of(path)] == ["begin"]
 
 
+def test_what_comes_again_is_left_out(tmp_path):
+    """A run that was killed goes on from before its last lines, and writes them again."""
+    path = tmp_path / "log.jsonl"
+    path.write_text("")
+    opened = []
+    with closing(RunLog(tmp_path, append=True, writer=lambda **options: opened.append(options) or Curves())) as log:
+        for step in (2, 4, 6):
+            log.event("step", step=step)
+        for epoch in (1, 2):
+            log.event("epoch", step=2 * epoch, epoch=epoch)
+            log.event("left_out", epoch=epoch, path="ß")
+        log.event("warning", message="of no step")
+        path.write_text(path.read_text() + "a line of another program\n")
+        log.rewind(4, epochs=1)
+        log.begin(4, 10)
+        log.event("step", step=6)
+    events = [line for line in path.read_text().splitlines() if line.startswith("{")]
+    assert [(line["event"], line.get("step", line.get("epoch"))) for line in map(json.loads, events)] == [
+        *(("step", 2), ("step", 4), ("epoch", 2), ("left_out", 1), ("warning", None), ("step", 6))
+    ]
+    assert "a line of another program" in path.read_text()
+    assert opened == [{"purge_step": 5}]
+
+
 class Curves:
     def __init__(self):
         self.points = []
@@ -51,7 +75,7 @@ class Curves:
 
 def test_all_three_say_the_same(tmp_path, capsys):
     curves = Curves()
-    with closing(RunLog(tmp_path, writer=curves)) as log:
+    with closing(RunLog(tmp_path, writer=lambda purge_step: curves)) as log:
         log.begin(0, 10)
         log.steps(4, 0.5, {"loss": 2.5, "lr": 0.1}, "step 4: fine")
         log.progress(4)

@@ -34,7 +34,8 @@ class Compute:
     sync_batchnorm: bool = False
     """Take BatchNorm's statistics over all processes; on GPUs only."""
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average."""
+    """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average. It rises
+    to that: after step s it is 1 − s^(−2/3) where this is less, so that short runs forget the weights at the start."""
 
     def __post_init__(self) -> None:
         check_types(self)

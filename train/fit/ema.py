@@ -7,9 +7,12 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """A copy of `network` whose weights and running statistics follow it: a ← decay·a + (1 − decay)·w.
+    """A copy of `network` whose weights and running statistics follow it: a ← d·a + (1 − d)·w.
 
-    What counts, such as BatchNorm's number of batches, is copied. Make it before the network is wrapped or compiled.
+    After step s, d = min(decay, 1 − s^(−2/3)), the warm-up of timm's ModelEmaV3: the first step's weights are taken as
+    they are, and a run of any length forgets the weights that it began with. 0.99 is reached at step 1,000, 0.999 at
+    31,623. What counts, such as BatchNorm's number of batches, is copied. Make it before the network is wrapped or
+    compiled.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -17,8 +20,8 @@ class MovingAverage:
         self.network = deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move towards `network`."""
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move towards `network`, of which step number `step` (from 1) has just been taken."""
         averages: list[Tensor] = []
         values: list[Tensor] = []
         theirs = network.state_dict()
@@ -28,4 +31,4 @@ class MovingAverage:
                 values.append(theirs[name])
             else:
                 ours.copy_(theirs[name])
-        torch._foreach_lerp_(averages, values, 1 - self.decay)
+        torch._foreach_lerp_(averages, values, 1 - min(self.decay, 1 - step ** (-2 / 3)))

@@ -79,14 +79,14 @@ class Learner:
         if self.compute.compile:
             self._forward = torch.compile(self._forward)
         self.schedule = schedule
+        self._lr = optimization.scaled_lr
         self.steps = 0
         self.tally = Tally()
-        set_rate(self.optimizer, schedule(0))
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step, of parameters with factor 1."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the last step, or of the first where there was none; of parameters with factor 1."""
+        return self._lr * self.schedule(max(0, self.steps - 1))
 
     @property
     def evaluated(self) -> nn.Module:
@@ -95,6 +95,7 @@ class Learner:
 
     def step(self, parts: Sequence[Batch]) -> StepResult:
         """One optimizer step on this process' clips, which are computed in `parts`, one after the other."""
+        set_rate(self.optimizer, self.schedule(self.steps))
         self.optimizer.zero_grad()
         precision, channels_last = self.compute.precision, self.compute.channels_last
         total = sum(len(part) for part in parts)
@@ -112,10 +113,9 @@ class Learner:
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average:
-            self.average.update(self.network)
         self.steps += 1
-        set_rate(self.optimizer, self.schedule(self.steps))
+        if self.average:
+            self.average.update(self.network, self.steps)
         return StepResult(loss, grad_norm)
 
     def take_score(self) -> Score:
@@ -145,4 +145,3 @@ class Learner:
         if self.average:
             self.average.network.load_state_dict(state["average"])
         self.steps = state["steps"]
-        set_rate(self.optimizer, self.schedule(self.steps))

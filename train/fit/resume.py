@@ -51,6 +51,7 @@ def resume(run: Run) -> None:
         )
     run.load(state)
     steps = run.learner.steps
+    run.log.rewind(steps, run.validated)
     run.log.event("resume", step=steps, processes=size)
     run.log.say(f"resumed at step {steps}, {steps / run.order.steps_per_epoch:.2f} epochs")
     if (size, accumulate) != (state["processes"], state["accumulate"]):

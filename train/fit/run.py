@@ -188,7 +188,8 @@ class Run:
                 f"{len(left_out)} validation videos cannot be read and are not in the score; log.jsonl has them"
             )
         former = self.best
-        is_best = former is None or val.accuracy > former["accuracy"]
+        # Of equal accuracies, as small validation sets have many, the lower loss is the better.
+        is_best = former is None or (val.accuracy, -val.loss) > (former["accuracy"], -former["loss"])
         if is_best:
             self.best = {"step": step, "epoch": epoch, "accuracy": val.accuracy, "loss": val.loss}
         if not self._save(is_best=is_best, required=step == self.total):

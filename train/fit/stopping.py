@@ -1,6 +1,6 @@
 """How a run ends, and why it may do so before its end: a signal, or a loss or a gradient that is not finite.
 
-SIGTERM and SIGINT ask it to stop after the step it is in, instead of ending it wherever it is. Numbers are looked at
+SIGTERM, SIGINT and SIGHUP ask it to stop after the step it is in, instead of ending it wherever it is. Numbers are looked at
 without any step waiting for the device.
 """
 
@@ -71,13 +71,16 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT for a while; what handled them before does so again afterwards.
+    """Note SIGTERM, SIGINT and SIGHUP for a while; what handled them before does so again afterwards.
 
+    A closed terminal sends SIGHUP; one that is ignored already, as under nohup, stays so.
     Processes forked meanwhile, such as those that read videos, inherit this, so an interrupt from the keyboard, which
     goes to all of them, does not end them under the run's feet.
     """
     request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     former = [signal.signal(number, request.receive) for number in numbers]
     try:
         yield request

@@ -75,13 +75,13 @@ def test_step_is_clipped_sgd_with_momentum(scale, is_clipped, groups):
         velocity = [0.9 * v + g + d * w for v, g, d, w in zip(velocity, grads, decays, weights, strict=True)]
         weights = [w - lr * f * v for w, f, v in zip(weights, factors, velocity, strict=True)]
         result = learner.step([batch])
+        assert learner.lr == pytest.approx(lr)  # the rate that the step was taken with
         assert result.loss.item() == pytest.approx(loss.item(), rel=1e-4)
         assert result.grad_norm.item() == pytest.approx(norm, rel=1e-4)
         for actual, expected in zip(network.parameters(), weights, strict=True):
             torch.testing.assert_close(actual.detach(), expected, rtol=1e-4, atol=1e-4)
     assert saw_clipping == is_clipped
     assert learner.steps == 4
-    assert learner.lr == pytest.approx(0)
 
 
 @pytest.mark.parametrize("system", ["tanet", "c2d"])
@@ -157,13 +157,14 @@ def test_parts_of_a_step_add_up(sizes):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_moving_average(recompute):
-    learner = small_learner(Compute(ema=0.75, recompute=recompute))
+    """It is the last weights after the first step, and forgets more slowly from step to step, down to its decay."""
+    learner = small_learner(Compute(ema=0.5, recompute=recompute))
     assert learner.average is not None
     average = state_of(learner)
-    for step in range(3):
+    for step, decay in enumerate((0.0, 1 - 2 ** (-2 / 3), 0.5)):
         learner.step([make_batch(step, 4, 32, 4)])
         for name, value in learner.network.state_dict().items():
-            average[name] = 0.75 * average[name] + 0.25 * value if value.is_floating_point() else value
+            average[name] = decay * average[name] + (1 - decay) * value if value.is_floating_point() else value
     for name, value in learner.average.network.state_dict().items():
         torch.testing.assert_close(value, average[name])
     assert learner.evaluated is learner.average.network

@@ -1,7 +1,9 @@
 """Runs that are killed, stopped and resumed. The unbroken run's weights, momentum and scores are the measure."""
 
 import json
+import math
 import os
+import pty
 import random
 import shutil
 import signal
@@ -13,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
+from tests.support.fit_runs import Videos, equal_bits, final_bits, finish, log_of, run_one, tiny_config
 from train.checkpoint import RunCheckpoints, read_checkpoint
 from train.fit.learner import Learner
 from train.fit.run import Run
+from train.fit.stopping import stop_on_signals
+from train.metrics import Score
 from train.precision import seed_generators
 
 
@@ -95,7 +99,7 @@ def at_step(monkeypatch, step, action):
     monkeypatch.setattr(Learner, "step", stepped)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_stops_after_the_step_with_a_checkpoint(tmp_path, videos, whole, monkeypatch, number, capsys):
     config = tiny_config(tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -105,6 +109,58 @@ def test_signal_stops_after_the_step_with_a_checkpoint(tmp_path, videos, whole, 
     assert log_of(config)[-1] == {"event": "stopped", "step": 7, "signal": number}
     assert run_one(replace(config, resume=True), videos) == 0
     assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(tmp_path, videos):
+    config = tiny_config(tmp_path / "run")
+    child, terminal = pty.fork()
+    if child == 0:
+        status = 1
+        try:
+            with open(1, "w") as sys.stdout, open(2, "w") as sys.stderr:  # pytest's own go elsewhere
+                status = run_one(config, videos)
+        finally:
+            os._exit(status)
+    while b"step 2/15" not in os.read(terminal, 10_000):
+        pass
+    os.close(terminal)  # the kernel sends SIGHUP, and every write to the terminal fails
+    assert finish([child]) == [128 + signal.SIGHUP]
+    assert log_of(config)[-1]["event"] == "stopped"
+    assert RunCheckpoints(config.out / "checkpoints", 3).by_age()
+
+
+def test_nohup_stays(monkeypatch):
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number is None
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_of_equal_accuracies_the_lower_loss_is_best(tmp_path, videos, monkeypatch):
+    losses = iter((3.0, 1.0, 2.0))
+    monkeypatch.setattr(Run, "_validate", lambda self: (Score(3, 7, 7, next(losses)), []))
+    config = tiny_config(tmp_path / "run")
+    assert run_one(config, videos) == 0
+    assert [line["best"] for line in log_of(config, "checkpoint") if line["step"] in (5, 10, 15)][1::2] == [
+        *(True, True, False)
+    ]
+
+
+def test_the_log_has_each_step_once_and_with_its_own_rate(tmp_path, videos, monkeypatch):
+    config = tiny_config(tmp_path / "run", log_every=1, checkpoint_every=4)
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run_one(config, videos)
+    newest = RunCheckpoints(config.out / "checkpoints", 3).by_age()[-1]
+    newest.unlink()  # as if it had been killed before that
+    assert run_one(replace(config, resume=True), videos) == 0
+    steps = log_of(config, "step")
+    assert [line["step"] for line in steps] == list(range(1, 16))
+    rates = [0.005 * (1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)]
+    assert [line["lr"] for line in steps] == pytest.approx(rates)
 
 
 def test_nothing_that_others_draw_changes_a_run(tmp_path, videos, whole, monkeypatch):
