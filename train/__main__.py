@@ -12,7 +12,7 @@ from bench.batch_finder import find_batch
 from train.checkpoint import load_checkpoint
 from train.compare.compare import run_compare
 from train.compare.config import CompareConfig, compare_subcommands
-from train.data.prepare import PrepareConfig, prepare
+from train.data.prepare import PrepareConfig, run_prepare
 from train.demo.demo import DemoConfig, run_demo
 from train.errors import InputError
 from train.evaluation.ensemble import EnsembleConfig, run_ensemble
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(config, FitConfig):
             return _fit(config)
         elif isinstance(config, PrepareConfig):
-            prepare(config)
+            run_prepare(config)
         elif isinstance(config, EvaluationConfig):
             run_test(config)
         elif isinstance(config, EnsembleConfig):

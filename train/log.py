@@ -5,15 +5,17 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
 from train.atomic import replacing
 from train.errors import InputError
+
+Value = TypeVar("Value")
 
 
 class JsonLines:
@@ -123,6 +125,11 @@ class RunLog:
         self.say(text)
         for part, values in scores.items():
             self._curve(f"epoch/{part}", epoch, values)
+
+    def track(self, batches: Iterable[Value], title: str) -> Iterable[Value]:
+        """`batches`, with a bar of their own as long as they last."""
+        disable = None if self._lines else True
+        return tqdm(batches, title, unit="batch", leave=False, dynamic_ncols=True, disable=disable)
 
     def progress(self, step: int) -> None:
         """Move the bar to `step`."""

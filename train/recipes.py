@@ -45,6 +45,10 @@ class Data:
     """Index of the training videos, as `python -m train prepare` writes it."""
     val: Path | None = None
     """Index of the videos for validation and test."""
+    train_root: Path | None = dataclasses.field(default=None, metadata=ADDED)
+    """Folder of the training videos, where they are no longer in the one that the index was written for."""
+    val_root: Path | None = dataclasses.field(default=None, metadata=ADDED)
+    """The same of the videos for validation and test."""
     num_classes: int | None = None
     """How many classes the data set must have; None takes what the index says. 400 for Kinetics-400, 174 for
     Something-Something."""
@@ -67,6 +71,8 @@ class Data:
         """Raise InputError if `split` has no videos, or another number of classes than this says."""
         if len(split.entries) == 0:
             raise InputError(f"{split.name}: the split holds no videos")
+        if len(split.class_names) == 1:
+            raise InputError(f"{split.name}: all is of one class, {split.class_names[0]!r}; expected two or more")
         if self.num_classes not in (None, len(split.class_names)):
             raise InputError(
                 f"data.num_classes: got {self.num_classes}, but {split.name} has {len(split.class_names)} classes"
@@ -214,8 +220,9 @@ class Recipe:
     def resolve(self) -> "Recipe":
         """The recipe as a run saves it, with nothing left to be worked out: learning rate scaled, paths absolute."""
         optimization = replace(self.optimization, lr=self.optimization.scaled_lr, scale_lr=False)
-        train, val = (path and path.absolute() for path in (self.data.train, self.data.val))
-        return replace(self, optimization=optimization, data=replace(self.data, train=train, val=val))
+        paths = {name: getattr(self.data, name) for name in ("train", "val", "train_root", "val_root")}
+        data = replace(self.data, **{name: path and path.absolute() for name, path in paths.items()})
+        return replace(self, optimization=optimization, data=data)
 
     def to_json(self) -> str:
         """The recipe as a JSON object; `from_json` gives an equal one back."""

@@ -42,7 +42,12 @@ def test_what_comes_again_is_left_out(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text("")
     opened = []
-    with closing(RunLog(tmp_path, append=True, writer=lambda **options: opened.append(options) or Curves())) as log:
+
+    def open_curves(purge_step):
+        opened.append(purge_step)
+        return Curves()
+
+    with closing(RunLog(tmp_path, append=True, writer=open_curves)) as log:
         for step in (2, 4, 6):
             log.event("step", step=step)
         for epoch in (1, 2):
@@ -58,7 +63,7 @@ def test_what_comes_again_is_left_out(tmp_path):
         *(("step", 2), ("step", 4), ("epoch", 2), ("left_out", 1), ("warning", None), ("step", 6))
     ]
     assert "a line of another program" in path.read_text()
-    assert opened == [{"purge_step": 5}]
+    assert opened == [5]
 
 
 class Curves:

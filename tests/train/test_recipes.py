@@ -120,6 +120,8 @@ OVERRIDES = {
     "model.kernel_size": ("5", 5),
     "model.alpha": ("4", 4),
     "model.beta": ("8", 8),
+    "data.train_root": ("videos", Path("videos")),
+    "data.val_root": ("videos", Path("videos")),
     "sampling.kind": ("segments", "segments"),
     "sampling.num_segments": ("16", 16),
     "sampling.reach": ("32", 32),

@@ -2,7 +2,7 @@
 
 One file of JSON lines. The first says what is indexed, each other one what is known of one entry. A line is appended
 in one piece as soon as its entry has been looked at, so a writer may be killed at any moment: another goes on where it
-ended. Where an entry has several lines the last holds.
+ended. Where an entry has several lines the last holds. What a data set has gained since is looked at alone.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
+from train.atomic import replacing
 from train.data.entries import Entry, Split
 from train.errors import InputError
 
@@ -65,7 +66,8 @@ def read_index(path: Path, root: Path | None = None) -> Index:
 
     Args:
         path: a file that `prepare` wrote.
-        root: the folder that its relative paths start from; by default the one that it was written for.
+        root: the folder that its relative paths start from; by default the one that it was written for or, where that
+            is gone, the one that lies as it did as seen from the index: both may have been moved together.
 
     Raises:
         InputError: no such file, no index, one of a newer format, or one that is not finished.
@@ -74,17 +76,34 @@ def read_index(path: Path, root: Path | None = None) -> Index:
     total = header["entries"]
     if len(known) < total:
         raise InputError(f"{path}: is not finished, {len(known)} of {total} entries are checked; run `prepare` again")
-    base = Path(header["root"]) if root is None else root
+    base = root or Path(header["root"])
+    moved = path.parent / header.get("from_here", "")
+    if root is None and "from_here" in header and moved.is_dir() and not base.is_dir():
+        base = moved.resolve()
     checked = [_from_line(known[number], base) for number in range(total)]
     usable = tuple(item.entry for item in checked if item.problem is None)
     left_out = tuple(item for item in checked if item.problem is not None)
     return Index(Split(header["split"], usable, tuple(header["class_names"])), left_out)
 
 
+def require_some(split: Split, remedy: str, most: int = 64) -> None:
+    """Look whether the videos of `split` are where they should be, at some from all over it.
+
+    Raises InputError, which ends with `remedy`, where none of them is there.
+    """
+    looked_at = split.entries[:: max(1, len(split) // most)]
+    if not any(os.access(entry.path, os.R_OK) for entry in looked_at):
+        raise InputError(
+            f"{split.name}: {len(looked_at)} of its {len(split)} videos were looked for and none is there to be read, "
+            f"such as {looked_at[0].path}; {remedy}"
+        )
+
+
 class IndexWriter:
     """Writes the index of `split` at `path`, or goes on with one that an earlier run left. A context manager.
 
-    `root` is the folder that paths in it are relative to, `settings` what else decides what is written.
+    What that knows of the entries is kept, also where others have come or gone, classes have other numbers, or all of
+    them have moved. Paths in it are relative to `root`; `settings` is what else decides what is written.
 
     Raises InputError where the file there is none of this split and these settings: it is never overwritten.
     """
@@ -99,7 +118,9 @@ class IndexWriter:
             "settings": dict(settings),
             "list": _digest(_to_line(Checked(i, entry), self.root) for i, entry in enumerate(split.entries)),
             "class_names": list(split.class_names),
+            "from_here": os.path.relpath(self.root, self.path.parent.absolute()),
         }
+        self.split = split
         self.problems: dict[int, Problem | None] = {}
         """The entries that are done with, by their numbers, and what is wrong with them."""
         if path.exists() and path.stat().st_size:
@@ -134,12 +155,33 @@ class IndexWriter:
         if complete == 0:
             raise InputError(f"{self.path}: is no index, and is not overwritten; choose another place")
         header, known = _load(self.path)
-        for key, value in self.header.items():
-            if header.get(key) != value:
-                what = f"made with {header.get(key)}" if key == "settings" else f"of another {key}"
-                raise InputError(f"{self.path}: holds an index {what}; delete it or choose another place")
-        os.truncate(self.path, complete)
+        differing = [key for key in self.header if header.get(key) != self.header[key]]
+        apart = [key for key in ("split", "settings", "root") if key in differing]
+        if apart and (apart != ["root"] or "list" in differing):  # the same list elsewhere has moved
+            key = apart[0]
+            what = f"made with {header.get(key)}" if key == "settings" else f"of another {key} ({header.get(key)})"
+            raise InputError(f"{self.path}: holds an index {what}; delete it or choose another place")
+        if differing:
+            known = self._renumbered(known)
+            with replacing(self.path) as unfinished:
+                unfinished.write_bytes(b"".join(map(_line, (self.header, *known.values()))))
+        else:
+            os.truncate(self.path, complete)
         self.problems = {number: line["problem"] for number, line in known.items()}
+
+    def _renumbered(self, known: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+        """What is `known` of the entries that are listed now, by the numbers and with the labels that they have now.
+
+        What could not be used is left out: it may have been put right.
+        """
+        by_place = {_place(line): line for line in known.values() if line["problem"] is None}
+        lines = {}
+        for number, entry in enumerate(self.split.entries):
+            line = _to_line(Checked(number, entry), self.root)
+            former = by_place.get(_place(line))
+            if former and line["num_frames"] in (None, former["num_frames"]):
+                lines[number] = {**former, "number": number, "label": entry.label}
+        return lines
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
@@ -176,6 +218,10 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
 def _complete_length(path: Path) -> int:
     """Bytes up to the end of the last complete line."""
     return path.read_bytes().rfind(b"\n") + 1
+
+
+def _place(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[key] for key in ("path", "kind", "pattern", "first"))
 
 
 def _to_line(checked: Checked, root: Path) -> dict[str, Any]:

@@ -7,11 +7,12 @@ again, goes on.
 
 import functools
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import tyro
 from tqdm import tqdm
@@ -21,9 +22,11 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
 from train.data.killable import CRASHED, call_each, took_too_long
 from train.data.reader import Decoder, VideoError, open_frames
-from train.data.sources import Source, read_split
+from train.data.sources import Source, read_split, read_tree, split_folders
 from train.data.transcode import scaled_size, transcode
 from train.errors import InputError
+
+LISTS = tuple(form for form in get_args(Source) if form != "tree")
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,10 @@ class PrepareConfig:
 
     dataset: tyro.conf.Positional[Path]
     """The list, table or JSON file of the data set; for a tree its root."""
-    source: Source
+    source: Source | None = None
     """Form of the list: `list` has lines `path label`, `frames_list` lines `folder num_frames label`, `kinetics` is
-    Kinetics' CSV, `something` Something-Something's JSON or CSV, `tree` means folders `class/clip.mp4`."""
+    Kinetics' CSV, `something` Something-Something's JSON or CSV, `tree` means folders `class/clip.mp4`, or
+    `train/class/clip.mp4` and `val/class/clip.mp4`, which get an index each. A folder is a tree by default."""
     root: Path | None = None
     """Folder of the videos; by default the one that the list is in."""
     classes: Path | None = None
@@ -66,8 +70,17 @@ class PrepareConfig:
         for name, least in {"processes": 1, "min_frames": 1, "short_side": 2, "crf": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}: must be at least {least}, got {getattr(self, name)}")
+        if self.source is None and not self.dataset.is_dir():
+            if not self.dataset.exists():
+                raise InputError(f"{self.dataset}: no such file or directory")
+            raise InputError(f"source: is needed for a file such as {self.dataset}, one of {', '.join(LISTS)}")
         if not 0 < self.timeout < float("inf"):
             raise InputError(f"timeout: must be a positive number of seconds, got {self.timeout}")
+
+    @property
+    def form(self) -> Source:
+        """Of the data set."""
+        return self.source or "tree"
 
     @property
     def index(self) -> Path:
@@ -83,18 +96,53 @@ class Job(NamedTuple):
     target: Path | None
 
 
-def prepare(config: PrepareConfig) -> Index:
+def run_prepare(config: PrepareConfig) -> list[Index]:
+    """Do what the command line asks for: `prepare`, also for a folder of splits, which get an index each.
+
+    These have the classes of all splits. Raises InputError as `prepare`, and where nothing can be used.
+    """
+    indices = _prepare_all(config)
+    for index in indices:
+        if len(index.split) == 0:
+            raise InputError(f"{config.dataset}: nothing in {index.split.name} can be used; the reasons stand above")
+        if len(index.split.class_names) == 1:
+            print(f"note: {index.split.name} has one class alone, {index.split.class_names[0]!r}", file=sys.stderr)
+    return indices
+
+
+def _prepare_all(config: PrepareConfig) -> list[Index]:
+    folders = split_folders(config.dataset) if config.form == "tree" else []
+    if not folders:
+        return [prepare(config)]
+    if config.out is not None:
+        raise InputError(f"out: got {config.out}, but {config.dataset} holds {len(folders)} splits, an index for each")
+    splits = [read_split("tree", folder, classes=config.classes) for folder in folders]
+    class_names = sorted({name for split in splits for name in split.class_names})
+    for folder, split in zip(folders, splits, strict=True):
+        if config.classes is None and (absent := [name for name in class_names if name not in split.class_names]):
+            print(f"note: {folder}: has no clip of {', '.join(absent)}", file=sys.stderr)
+    given = None if config.classes else class_names
+    return [prepare(replace(config, dataset=folder), given) for folder in folders]
+
+
+def prepare(config: PrepareConfig, class_names: Sequence[str] | None = None) -> Index:
     """Look at every entry of the data set that has not been looked at, write the index, print what was found.
 
-    Returns the finished index. Raises InputError where the data set or the index cannot be used.
+    `class_names` are those of a tree, where it is not to be asked alone. Returns the finished index. Raises InputError
+    where the data set or the index cannot be used.
     """
-    split = read_split(config.source, config.dataset, config.root, config.classes, config.frames)
-    root = config.root or (config.dataset if config.source == "tree" else config.dataset.parent)
+    if class_names is None:
+        split = read_split(config.form, config.dataset, config.root, config.classes, config.frames)
+    else:
+        split = read_tree(config.dataset, class_names)
+    root = config.root or (config.dataset if config.form == "tree" else config.dataset.parent)
     settings = {"min_frames": config.min_frames}
     if config.transcode is not None:
         settings |= {"short_side": config.short_side, "crf": config.crf}
     jobs = _jobs(split, root, config.transcode)
     with IndexWriter(config.index, split, config.transcode or root, settings) as writer:
+        if writer.problems:
+            print(f"{config.index}: knows {len(writer.problems)} of {len(split)} already", file=sys.stderr)
         done = {n for n, problem in writer.problems.items() if problem is None or not config.retry}
         todo = [job for job in jobs if job.number not in done]
         _work(config, todo, writer, finished=len(done))

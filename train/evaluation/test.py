@@ -10,7 +10,7 @@ from tam_triton.nets import load_published
 from train.checkpoint import TrainedNetwork, load_checkpoint
 from train.data.dataset import Views
 from train.data.entries import fingerprint
-from train.data.index import read_index
+from train.data.index import read_index, require_some
 from train.data.loader import Loading
 from train.errors import InputError
 from train.evaluation.report import check_folder, describe, write_report
@@ -107,7 +107,10 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         data = config.data or val
         if data is None:
             raise InputError("data: got none, expected the index that `python -m train prepare` writes")
-        index = read_index(data, config.root)
+        is_own = val is not None and data.absolute() == val.absolute()
+        root = config.root or (trained.recipe.data.val_root if trained and is_own else None)
+        index = read_index(data, root)
+        require_some(index.split, "--root takes the folder that they were moved to")
         trained = trained or _load_weights(config, index.split.class_names)
         views, recipe = choose_views(config, trained.recipe.test), trained.recipe
         if team.leads:
@@ -121,7 +124,7 @@ def run_test(config: EvaluationConfig) -> Accuracy:
             trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
         )
         # What the run validated on, where this is the same index, which is then to list what it listed.
-        then = trained.validated_on if val is not None and data.absolute() == val.absolute() else None
+        then = trained.validated_on if is_own else None
         origin = {"network": str(config.checkpoint or config.weights), "data": str(data), "in_training": then}
         scores = replace(scores, protocol=scores.protocol | origin)
         if team.leads:

@@ -6,7 +6,7 @@ from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
-from train.data.index import Index, read_index
+from train.data.index import Index, read_index, require_some
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
@@ -80,6 +80,12 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         )
         if config.resume:
             resume(run)
+        both = {entry.path for entry in train.entries} & {entry.path for entry in val.entries}
+        if both:
+            log.warn(
+                f"{len(both)} of the {len(val)} validation videos are trained on too, such as {min(both)}: the score "
+                "says nothing of others"
+            )
         names = zip(train.class_names, run.clips.mirrored, strict=True)
         alone = [repr(name) for name, partner in names if partner is None]
         if alone and recipe.augmentation.flip > 0:
@@ -91,7 +97,12 @@ def _check_data(recipe: Recipe, train: Split, val: Split) -> None:
     for split in (train, val):
         recipe.data.check_split(split)
     if train.class_names != val.class_names:
-        raise InputError("data: the training and the validation videos have different class names")
+        only = [sorted({*a.class_names} - {*b.class_names}) for a, b in ((train, val), (val, train))]
+        differing = f"only {train.name} has {only[0]}, only {val.name} has {only[1]}" if any(only) else "in order"
+        raise InputError(
+            f"data: the training and the validation videos have different class names: {differing}. `prepare` gives "
+            "both the same by --classes FILE, or where it is given the folder that holds both"
+        )
     if recipe.validation.per_video != 1:
         raise InputError(
             f"validation: got {recipe.validation.per_video} views of a video, expected 1; a test takes more"
@@ -99,14 +110,19 @@ def _check_data(recipe: Recipe, train: Split, val: Split) -> None:
 
 
 def read_splits(recipe: Recipe, team: Team) -> tuple[Index, Index]:
-    """The indices of `recipe`, of which the leading process prints how much is usable. Raises InputError."""
-    paths = (recipe.data.train, recipe.data.val)
-    if None in paths:
+    """The indices of `recipe`, of which the leading process prints how much is usable.
+
+    Raises InputError, also where none of their videos is there.
+    """
+    data = recipe.data
+    if data.train is None or data.val is None:
         raise InputError(
             "data.train and data.val: both are needed, the indices that `python -m train prepare` writes; "
-            f"got {paths[0]} and {paths[1]}"
+            f"got {data.train} and {data.val}"
         )
-    train, val = (read_index(path) for path in paths if path is not None)
+    train, val = read_index(data.train, data.train_root), read_index(data.val, data.val_root)
+    for option, index in (("train", train), ("val", val)):
+        require_some(index.split, f"--data.{option}-root takes the folder that they were moved to")
     if team.leads:
         # What is missing is in no score of the run, so it is to be seen beside them.
         print(train.summary(), val.summary(), sep="\n", flush=True)

@@ -13,6 +13,8 @@ MAY_DIFFER = (
     "recipe.name",
     "recipe.data.train",
     "recipe.data.val",
+    "recipe.data.train_root",
+    "recipe.data.val_root",
     "recipe.data.max_bad_share",
     "recipe.data.balanced",  # what it makes of the data is compared
     "recipe.test",

@@ -181,8 +181,6 @@ class Run:
             "videos"
         )
         self.log.epoch(step, epoch, scores, text)
-        for failure in left_out:
-            self.log.event("left_out", epoch=epoch, **failure._asdict())
         if left_out:
             self.log.warn(
                 f"{len(left_out)} validation videos cannot be read and are not in the score; log.jsonl has them"
@@ -203,7 +201,7 @@ class Run:
         problem, tally = None, Tally()
 
         def until_stopped() -> Iterator[Batch]:
-            for batch in self.validation:
+            for batch in self.log.track(self.validation, "validation"):
                 if self.stop.number is not None:
                     return
                 failures.extend(batch.failures)
@@ -215,7 +213,15 @@ class Run:
             problem = str(error)
         self._agree(problem)
         everything = [failure for some in self.team.gather(failures) for failure in some]
-        return Tally(self.team.total(tally.sums())).score(), everything
+        for failure in everything:
+            self.log.event("left_out", epoch=self.learner.steps // self.order.steps_per_epoch, **failure._asdict())
+        sums = self.team.total(tally.sums())
+        if everything and sums[2] == 0:
+            raise InputError(
+                f"none of the {len(everything)} validation videos can be read, such as {everything[0].path}: "
+                f"{everything[0].reason}"
+            )
+        return Tally(sums).score(), everything
 
     def _save(self, *, is_best: bool = False, required: bool = False) -> bool:
         """Write a checkpoint; whether it could be written. A disk that is full for a while does not end the run.

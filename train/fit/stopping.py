@@ -1,7 +1,7 @@
 """How a run ends, and why it may do so before its end: a signal, or a loss or a gradient that is not finite.
 
-SIGTERM, SIGINT and SIGHUP ask it to stop after the step it is in, instead of ending it wherever it is. Numbers are looked at
-without any step waiting for the device.
+SIGTERM, SIGINT and SIGHUP ask it to stop after the step it is in, instead of ending it wherever it is. Numbers are
+looked at without any step waiting for the device.
 """
 
 import math

@@ -177,16 +177,14 @@ def test_index_of_something_else_is_not_overwritten(tmp_path):
     path = tmp_path / "index.jsonl"
     write_index(path, some_split(), range(5))
     before = path.read_bytes()
-    for split, settings, message in (
-        (some_split(6), {"min_frames": 1}, "another entries|another list"),
-        (replace(some_split(), class_names=("a", "c")), {"min_frames": 1}, "another class_names"),
-        (some_split(), {"min_frames": 8}, "made with {'min_frames': 1}"),
+    others = tuple(replace(entry, path=Path("/others") / entry.path.name) for entry in some_split(6).entries)
+    for split, root, settings, message in (
+        (replace(some_split(), name="val"), "/data", {"min_frames": 1}, r"of another split \(train\)"),
+        (replace(some_split(), entries=others), "/others", {"min_frames": 1}, r"of another root \(/data\)"),
+        (some_split(), "/data", {"min_frames": 8}, "made with {'min_frames': 1}"),
     ):
         with pytest.raises(InputError, match=message):
-            IndexWriter(path, split, Path("/data"), settings)
-    shuffled = replace(some_split(), entries=some_split().entries[::-1])
-    with pytest.raises(InputError, match="of another list"):
-        IndexWriter(path, shuffled, Path("/data"), {"min_frames": 1})
+            IndexWriter(path, split, Path(root), settings)
     assert path.read_bytes() == before
 
 

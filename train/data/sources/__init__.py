@@ -8,7 +8,7 @@ from train.data.sources.kinetics import read_kinetics
 from train.data.sources.lists import read_frames_list, read_list
 from train.data.sources.something import read_something
 from train.data.sources.text import read_class_names, read_classes
-from train.data.sources.tree import read_tree
+from train.data.sources.tree import read_tree, split_folders
 from train.errors import InputError
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "read_something",
     "read_split",
     "read_tree",
+    "split_folders",
 ]
 
 Source = Literal["list", "frames_list", "kinetics", "something", "tree"]
