@@ -222,7 +222,9 @@ class Recipe:
         optimization = replace(self.optimization, lr=self.optimization.scaled_lr, scale_lr=False)
         paths = {name: getattr(self.data, name) for name in ("train", "val", "train_root", "val_root")}
         data = replace(self.data, **{name: path and path.absolute() for name, path in paths.items()})
-        return replace(self, optimization=optimization, data=data)
+        mirrored = self.augmentation.mirrored
+        augmentation = replace(self.augmentation, mirrored=mirrored and mirrored.absolute())
+        return replace(self, optimization=optimization, data=data, augmentation=augmentation)
 
     def to_json(self) -> str:
         """The recipe as a JSON object; `from_json` gives an equal one back."""

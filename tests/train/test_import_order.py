@@ -17,7 +17,8 @@ STOREYS = (
     {"recipes", "metrics", "small_resnet"},
     {"precision"},
     {"data"},
-    {"team", "log", "fields", "atomic", "figures"},
+    {"team", "log", "fields", "figures"},
+    {"atomic"},
     {"errors"},
 )
 LEVEL = {room: -storey for storey, rooms in enumerate(STOREYS) for room in rooms}

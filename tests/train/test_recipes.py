@@ -130,6 +130,7 @@ OVERRIDES = {
     "augmentation.max_distortion": ("0", 0),
     "augmentation.positions": ("any", "any"),
     "augmentation.flip": ("0", 0.0),
+    "augmentation.mirrored": ("pairs.txt", Path("pairs.txt")),
     "optimization.batch_size": ("256", 256),
     "optimization.lr": ("0.04", 0.04),
     "optimization.lr_batch_size": ("32", 32),

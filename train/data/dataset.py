@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from train.data.entries import Entry, Split
+from train.data.mirroring import mirrored_labels, read_mirrored
 from train.data.reader import Decoder, VideoError, open_frames
 from train.data.sampling import Indices, Sampling
-from train.data.transforms import Augmentation, mirrored_labels, resize_short_side, slide_crops
+from train.data.transforms import Augmentation, resize_short_side, slide_crops
 from train.fields import check_types, require
 
 # How many videos in a row may stand in for one another before a sample counts as missing.
@@ -140,7 +141,8 @@ class TrainingClips(_Clips, Dataset[Sample]):
     ) -> None:
         super().__init__(split, decoder)
         self.sampling, self.augmentation, self.seed = sampling, augmentation, seed
-        self.mirrored = mirrored_labels(split.class_names)
+        names, path = split.class_names, augmentation.mirrored
+        self.mirrored = mirrored_labels(names, read_mirrored(path, names) if path else None)
 
     def __getitem__(self, key: ClipKey) -> Sample:
         failures: list[Failure] = []

@@ -5,9 +5,9 @@ once: the published pipelines first resize every frame to a short side of 256 an
 """
 
 import functools
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,47 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from train.fields import check_types, require
+from train.fields import ADDED, check_types, require
 
 # Of ImageNet's training images, in the units of [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# The words of class names that a mirror exchanges.
-_OPPOSITES = {"left": "right", "leftward": "rightward", "leftwards": "rightwards", "clockwise": "counterclockwise"}
-_OPPOSITES |= {right: left for left, right in _OPPOSITES.items()}
-_SPELLINGS = dict.fromkeys(("counter-clockwise", "anticlockwise", "anti-clockwise"), "counterclockwise")
-# Behind `right` these words make it mean "straight": `pulling it right out`.
-_STRAIGHT = re.compile(
-    r"(?<![a-z])right[\s_]+(?:about|above|across|after|along|around|at|away|back|before|behind|below|beside|down|here|in|"
-    r"inside|into|next|now|off|on|onto|out|outside|over|past|there|through|under|up)(?![a-z])"
-)
-_DIRECTION = re.compile(rf"(?<![a-z])({'|'.join([*_SPELLINGS, *_OPPOSITES])})(?![a-z])")
-
-
-def mirrored_labels(class_names: Sequence[str]) -> tuple[int | None, ...]:
-    """What a horizontal flip makes of each class.
-
-    A class whose name has left and right (or clockwise and counterclockwise) in it becomes the one whose name has them
-    exchanged. Where there is no such class the entry is None: clips of it must not be flipped. Every other class stays
-    what it is, also one whose only direction is none: `pulling it right out`.
-    """
-
-    def spelled_alike(match: re.Match[str]) -> str:
-        return _SPELLINGS.get(match[0], match[0])
-
-    def mirrored(match: re.Match[str]) -> str:
-        return _OPPOSITES[spelled_alike(match)]
-
-    names = [_DIRECTION.sub(spelled_alike, name.lower()) for name in class_names]
-    labels: list[int | None] = []
-    for label, name in enumerate(names):
-        partner = _DIRECTION.sub(mirrored, name)
-        if partner in names:
-            labels.append(names.index(partner))
-        else:
-            labels.append(None if _DIRECTION.search(_STRAIGHT.sub("", name)) else label)
-    return tuple(labels)
 
 
 @dataclass(frozen=True)
@@ -72,7 +36,11 @@ class Augmentation:
     """fixed: the crop lies at one of 13 places: the corners, the middles of the sides, the center, and half way from
     each corner to the center (script, after TSN). any: anywhere within the frame."""
     flip: float = 0.5
-    """Probability of a flip from left to right. Labels are swapped with it where class names say left and right."""
+    """Probability of a flip from left to right. Labels are swapped with it where class names say left and right, or
+    `mirrored` says so."""
+    mirrored: Path | None = field(default=None, metadata=ADDED)
+    """File of the classes that a flip exchanges, a line `name<TAB>name` for each pair, or `name` alone for a class that
+    must not be flipped; other classes go by their names. For directions in other words than the English ones."""
 
     def __post_init__(self) -> None:
         check_types(self)

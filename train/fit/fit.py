@@ -7,6 +7,7 @@ from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
 from train.data.index import Index, read_index, require_some
+from train.data.mirroring import describe_flips
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
@@ -90,6 +91,9 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         alone = [repr(name) for name, partner in names if partner is None]
         if alone and recipe.augmentation.flip > 0:
             log.say(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
+        # The published data sets' names are known to be told by their words.
+        if recipe.data.num_classes is None and recipe.augmentation.flip > 0 and recipe.augmentation.mirrored is None:
+            log.say(describe_flips(train.class_names, run.clips.mirrored))
         return run.train()
 
 

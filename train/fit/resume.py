@@ -3,6 +3,7 @@
 from typing import Any
 
 from train.data.entries import Split, fingerprint
+from train.data.mirroring import read_mirrored
 from train.errors import InputError
 from train.fields import from_plain, to_plain
 from train.fit.config import Compute
@@ -17,6 +18,7 @@ MAY_DIFFER = (
     "recipe.data.val_root",
     "recipe.data.max_bad_share",
     "recipe.data.balanced",  # what it makes of the data is compared
+    "recipe.augmentation.mirrored",  # what it says is compared
     "recipe.test",
     "compute.accumulate",
     "compute.channels_last",
@@ -65,10 +67,12 @@ def resume(run: Run) -> None:
 
 
 def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> dict[str, Any]:
-    """All that decides what a run computes, in the types that JSON has."""
+    """All that decides what a run computes, in the types that JSON has. Raises InputError, of a file that it names."""
     data = {"training videos": fingerprint(train), "validation videos": fingerprint(val)}
     if recipe.data.balanced:  # named where it is so alone, so that older runs may go on
         data["classes"] = "balanced"
+    if path := recipe.augmentation.mirrored:  # so is this
+        data["mirrored"] = str(sorted(read_mirrored(path, train.class_names).items()))
     return {"recipe": to_plain(recipe), "compute": to_plain(compute), "data": data}
 
 

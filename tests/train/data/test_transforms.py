@@ -7,14 +7,12 @@ from PIL import Image
 
 from train.data.transforms import (
     Augmentation,
-    mirrored_labels,
     normalize,
     random_flip,
     resize,
     resize_short_side,
     slide_crops,
 )
-from train.demo.render import CLASS_NAMES
 from train.errors import InputError
 
 
@@ -29,41 +27,6 @@ def smooth(T, H, W):
     t, y, x = np.meshgrid(np.arange(T), (np.arange(H) + 0.5) / H, (np.arange(W) + 0.5) / W, indexing="ij")
     waves = [np.sin(7 * x + 3 * y + t), np.cos(9 * y - x), np.sin(5 * x * y)]
     return torch.from_numpy((127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8))
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("Pushing something from left to right", "Pushing something from right to left"), (1, 0)),
-        (("turn LEFT", "stand", "Turn right"), (2, 1, 0)),
-        (("move_left", "move_right", "moving leftwards", "moving rightwards"), (1, 0, 3, 2)),
-        (("turning the camera left", "turning the camera up"), (None, 1)),
-        (("left to right", "from right"), (None, None)),
-        (("putting something upright", "copyright", "leftover"), (0, 1, 2)),
-        (("spin clockwise", "spin counterclockwise"), (1, 0)),
-        (("pulling it right out", "putting it right_back", "right-hand turn"), (0, 1, None)),
-        (("moving right on", "moving left on"), (1, 0)),  # with a partner it is one
-        (("pulling it right out to the left",), (None,)),
-        (("spin clockwise", "spin anti-clockwise", "swing counter-clockwise"), (1, 0, None)),
-        (CLASS_NAMES["order"], (0, 1, 2, 3, 4, 5)),
-        (CLASS_NAMES["motion"], (1, 0, 2, 3, 5, 4, 6, 7)),
-    ],
-)
-def test_mirrored_labels(names, expected):
-    assert mirrored_labels(names) == expected
-
-
-def test_mirrored_labels_of_something_something():
-    """The classes that a flip exchanges, by their numbers among the 174 in alphabetical order."""
-    names = [f"class {i}" for i in range(174)]
-    names[86:88] = "Pulling something from left to right", "Pulling something from right to left"
-    names[93:95] = "Pushing something from left to right", "Pushing something from right to left"
-    names[166:168] = (
-        "Turning the camera left while filming something",
-        "Turning the camera right while filming something",
-    )
-    swapped = {i: j for i, j in enumerate(mirrored_labels(names)) if i != j}
-    assert swapped == {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166}
 
 
 @pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (1.0, 1.0)])
