@@ -118,13 +118,26 @@ def _write_csv(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
+MARKERS = "osD^vP*X"
+COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#a6761d")
+
+
 def plot_accuracy_over_cost(path: Path, summaries: Sequence[Summary], remark: str = "") -> None:
-    """Save top-1 over the MACs of a clip as a PNG, a point a system, with the standard deviation over its seeds."""
-    with figure(path, 1, 1, height=5) as ((axes,),):
-        for row in summaries:
-            if row.top1 is None or row.macs is None:
-                continue
-            error = None if row.top1_std is None else 100 * row.top1_std
-            axes.errorbar(row.macs / 1e9, 100 * row.top1, yerr=error, fmt="o", capsize=3, label=row.system)
-            axes.annotate(row.system, (row.macs / 1e9, 100 * row.top1), (5, 5), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="GMACs of one clip", ylabel="top-1 (%), mean ± std over seeds", title=remark)
+    """Save top-1 by system, and over the MACs of a clip, as a PNG: means and standard deviations over the seeds."""
+    rows = [row for row in summaries if row.top1 is not None and row.macs is not None]
+    with figure(path, 1, 2, height=max(3.2, 0.6 + 0.26 * len(rows))) as ((by_system, over_cost),):
+        for place, row in enumerate(rows):
+            top1, error = 100 * (row.top1 or 0), 100 * (row.top1_std or 0)
+            # Systems may lie on one another over their cost, so no names stand there: marks are as at the left.
+            look = {
+                "fmt": MARKERS[place % len(MARKERS)],
+                "color": COLORS[place % len(COLORS)],
+                "capsize": 3,
+                "elinewidth": 1,
+            }
+            by_system.errorbar(top1, place, xerr=error, **look)
+            over_cost.errorbar((row.macs or 0) / 1e9, top1, yerr=error, **look)
+        by_system.set_yticks(range(len(rows)), [row.system for row in rows])
+        by_system.set(xlabel="top-1 (%), mean ± std over seeds", xlim=(-2, 102), title=remark)
+        by_system.invert_yaxis()
+        over_cost.set(xlabel="GMACs of one clip", ylabel="top-1 (%)", ylim=(-2, 102))

@@ -51,7 +51,8 @@ def mirrored_labels(
 def read_mirrored(path: Path, class_names: Sequence[str]) -> dict[int, int | None]:
     """The labels that the file at `path` exchanges, and those of classes that are not to be flipped.
 
-    Its lines are `name<TAB>name` and `name`. Raises InputError for a line of another form, a name that is no class, or one that is there twice.
+    Its lines are `name<TAB>name` and `name`. Raises InputError for a line of another form, a name that is no class, or
+    one that is there twice.
     """
     labels = {unicode_form(name): label for label, name in enumerate(class_names)}
     pairs: dict[int, int | None] = {}
