@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import fields, replace
 from statistics import mean, stdev
 
@@ -116,6 +117,19 @@ def test_what_is_done_is_not_done_again(compared, monkeypatch, capsys):
     assert printed.count("is there already") == 4
     assert SMALL_SCALE in printed
     assert re.search(r"tanet +2 +\d+\.\d\d ± \d+\.\d\d", printed)
+
+
+def test_what_was_done_before_a_field_was_added_is_not_done_again(compared, tmp_path, monkeypatch):
+    config, _ = compared
+    older = replace(config, out=tmp_path / "older")
+    shutil.copytree(config.out, older.out)
+    for path in older.out.glob("*/seed-*/comparison.json"):
+        noted = json.loads(path.read_text())
+        for group, field in (("optimization", "nesterov"), ("optimization", "norm_decay"), ("data", "balanced")):
+            del noted["identity"]["recipe"][group][field]
+        path.write_text(json.dumps(noted))
+    monkeypatch.setattr(train.compare.compare, "fit", None)  # any training would fail
+    assert run_compare(older) is None
 
 
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(compared, tmp_path, data, capsys):
