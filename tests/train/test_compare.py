@@ -19,7 +19,8 @@ from train.compare.report import RunResult, describe, summarize
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.stopping import FiniteWatch
-from train.networks import build_network
+from train.networks import build_network, check_network
+from train.recipes import RECIPES
 
 SYSTEMS, SEEDS = ("c2d", "tanet"), (0, 5)
 
@@ -184,6 +185,26 @@ def test_what_cannot_be_compared(changes, message, tmp_path, data):
     with pytest.raises(InputError, match=message):
         config_for(tmp_path / "out", data, **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_slowfast_beside_others_needs_a_recipe_that_both_can_have(tmp_path, data):
+    """Refused while the options are read, so before anything is trained; by a recipe of SlowFast's own it goes."""
+
+    def config_of(recipe, **changes):
+        return CompareConfig(recipe, tmp_path / "out", systems=("c2d", "tanet", "slowfast_4x16"), **changes)
+
+    kinetics, slowfast = RECIPES["k400-8f"], RECIPES["k400-slowfast-8x8"]
+    with pytest.raises(InputError, match=r"model\.weights: got 'IMAGENET1K_V1', expected None for slowfast_4x16"):
+        config_of(kinetics)
+    with pytest.raises(InputError, match=r"num_segments: got 8, expected 32 for slowfast_4x16, its fast pathway"):
+        config_of(replace(kinetics, model=replace(kinetics.model, weights=None)))
+    config = config_of(slowfast)
+    models = [config.run(system, 0).recipe.model for system in config.systems]
+    assert [(model.system, model.backbone, model.weights) for model in models] == [
+        (system, "resnet50", None) for system in config.systems
+    ]
+    for model in models:
+        check_network(model, 3, slowfast.sampling.num_segments)
 
 
 def test_on_the_command_line(compared, data, capsys):
