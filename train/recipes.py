@@ -2,7 +2,9 @@
 
 Where values come from: *paper* is section 4.1 of the paper (arXiv 2005.06803), *script* the training scripts of its
 authors' code (liu-zhy/temporal-adaptive-module), *mmaction2* the other public implementation. Where paper and script
-differ the field or the recipe says so. What changes only how fast a run computes, and where, is no part of a recipe.
+differ the field or the recipe says so. SlowFast's values are those of its authors' configurations
+(facebookresearch/SlowFast, configs/Kinetics/SLOWFAST_*_R50.yaml) and of section 4.1 of arXiv 1812.03982. What changes
+only how fast a run computes, and where, is no part of a recipe.
 """
 
 import dataclasses
@@ -135,7 +137,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimization:
-    """SGD on the cross-entropy of logits averaged over frames; BatchNorm trains along, there is no warm-up (script)."""
+    """SGD on the cross-entropy of a clip's logits; BatchNorm trains along. There is no warm-up in paper and script."""
 
     batch_size: int = 64
     """Clips of one step, over all processes and accumulated parts. Paper; the script agrees but for Something-Something
@@ -149,22 +151,30 @@ class Optimization:
     epochs: int = 100
     """Paper and script: 100 for Kinetics-400, 50 for Something-Something."""
     schedule: Literal["step", "cosine"] = "step"
-    """step divides the learning rate after each of `milestones` (paper); cosine lets it fall to zero (the demo)."""
+    """step divides the learning rate after each of `milestones` (paper); cosine lets it fall to zero (SlowFast)."""
     milestones: tuple[int, ...] = (50, 75, 90)
     """After how many epochs the learning rate is divided. Paper and script: 50 75 90 and 30 40 45."""
     lr_divisor: float = 10.0
     """By what. Paper."""
     warmup_epochs: float = 0.0
-    """Over how many epochs the learning rate rises to where it starts. None in paper and script."""
+    """Over how many epochs the learning rate rises to where it starts. None in paper and script; 34 for SlowFast."""
+    warmup_start: float | None = dataclasses.field(default=None, metadata=ADDED)
+    """The share of `lr` that it rises from, in a straight line to where `schedule` is at the end of the rise (SlowFast:
+    0.1). None: it rises from next to nothing, and what `schedule` says meanwhile is multiplied by the rise."""
     momentum: float = 0.9
     """Paper."""
+    nesterov: bool = dataclasses.field(default=False, metadata=ADDED)
+    """Nesterov's momentum, as SlowFast's authors have it."""
     weight_decay: float = 1e-4
     """Paper: 1e-4 for Kinetics-400, 1e-3 for Something-Something. Script: the same, but 5e-4 for V2."""
     max_grad_norm: float | None = 20.0
     """Gradients are scaled down to this norm; None leaves them. Script."""
     groups: bool = True
     """The script's groups of parameters, after TSN: biases learn twice as fast and do not decay, BatchNorm does not
-    decay, the last fc's weight learns five times as fast, its bias ten times and without decay. Without: one group."""
+    decay, the last fc's weight learns five times as fast, its bias ten times and without decay. Without: one group,
+    which `norm_decay` may take BatchNorm out of."""
+    norm_decay: bool = dataclasses.field(default=True, metadata=ADDED)
+    """Let BatchNorm decay where there are no `groups`. SlowFast's authors do not."""
     fast_kernels: bool = False
     """Let the Linears of TAM's global branch learn five times as fast. The authors' code does, by a rule meant for fc;
     mmaction2's does not, and the paper says nothing of it, so neither does this."""
@@ -176,11 +186,14 @@ class Optimization:
         require(self, "lr", self.lr > 0, "a number above 0")
         require(self, "lr_divisor", self.lr_divisor >= 1, "at least 1")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"from 0 to epochs ({self.epochs})")
+        start = self.warmup_start
+        require(self, "warmup_start", start is None or 0 <= start <= 1, "a share of lr from 0 to 1, or None")
         if self.schedule == "step":
             rising = self.milestones == tuple(sorted(set(self.milestones)))
             fit = rising and all(1 <= milestone < self.epochs for milestone in self.milestones)
             require(self, "milestones", fit, f"numbers that rise, from 1 to below epochs ({self.epochs})")
         require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
+        require(self, "nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0")
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "a number above 0")
 
@@ -285,6 +298,25 @@ SOMETHING_V2 = Recipe(
     test=CLIPS_2_CROPS_3,
 )
 
+# 32 frames, 2 apart, are the fast pathway's; the slow one takes every 8th of them (4×16) or every 4th (8×8), the clip's
+# first included: so says the paper, and so does mmaction2. The authors' code spreads both over their 64 frames by
+# linspace, which ends at the last. It also plays every video at 30 frames a second, normalizes by 0.45 and 0.225, and
+# before each validation takes BatchNorm's statistics anew from 200 batches; here frames are counted as they come, the
+# normalization is ImageNet's as in mmaction2, and the running statistics are used.
+SLOWFAST = Recipe(
+    name="k400-slowfast-4x16",
+    data=Data(num_classes=400),
+    model=Model(system="slowfast_4x16", weights=None),
+    sampling=Sampling("dense", num_segments=32),
+    augmentation=Augmentation(short_sides=(256, 320), positions="any", flip=0.5),
+    optimization=Optimization(
+        lr=0.1, epochs=196, schedule="cosine", milestones=(), warmup_epochs=34, warmup_start=0.1, nesterov=True,
+        max_grad_norm=None, groups=False, norm_decay=False,
+    ),
+    validation=CENTER,
+    test=replace(CLIPS_10_CROPS_3, average="probabilities"),
+)  # fmt: skip
+
 # This project's own: small frames, a network that starts from random weights, minutes on two CPU cores.
 DEMO = Recipe(
     name="demo",
@@ -314,11 +346,13 @@ RECIPES: dict[str, Recipe] = {
         _with_16_frames(SOMETHING_V1, SOMETHING_V1.test),
         SOMETHING_V2,
         _with_16_frames(SOMETHING_V2, SOMETHING_V2.test),
+        SLOWFAST,
+        replace(SLOWFAST, name="k400-slowfast-8x8", model=replace(SLOWFAST.model, system="slowfast_8x8")),
         DEMO,
     )
 }
 
-# Top-1 and top-5 that the authors report for the recipe's own test protocol.
+# Top-1 and top-5 that the authors report for the recipe's own test protocol; SlowFast's in their model zoo.
 SUMMARIES: dict[str, str] = {
     "k400-8f": "Kinetics-400, ResNet-50, 8 frames. Published: 76.1 / 92.3 % with 10 clips × 3 crops.",
     "k400-16f": "Kinetics-400, ResNet-50, 16 frames. Published: 76.9 / 92.9 % with 4 clips × 3 crops.",
@@ -326,6 +360,8 @@ SUMMARIES: dict[str, str] = {
     "ssv1-16f": "Something-Something V1, ResNet-50, 16 frames. Published: 47.6 / 77.7 % with 1 clip, center crop.",
     "ssv2-8f": "Something-Something V2, ResNet-50, 8 frames. Published: 62.7 / 88.0 % with 2 clips × 3 crops.",
     "ssv2-16f": "Something-Something V2, ResNet-50, 16 frames. Published: 64.6 / 89.5 % with 2 clips × 3 crops.",
+    "k400-slowfast-4x16": "Kinetics-400, SlowFast 4×16, R50. Published: 75.6 / 92.0 % with 10 clips × 3 crops.",
+    "k400-slowfast-8x8": "Kinetics-400, SlowFast 8×8, R50. Published: 77.0 / 92.6 % with 10 clips × 3 crops.",
     "demo": "A network of 0.3 M parameters on frames of 64 pixels, for the demo's synthetic videos.",
 }
 

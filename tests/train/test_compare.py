@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import fields, replace
 from statistics import mean, stdev
 
@@ -18,7 +19,8 @@ from train.compare.report import RunResult, describe, summarize
 from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.stopping import FiniteWatch
-from train.networks import build_network
+from train.networks import build_network, check_network
+from train.recipes import RECIPES
 
 SYSTEMS, SEEDS = ("c2d", "tanet"), (0, 5)
 
@@ -118,6 +120,19 @@ def test_what_is_done_is_not_done_again(compared, monkeypatch, capsys):
     assert re.search(r"tanet +2 +\d+\.\d\d ± \d+\.\d\d", printed)
 
 
+def test_what_was_done_before_a_field_was_added_is_not_done_again(compared, tmp_path, monkeypatch):
+    config, _ = compared
+    older = replace(config, out=tmp_path / "older")
+    shutil.copytree(config.out, older.out)
+    for path in older.out.glob("*/seed-*/comparison.json"):
+        noted = json.loads(path.read_text())
+        for group, field in (("optimization", "nesterov"), ("optimization", "norm_decay"), ("data", "balanced")):
+            del noted["identity"]["recipe"][group][field]
+        path.write_text(json.dumps(noted))
+    monkeypatch.setattr(train.compare.compare, "fit", None)  # any training would fail
+    assert run_compare(older) is None
+
+
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(compared, tmp_path, data, capsys):
     config = config_for(tmp_path / "out", data, systems=("i3d", "c2d"), seeds=(0,))
     assert run_compare(config) is None  # the small network has no bottlenecks, which I3D needs
@@ -170,6 +185,26 @@ def test_what_cannot_be_compared(changes, message, tmp_path, data):
     with pytest.raises(InputError, match=message):
         config_for(tmp_path / "out", data, **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_slowfast_beside_others_needs_a_recipe_that_both_can_have(tmp_path, data):
+    """Refused while the options are read, so before anything is trained; by a recipe of SlowFast's own it goes."""
+
+    def config_of(recipe, **changes):
+        return CompareConfig(recipe, tmp_path / "out", systems=("c2d", "tanet", "slowfast_4x16"), **changes)
+
+    kinetics, slowfast = RECIPES["k400-8f"], RECIPES["k400-slowfast-8x8"]
+    with pytest.raises(InputError, match=r"model\.weights: got 'IMAGENET1K_V1', expected None for slowfast_4x16"):
+        config_of(kinetics)
+    with pytest.raises(InputError, match=r"num_segments: got 8, expected 32 for slowfast_4x16, its fast pathway"):
+        config_of(replace(kinetics, model=replace(kinetics.model, weights=None)))
+    config = config_of(slowfast)
+    models = [config.run(system, 0).recipe.model for system in config.systems]
+    assert [(model.system, model.backbone, model.weights) for model in models] == [
+        (system, "resnet50", None) for system in config.systems
+    ]
+    for model in models:
+        check_network(model, 3, slowfast.sampling.num_segments)
 
 
 def test_on_the_command_line(compared, data, capsys):

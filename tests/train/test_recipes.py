@@ -10,6 +10,7 @@ import tyro
 from train.data.dataset import Views
 from train.data.entries import Entry, Split
 from train.data.sampling import Sampling
+from train.data.transforms import Augmentation
 from train.errors import InputError
 from train.recipes import RECIPES, SUMMARIES, Data, Model, Optimization, Recipe, recipe_subcommands
 
@@ -58,6 +59,23 @@ def test_published_values(name):
     assert recipe.validation == Views("middle", 1, 1, 256, 224)
     assert recipe.data.num_classes == (400 if name.startswith("k400") else 174)
     assert optimization.scaled_lr == optimization.lr == replace(optimization, scale_lr=True).scaled_lr
+
+
+@pytest.mark.parametrize(("name", "system"), [("4x16", "slowfast_4x16"), ("8x8", "slowfast_8x8")])
+def test_published_values_of_slowfast(name, system):
+    """As configs/Kinetics/SLOWFAST_*_R50.yaml of facebookresearch/SlowFast, and its defaults, have them."""
+    recipe = RECIPES[f"k400-slowfast-{name}"]
+    assert recipe.model == Model(system=system, weights=None, dropout=0.5)
+    assert recipe.sampling == Sampling("dense", num_segments=32, reach=64)
+    assert recipe.augmentation == Augmentation(224, short_sides=(256, 320), positions="any", flip=0.5)
+    assert recipe.optimization == Optimization(
+        batch_size=64, lr=0.1, epochs=196, schedule="cosine", milestones=(), warmup_epochs=34, warmup_start=0.1,
+        momentum=0.9, nesterov=True, weight_decay=1e-4, max_grad_norm=None, groups=False, norm_decay=False,
+    )  # fmt: skip
+    assert recipe.test == Views("spread", 10, 3, 256, 256, "probabilities")
+    assert recipe.data == Data(num_classes=400)
+    tam = replace(recipe, model=replace(recipe.model, system=system.replace("_", "_tam_")))
+    assert Recipe.from_json(tam.to_json()) == tam
 
 
 @every_recipe
@@ -127,6 +145,7 @@ OVERRIDES = {
     "sampling.reach": ("32", 32),
     "augmentation.crop_size": ("112", 112),
     "augmentation.scales": ("1 0.5", (1.0, 0.5)),
+    "augmentation.short_sides": ("256 320", (256, 320)),
     "augmentation.max_distortion": ("0", 0),
     "augmentation.positions": ("any", "any"),
     "augmentation.flip": ("0", 0.0),
@@ -139,6 +158,7 @@ OVERRIDES = {
     "optimization.milestones": ("10 20", (10, 20)),
     "optimization.lr_divisor": ("5", 5.0),
     "optimization.warmup_epochs": ("2.5", 2.5),
+    "optimization.warmup_start": ("0.1", 0.1),
     "optimization.momentum": ("0.8", 0.8),
     "optimization.weight_decay": ("0", 0.0),
     "optimization.max_grad_norm": ("None", None),
@@ -154,6 +174,8 @@ FLAGS = {
     "data.balanced": ("--data.balanced", True),
     "optimization.scale_lr": ("--optimization.scale-lr", True),
     "optimization.groups": ("--optimization.no-groups", False),
+    "optimization.nesterov": ("--optimization.nesterov", True),
+    "optimization.norm_decay": ("--optimization.no-norm-decay", False),
     "optimization.fast_kernels": ("--optimization.fast-kernels", True),
 }
 
@@ -220,6 +242,8 @@ SLOWFAST = Model(system="slowfast_4x16", weights=None)
         (Optimization, {"milestones": [50]}, r"milestones: got \[50\], expected a tuple, each of it a whole number"),
         (Optimization, {"lr_divisor": 0.5}, r"lr_divisor: got 0\.5, expected at least 1"),
         (Optimization, {"warmup_epochs": -1}, r"warmup_epochs: got -1, expected from 0 to epochs \(100\)"),
+        (Optimization, {"warmup_start": 1.1}, r"warmup_start: got 1\.1, expected a share of lr from 0 to 1, or None"),
+        (Optimization, {"nesterov": True, "momentum": 0}, r"nesterov: got True, expected False where momentum is 0"),
         (Optimization, {"momentum": 1.0}, r"momentum: got 1\.0, expected at least 0 and below 1"),
         (Optimization, {"weight_decay": -1e-4}, r"weight_decay: got -0\.0001, expected at least 0"),
         (Optimization, {"max_grad_norm": 0}, r"max_grad_norm: got 0, expected a number above 0"),
@@ -276,10 +300,18 @@ def with_list(plain):
     plain["test"] = [10, 3]
 
 
-def test_a_recipe_of_before_a_field_was_added():
-    plain = json.loads(RECIPES["k400-8f"].to_json())
-    del plain["data"]["balanced"]
-    assert Recipe.from_json(json.dumps(plain)) == RECIPES["k400-8f"]
+@pytest.mark.parametrize("name", [*PUBLISHED, "demo"])
+def test_a_recipe_of_before_fields_were_added(name):
+    plain = json.loads(RECIPES[name].to_json())
+    for group, field in (
+        ("data", "balanced"),
+        ("augmentation", "short_sides"),
+        ("optimization", "warmup_start"),
+        ("optimization", "nesterov"),
+        ("optimization", "norm_decay"),
+    ):
+        del plain[group][field]
+    assert Recipe.from_json(json.dumps(plain)) == RECIPES[name]
 
 
 def test_a_recipe_of_before_a_field_was_renamed():

@@ -30,6 +30,9 @@ class Augmentation:
     """Height and width of the clip that the network sees, in pixels. Paper."""
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     """What shares of the frames' short side a crop's height and width may be, in falling order. Script, after TSN."""
+    short_sides: tuple[int, int] | None = field(default=None, metadata=ADDED)
+    """Instead of `scales`: from how many pixels to how many frames are resized, by their short side, before a square of
+    `crop_size` is cut out of them. 256 320 for SlowFast."""
     max_distortion: int = 1
     """How many steps in `scales` the height may be away from the width. Script, after TSN."""
     positions: Literal["fixed", "any"] = "fixed"
@@ -47,6 +50,9 @@ class Augmentation:
         require(self, "crop_size", self.crop_size >= 1, "at least 1")
         falling = self.scales == tuple(sorted(set(self.scales), reverse=True)) and self.scales != ()
         require(self, "scales", falling and self.scales[-1] > 0 and self.scales[0] <= 1, "falling shares in (0, 1]")
+        if (sides := self.short_sides) is not None:
+            holds = len(sides) == 2 and self.crop_size <= sides[0] <= sides[1]
+            require(self, "short_sides", holds, f"two rising numbers from crop_size ({self.crop_size}) on, or None")
         require(self, "max_distortion", self.max_distortion >= 0, "at least 0")
         require(self, "flip", 0 <= self.flip <= 1, "a probability from 0 to 1")
 
@@ -61,10 +67,7 @@ class Augmentation:
 
     def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Top, left, height and width of a crop of frames of this size."""
-        sides = [max(1, int(min(height, width) * scale)) for scale in self.scales]
-        steps = range(len(sides))
-        pairs = [(sides[i], sides[j]) for i in steps for j in steps if abs(i - j) <= self.max_distortion]
-        crop_height, crop_width = pairs[rng.integers(len(pairs))]
+        crop_height, crop_width = self._draw_size(min(height, width), rng)
         spare = (height - crop_height, width - crop_width)
         if self.positions == "any":
             top, left = (int(rng.integers(pixels + 1)) for pixels in spare)
@@ -72,6 +75,17 @@ class Augmentation:
             down, right = POSITIONS[rng.integers(len(POSITIONS))]
             top, left = down * (spare[0] // 4), right * (spare[1] // 4)
         return top, left, crop_height, crop_width
+
+    def _draw_size(self, short_side: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Height and width of a crop of frames with such a short side."""
+        if self.short_sides is not None:
+            resized = round(rng.uniform(*self.short_sides))
+            side = max(1, round(short_side * self.crop_size / resized))
+            return side, side
+        sides = [max(1, int(short_side * scale)) for scale in self.scales]
+        steps = range(len(sides))
+        pairs = [(sides[i], sides[j]) for i in steps for j in steps if abs(i - j) <= self.max_distortion]
+        return pairs[rng.integers(len(pairs))]
 
 
 # Where the 13 crops lie, (down, right), in quarters of the room that a crop has in the frame.

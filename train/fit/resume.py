@@ -46,9 +46,7 @@ def resume(run: Run) -> None:
             f"{run.config.out}: holds a run of an older version, which this one cannot go on with; its networks can be "
             "used and tested as before"
         )
-    # Restored, so that it has today's names.
-    recipe = to_plain(from_plain(Recipe, state["identity"]["recipe"], "recipe"))
-    if differing := differences(state["identity"] | {"recipe": recipe}, run.identity):
+    if differing := differences(state["identity"], run.identity):
         raise InputError(
             f"{run.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
             f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ"
@@ -77,8 +75,12 @@ def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> 
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs in two runs' descriptions and must not, each as `field: was this, is that`; empty for one run."""
-    before, after = _flat(saved), _flat(now)
+    """What differs in two runs' descriptions and must not, each as `field: was this, is that`; empty for one run.
+
+    The one that was saved may be of before a field got its name or was added. InputError where it is no description.
+    """
+    recipe = to_plain(from_plain(Recipe, saved["recipe"], "recipe"))
+    before, after = _flat(saved | {"recipe": recipe}), _flat(now)
     free = tuple(f"{field}." for field in MAY_DIFFER)
     return [
         f"{field}: was {before.get(field)!r}, is {after.get(field)!r}"

@@ -122,6 +122,41 @@ def test_crop_before_resize_shows_what_the_published_order_shows():
         assert (clip.int() - expected).abs().max() <= 6  # the crops lie within a pixel or two of one another
 
 
+@pytest.mark.parametrize("size", [(480, 854), (854, 480), (256, 340)])
+def test_short_side_jitter_shows_what_the_published_order_shows(size):
+    """Resize to a short side drawn from 256 to 320, then cut a random square of 224 out of it."""
+    frames, rng = smooth(2, *size), np.random.default_rng(0)
+    for resized in (256, 289, 320):
+        augmentation = Augmentation(short_sides=(resized, resized), positions="any", flip=0.0)
+        published = resize_short_side(frames, resized)
+        state = rng.bit_generator.state
+        top, left, height, width = augmentation.draw_crop(size[0], size[1], rng)
+        scale = resized / min(size)
+        assert height == width
+        assert abs(height * scale - 224) <= 0.5 * scale
+        at = [
+            min(round(start * scale), side - 224) for start, side in zip((top, left), published.shape[1:3], strict=True)
+        ]
+        expected = published[:, at[0] : at[0] + 224, at[1] : at[1] + 224].int()
+        rng.bit_generator.state = state
+        clip, _ = augmentation(frames, 0, (0,), rng)
+        assert (clip.int() - expected).abs().float().mean() < 1.5
+        assert (clip.int() - expected).abs().max() <= 8  # within a pixel or two of one another
+
+
+def test_short_sides_are_drawn_evenly_and_crops_lie_anywhere():
+    rng, augmentation = np.random.default_rng(0), Augmentation(short_sides=(256, 320), positions="any")
+    crops = np.array([augmentation.draw_crop(1000, 1400, rng) for _ in range(4000)])
+    side = crops[:, 2]
+    assert (crops[:, 3] == side).all()
+    assert (side.min(), side.max()) == (700, 875)  # 224 of 320 and of 256 pixels
+    counts, _ = np.histogram(224_000 / side, bins=8, range=(256, 320.5))
+    assert counts.min() > 400  # 500 expected
+    for start, spare in ((crops[:, 0], 1000 - side), (crops[:, 1], 1400 - side)):
+        share, _ = np.histogram(start / spare, bins=5, range=(0, 1))
+        assert share.min() > 650  # 800 expected
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 400)])
 def test_tiny_frames(size):
     frames = torch.full((2, *size, 3), 77, dtype=torch.uint8)
@@ -210,6 +245,12 @@ def test_normalise_first_called_in_inference_is_good_for_training():
         ({"scales": (0.5, 1.0)}, r"augmentation\.scales: got \(0\.5, 1\.0\), expected falling shares"),
         ({"scales": (1.5,)}, r"augmentation\.scales: got \(1\.5,\), expected falling shares"),
         ({"scales": ("all",)}, r"augmentation\.scales: got \('all',\), expected a tuple, each of it a finite number"),
+        ({"short_sides": (320, 256)}, r"augmentation\.short_sides: got \(320, 256\), expected two rising numbers"),
+        (
+            {"short_sides": (200, 320)},
+            r"short_sides: got \(200, 320\), expected two rising numbers from crop_size \(224\)",
+        ),
+        ({"short_sides": (256,)}, r"augmentation\.short_sides: got \(256,\), expected two rising numbers"),
         ({"flip": 1.5}, r"augmentation\.flip: got 1\.5, expected a probability"),
         ({"flip": float("nan")}, r"augmentation\.flip: got nan, expected a finite number"),
         ({"max_distortion": -1}, r"augmentation\.max_distortion: got -1, expected at least 0"),

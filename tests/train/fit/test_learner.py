@@ -14,8 +14,8 @@ from train.data.transforms import normalize
 from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.learner import Learner
-from train.fit.optimizer import build_schedule, parameter_groups
-from train.networks import build_network
+from train.fit.optimizer import build_schedule, build_sgd, parameter_groups
+from train.networks import build_network, check_network
 from train.precision import reproducible
 from train.recipes import RECIPES, Model, Optimization
 
@@ -113,6 +113,25 @@ def test_groups_of_the_papers_code(system, fast_kernels):
     assert len(kernels) == (16 if system == "tanet" else 0)
 
 
+@pytest.mark.parametrize("system", ["slowfast_4x16", "slowfast_tam_4x16"])
+def test_one_group_from_which_batchnorm_is_taken(system):
+    """As SlowFast's authors have it: the last bias decays, too, and nothing learns faster."""
+    recipe = RECIPES["k400-slowfast-4x16"]
+    network = check_network(replace(recipe.model, system=system), 7, 32)
+    groups = build_sgd(network, recipe.optimization, fused=False).param_groups
+    by_number = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = {group["name"]: {by_number[id(parameter)] for parameter in group["params"]} for group in groups}
+    assert {group["name"]: (group["lr"], group["weight_decay"]) for group in groups} == {
+        "weights": (0.1, 1e-4),
+        "norms": (0.1, 0),
+    }
+    assert all(group["nesterov"] and group["momentum"] == 0.9 for group in groups)
+    norms = [name for name, module in network.named_modules() if "BatchNorm" in type(module).__name__]
+    assert found["norms"] == {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
+    assert found["weights"] == set(by_number.values()) - found["norms"]
+    assert "fc.bias" in found["weights"]
+
+
 def test_frozen_parameters_are_in_no_group():
     network = build_network(SMALL, 3, 4)
     frozen = network.get_parameter("conv1.weight").requires_grad_(False)
@@ -132,6 +151,28 @@ def test_step_schedule():
     assert [schedule(step) for step in (0, 499, 500, 749, 750, 899, 900, 999)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     )
+
+
+def test_schedule_of_slowfast():
+    """The authors' rule (slowfast/utils/lr_policy.py), written again: half a cosine over all epochs; before the 34th a
+    line from 0.01 to where the cosine then is."""
+    optimization = RECIPES["k400-slowfast-4x16"].optimization
+    schedule = build_schedule(optimization, steps_per_epoch=10)
+
+    def cosine(epoch):
+        return 0.1 * (math.cos(math.pi * epoch / 196) + 1) * 0.5
+
+    for step in range(1960):
+        epoch = step / 10
+        expected = 0.01 + (cosine(34) - 0.01) * epoch / 34 if epoch < 34 else cosine(epoch)
+        assert optimization.lr * schedule(step) == pytest.approx(expected, rel=1e-12)
+    doubled = replace(optimization, batch_size=128, scale_lr=True)
+    assert doubled.scaled_lr * build_schedule(doubled, 10)(0) == pytest.approx(0.02)
+
+
+def test_a_line_meets_the_steps_of_a_schedule():
+    schedule = build_schedule(Optimization(epochs=4, milestones=(1,), warmup_epochs=2, warmup_start=0.5), 2)
+    assert [schedule(step) for step in range(5)] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
 
 
 def test_warmup_rises_in_a_line():
