@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import tyro
 
 from tam_triton.nets import list_backbones, list_models, list_options
-from tam_triton.nets.backbones import check_backbone
+from tam_triton.nets.backbones import TIMM, check_backbone
 from tam_triton.nets.slowfast import CONFIGS
 from train.data.dataset import Views
 from train.data.entries import Split
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Backbone = str
 else:  # so that the command line offers, and an error lists, what there is
     System = Literal[tuple(list_models())]
-    Backbone = Literal[(*list_backbones(), SMALL)]
+    Backbone = Literal[(*list_backbones(), SMALL)] | str  # timm's, which only timm can list
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class Model:
     system: System = dataclasses.field(default="tanet", metadata=FORMER_KINDS)
     """TANet, or another of the paper's systems on the same backbone; c2d has no temporal modeling."""
     backbone: Backbone = "resnet50"
-    """The 2D network below. The paper trains resnet50, and for Kinetics-400 101 and 152 too. small is the demo's.
-    SlowFast has one of its own and takes resnet50 here alone."""
+    """The 2D network below, also timm's, such as timm/convnext_tiny, where it is installed. The paper trains resnet50,
+    and for Kinetics-400 101 and 152 too. small is the demo's. SlowFast has its own and takes resnet50 here alone."""
     weights: str | None = "IMAGENET1K_V1"
-    """The backbone's weights at the start, by torchvision's name; None draws them. ImageNet's in paper and script; V1
-    because it is the set that torchvision had when these were written. None for SlowFast."""
+    """The backbone's weights at the start, by torchvision's name or timm's tag, or DEFAULT; None draws them. ImageNet's
+    in paper and script; V1 because it is the set that torchvision had when these were written. None for SlowFast."""
     dropout: float = 0.5
     """Probability of dropping a feature before fc. Script: 0.5, for Something-Something V1 0.6."""
     kernel_size: int = 3
@@ -115,10 +115,7 @@ class Model:
         if self.backbone == SMALL:
             require(self, "weights", self.weights is None, "None for the small backbone")
         else:
-            try:
-                check_backbone(self.backbone, self.weights)
-            except ValueError as error:
-                raise InputError(f"model.{error}") from error
+            self._check_backbone()
         require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         require(self, "kernel_size", self.kernel_size > 0 and self.kernel_size % 2 == 1, "an odd number above 0")
         for field in ("alpha", "beta"):
@@ -128,6 +125,17 @@ class Model:
             if option.name in OPTIONS and option.name not in known:
                 holds = getattr(self, option.name) == option.default
                 require(self, option.name, holds, f"{option.default}, as {self.system} has no such option")
+
+    def _check_backbone(self) -> None:
+        known = (*list_backbones(), SMALL)
+        expected = f"one of {', '.join(map(repr, known))}, or one of timm's: '{TIMM}…'"
+        require(self, "backbone", self.backbone in known or self.backbone.startswith(TIMM), expected)
+        try:
+            check_backbone(self.backbone, self.weights)
+        except ValueError as error:
+            raise InputError(f"model.{error}") from error
+        except ImportError as error:
+            raise InputError(f"model.backbone: got {self.backbone!r}, but {error}") from error
 
     @property
     def options(self) -> dict[str, Any]:

@@ -39,11 +39,7 @@ def check_backbone(name: str, weights: WeightsEnum | str | None = None) -> Weigh
     if not isinstance(name, str):
         raise TypeError(f"backbone: got {type(name).__name__}, expected a name such as 'resnet50'")
     if name.startswith(TIMM):
-        if not _timm().is_model(name.removeprefix(TIMM)):
-            raise ValueError(f"backbone: got {name!r}, which timm does not have; see list_backbones('timm/*')")
-        if weights is not None and not isinstance(weights, str):
-            raise TypeError(f"weights: got {weights!r}, expected 'DEFAULT', a tag of timm's or None")
-        return weights
+        return _check_timm(name.removeprefix(TIMM), weights)
     if name not in (known := list_backbones()):
         raise ValueError(f"backbone: got {name!r}, expected one of {', '.join(known)}, or one of timm's: 'timm/…'")
     members = get_model_weights(name)
@@ -63,7 +59,8 @@ def build_backbone(name: str, weights: WeightsEnum | str | None = None) -> nn.Mo
             or the tag of others. They are downloaded where the cache lacks them. None leaves the network as it starts.
 
     Raises:
-        TypeError, ValueError: an unknown name, weights of another network or damaged in torch's cache.
+        TypeError, ValueError: an unknown name, or one of timm's with a tag, which is for `weights`; weights of another
+            network or damaged in torch's cache.
         ImportError: timm is needed and not installed.
     """
     weights = check_backbone(name, weights)
@@ -92,6 +89,22 @@ def as_people_count(names: Iterable[str]) -> list[str]:
 
 def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"(\d+)", name) if part]
+
+
+def _check_timm(name: str, weights: WeightsEnum | str | None) -> str | None:
+    timm, (model, _, tag) = _timm(), name.partition(".")
+    if not timm.is_model(model):
+        raise ValueError(f"backbone: got {TIMM + name!r}, which timm does not have; see list_backbones('timm/*')")
+    if tag:
+        raise ValueError(
+            f"backbone: got {TIMM + name!r}, expected {TIMM + model!r}, and the tag {tag!r} for its weights"
+        )
+    if weights is not None and not isinstance(weights, str):
+        raise TypeError(f"weights: got {weights!r}, expected 'DEFAULT', a tag of timm's or None")
+    tags = tuple(full.partition(".")[2] for full in timm.list_pretrained(model))
+    if weights is not None and weights not in (known := ("DEFAULT", *tags) if tags else ()):
+        raise ValueError(f"weights: got {weights!r}, expected one of {known} or None for {TIMM + model}")
+    return weights
 
 
 def _timm() -> Any:

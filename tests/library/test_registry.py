@@ -212,6 +212,9 @@ def test_lists() -> None:
         (("tanett",), {}, ValueError, "system: got 'tanett', expected one of c2d, .*tanet_r"),
         (("tanet", "resnet51"), {}, ValueError, "backbone: got 'resnet51', expected one of .*resnet50"),
         (("tanet", "timm/nothing"), {}, ValueError, "backbone: got 'timm/nothing'"),
+        (("tanet", "timm/resnet18.a1_in1k"), {}, ValueError, "expected 'timm/resnet18', and the tag 'a1_in1k' for"),
+        (("tanet", "timm/resnet18"), {"weights": "V1"}, ValueError, r"weights: got 'V1', expected .*'a1_in1k'"),
+        (("tanet", "timm/test_vit2"), {"weights": 1}, TypeError, "weights: got 1, expected 'DEFAULT'"),
         (("tanet",), {"kernelsize": 5}, TypeError, "kernelsize: got an option .*'kernel_size', 'alpha'"),
         (
             ("c2d",),

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -253,6 +254,18 @@ SLOWFAST = Model(system="slowfast_4x16", weights=None)
             {"backbone": "vgg"},
             r"model\.backbone: got 'vgg', expected one of 'convnext_base', .*'resnet50', .*'small'",
         ),
+        (Model, {"backbone": 50}, r"model\.backbone: got 50, expected one of 'convnext_base', .* or a text"),
+        (Model, {"backbone": "timm/nothing"}, r"model\.backbone: got 'timm/nothing', which timm does not have"),
+        (
+            Model,
+            {"backbone": "timm/test_resnet"},
+            r"model\.weights: got 'IMAGENET1K_V1', expected one of \('DEFAULT', 'r160_in1k'\) or None",
+        ),
+        (
+            Model,
+            {"backbone": "timm/test_resnet.r160_in1k"},
+            r"got 'timm/test_resnet\.r160_in1k', expected 'timm/test_resnet', and the tag 'r160_in1k' for its weights",
+        ),
         (Model, {"backbone": "small"}, r"model\.weights: got 'IMAGENET1K_V1', expected None for the small backbone"),
         (Model, {"weights": "V9"}, r"model\.weights: got 'V9', expected one of \('IMAGENET1K_V1', "),
         (Model, {"system": "i4d"}, r"model\.system: got 'i4d', expected one of 'c2d', .*'tanet', .*'tsm'"),
@@ -282,6 +295,15 @@ SLOWFAST = Model(system="slowfast_4x16", weights=None)
 def test_impossible_values(make, fields, message):
     with pytest.raises(InputError, match=message):
         make(**fields)
+
+
+def test_backbones_of_timm(monkeypatch):
+    for weights in (None, "DEFAULT", "in12k_ft_in1k"):
+        options = ["--model.backbone", "timm/convnext_tiny", "--model.weights", str(weights)]
+        assert parse("k400-8f", *options).recipe.model == Model(backbone="timm/convnext_tiny", weights=weights)
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    with pytest.raises(InputError, match=r"model\.backbone: got 'timm/convnext_tiny', but .* need timm: pip install"):
+        Model(backbone="timm/convnext_tiny", weights=None)
 
 
 def without_lr(plain):

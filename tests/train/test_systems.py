@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 
 from tam_triton.nets.registry import SYSTEMS
@@ -58,9 +59,8 @@ def config_for(system, out, data):
     return replace(config, recipe=replace(recipe, **changes))
 
 
-@pytest.mark.parametrize("system", [*SYSTEMS, "slowfast_4x16", "slowfast_8x8", "slowfast_tam_4x16"])
-def test_fit_then_test_then_predict(system, data, tmp_path):
-    config = config_for(system, tmp_path / "run", data)
+def fit_then_test_then_predict(config, tmp_path):
+    data, system = config.recipe.data, config.recipe.model.system
     outcome = run_fit(config)
     assert outcome.steps == 4
     last = tmp_path / "run/checkpoints/step-00000004.pt"
@@ -74,6 +74,44 @@ def test_fit_then_test_then_predict(system, data, tmp_path):
     assert [line["val"]["top1"] for line in epochs if line["event"] == "epoch"][-1] == accuracy.top1
     ranking = predict(trained, next(data.val.parent.glob("val/*.mp4")), top=CLASSES)
     assert sum(answer.probability for answer in ranking) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("system", [*SYSTEMS, "slowfast_4x16", "slowfast_8x8", "slowfast_tam_4x16"])
+def test_fit_then_test_then_predict(system, data, tmp_path):
+    fit_then_test_then_predict(config_for(system, tmp_path / "run", data), tmp_path)
+
+
+@pytest.mark.parametrize("backbone", ["timm/test_resnet", "timm/test_convnext", "timm/test_efficientnet"])
+def test_on_backbones_of_timm(backbone, data, tmp_path):
+    config = config_for("tanet", tmp_path / "run", data)
+    model = replace(config.recipe.model, backbone=backbone)
+    fit_then_test_then_predict(replace(config, recipe=replace(config.recipe, model=model)), tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", "r160_in1k"])
+def test_weights_of_timm(weights, monkeypatch):
+    """What timm would download is what the network starts with, but for its head; a checkpoint asks for no download."""
+    torch.manual_seed(1)
+    published = {
+        name: torch.rand_like(value.float()) for name, value in timm.create_model("test_resnet").state_dict().items()
+    }
+    asked = []
+
+    def download(name, *arguments, **options):
+        asked.append(name)
+        return dict(published)
+
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", download)
+    model = Model("tanet", "timm/test_resnet", weights=weights)
+    state = build_network(model, CLASSES, 4).state_dict()
+    assert asked == ["timm/test_resnet.r160_in1k"]
+    assert published.keys() < state.keys()
+    for name, value in published.items():
+        if not name.startswith("fc."):
+            assert torch.equal(state[name].float(), value.to(state[name].dtype).float())
+    check_network(model, CLASSES, 4)
+    build_network(model, CLASSES, 4, pretrained=False)
+    assert len(asked) == 1
 
 
 def test_what_does_not_go_together_is_refused_before_anything_is_written(data, tmp_path):
