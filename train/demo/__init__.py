@@ -1,1 +1,1 @@
-"""The demo: synthetic videos, two networks trained side by side on them, and pictures of what they learned."""
+"""The demo: synthetic videos, networks trained side by side on them, and pictures of what they learned."""

@@ -3,18 +3,23 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from train.demo.render import Task
+from train.demo.render import CLASS_NAMES, Task
 from train.demo.synthetic import DatasetSpec
+from train.errors import InputError
 from train.fields import check_types, require
-from train.recipes import RECIPES, Recipe
+from train.networks import check_network
+from train.recipes import RECIPES, Recipe, System
 
 # What fits into some minutes on two cores: epochs, training videos, validation videos.
 SIZES: dict[Task, tuple[int, int, int]] = {"order": (8, 600, 150), "motion": (16, 800, 200)}
 
+NAMES = {"c2d": "C2D", "tanet": "TANet"}
+"""As tables and pictures have them; other systems have their own there."""
+
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Train a small TANet, and beside it the same network without TAM, on synthetic video files; then compare them.
+    """Train a small TANet, and beside it the same network without TAM, or any systems, on synthetic video files.
 
     The same options on the same machine give the same numbers, whatever the number of workers.
     """
@@ -40,27 +45,36 @@ class DemoConfig:
     threads: int = 1
     """Threads that torch computes with. Another number gives other rounding, and so other numbers; with two, networks
     this small are hardly faster, and the videos are decoded on the other core."""
+    systems: tuple[System, ...] = ("c2d", "tanet")
+    """Which networks are trained side by side and compared: any systems on the demo's backbone."""
 
     def check(self) -> None:
-        """Raise InputError for an option that cannot be used."""
+        """Raise InputError for an option that cannot be used, or a system that the demo's backbone cannot have."""
         check_types(self)
         require(self, "tasks", len(self.tasks) > 0, "at least one")
+        require(self, "systems", 0 < len(set(self.systems)) == len(self.systems), "at least one, none of them twice")
         require(self, "lr", self.lr > 0, "a number above 0")
         minima = {"seed": 0, "epochs": 1, "train_videos": 1, "val_videos": 1, "workers": 0, "threads": 1}
         for name, least in {**minima, "batch_size": 2}.items():  # BatchNorm needs two clips
             value = getattr(self, name)
             require(self, name, value is None or value >= least, f"at least {least}")
+        for system in self.systems:
+            try:
+                recipe = self.recipe(self.tasks[0], system)
+                check_network(recipe.model, len(CLASS_NAMES[self.tasks[0]]), recipe.sampling.num_segments)
+            except InputError as error:
+                raise InputError(f"systems: {system}: {error}") from error
 
     def dataset(self, task: Task) -> DatasetSpec:
         """The videos of `task`."""
         _, train, val = SIZES[task]
         return DatasetSpec(task, self.train_videos or train, self.val_videos or val, self.seed)
 
-    def recipes(self, task: Task) -> dict[str, Recipe]:
-        """The demo's recipe, with the options that were given, for the two networks, which alone differ."""
+    def recipe(self, task: Task, system: str) -> Recipe:
+        """The demo's recipe, with the options that were given."""
         demo, epochs = RECIPES["demo"], self.epochs or SIZES[task][0]
         optimization = replace(demo.optimization, batch_size=self.batch_size, lr=self.lr, epochs=epochs)
         # The data are the demo's own, so whatever share of them is damaged is to be seen in its report.
         data = replace(demo.data, max_bad_share=1.0)
-        tanet = replace(demo, optimization=optimization, data=data, seed=self.seed)
-        return {"C2D": replace(tanet, model=replace(demo.model, system="c2d")), "TANet": tanet}
+        model = replace(demo.model, system=system)
+        return replace(demo, model=model, optimization=optimization, data=data, seed=self.seed)

@@ -1,4 +1,7 @@
-"""The demo: TANet beside the same network without TAM, on video files whose classes no single frame tells apart."""
+"""The demo: TANet beside the same network without TAM, on video files whose classes no single frame tells apart.
+
+Other systems can stand in their places, any number of them.
+"""
 
 import time
 from collections import Counter
@@ -11,7 +14,7 @@ from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.loader import Loading
 from train.data.sources import read_class_names, read_list
-from train.demo.config import DemoConfig
+from train.demo.config import NAMES, DemoConfig
 from train.demo.plots import learned_kernels, plot_curves, plot_kernels
 from train.demo.render import Task
 from train.demo.report import TaskResult, describe_results
@@ -33,20 +36,22 @@ def run_demo(config: DemoConfig) -> list[TaskResult]:
         log.write("config", **asdict(config))
         results = [_run_task(config, task, log) for task in dict.fromkeys(config.tasks)]
     plot_curves(config.out / "curves.png", {result.task: (result.history, result.chance) for result in results})
-    plot_kernels(config.out / "kernels.png", {result.task: result.kernels for result in results})
+    (config.out / "kernels.png").unlink(missing_ok=True)  # of an earlier run, which may have had a TANet
+    if "tanet" in config.systems:
+        plot_kernels(config.out / "kernels.png", {result.task: result.kernels for result in results})
     print(describe_results(results, config.out))
     return results
 
 
 def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
-    """Write the videos, train the networks on them side by side, save them, and look at TANet's kernels."""
+    """Write the videos, train the networks on them side by side, save them, and look at the kernels of a TANet."""
     started = time.monotonic()
     root = prepare_dataset(config.out / "data", config.dataset(task))
     class_names = read_class_names(root / "classes.txt")
     train, val = (read_list(root / f"{name}.txt", class_names) for name in ("train", "val"))
 
-    recipes, loading = config.recipes(task), Loading(config.workers)
-    recipe = recipes["TANet"]  # C2D's differs in the network alone
+    recipes = {NAMES.get(system, system): config.recipe(task, system) for system in config.systems}
+    recipe, loading = next(iter(recipes.values())), Loading(config.workers)  # the others' differ in the network alone
 
     # Small enough to be decoded once and kept: some 100 kB a clip.
     val_clips = EvaluationClips(val, recipe.sampling, recipe.validation)
@@ -58,7 +63,7 @@ def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
     order = TrainingBatches(len(train), config.batch_size, epochs, config.seed)
     clips = TrainingClips(train, recipe.sampling, recipe.augmentation, config.seed)
     batches, steps = training_batches(clips, order, loading), order.steps_per_epoch
-    learners = {kind: _learner(of_kind, len(class_names), steps) for kind, of_kind in recipes.items()}
+    learners = {name: _learner(recipe, len(class_names), steps) for name, recipe in recipes.items()}
     failures, history = FailureTally(len(train), recipe.data.max_bad_share), list[EpochResult]()
 
     def on_epoch(result: EpochResult) -> None:
@@ -68,16 +73,16 @@ def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
     train_side_by_side(learners, batches, steps, epochs, val_batches, on_epoch, failures, f"training on {task}")
     batches.close()
 
-    for kind, learner in learners.items():
-        trained = TrainedNetwork(learner.network, recipes[kind], class_names)
-        save_checkpoint(config.out / f"{task}-{kind.lower()}.pt", trained)
+    for name, learner in learners.items():
+        trained = TrainedNetwork(learner.network, recipes[name], class_names)
+        save_checkpoint(config.out / f"{task}-{recipes[name].model.system}.pt", trained)
     result = TaskResult(
         task,
         chance=1 / len(class_names),
         videos=(len(train), len(val)),
         seconds=time.monotonic() - started,
         history=history,
-        kernels=learned_kernels(learners["TANet"].network, val_batches),
+        kernels=learned_kernels(learners["TANet"].network, val_batches) if "TANet" in learners else {},
         substituted=failures.counts,
         left_out=Counter(failure for batch in val_batches for failure in batch.failures),
     )
@@ -89,7 +94,7 @@ def _run_task(config: DemoConfig, task: Task, log: JsonLines) -> TaskResult:
 
 
 def _learner(recipe: Recipe, num_classes: int, steps_per_epoch: int) -> Learner:
-    """A network and its optimizer as `recipe` says; equal seeds give both networks equal backbones."""
+    """A network and its optimizer as `recipe` says; equal seeds give all networks equal backbones."""
     torch.manual_seed(recipe.seed)
     network = build_network(recipe.model, num_classes, recipe.sampling.num_segments)
     return Learner(network, recipe.optimization, build_schedule(recipe.optimization, steps_per_epoch))

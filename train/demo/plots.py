@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from train.metrics import Score, tally_batches
 Kernels = dict[str, Tensor]
 
 _COLORS = {"TANet": "#0b6e99", "C2D": "#d9730d"}
+_OTHER_COLORS = ("#3f7d3a", "#8b3fa0", "#b3272d", "#8a6d1f", "#5f6f8c", "#c2528b")
 # Of the taps on frames before t, the nearest first; on t; and after it.
 _PAST, _PRESENT, _FUTURE = ("#5aa7c7", "#2f6f9f", "#1b3f66"), "#4f5b66", ("#d9730d", "#ad4a0a", "#702c06")
 
@@ -31,18 +33,20 @@ def plot_curves(path: Path, tasks: Mapping[str, tuple[Sequence[EpochResult], flo
     """
     with figure(path, len(tasks), 2) as rows:
         for (loss, accuracy), (task, (history, chance)) in zip(rows, tasks.items(), strict=True):
-            for network in dict.fromkeys(result.network for result in history):
+            networks = list(dict.fromkeys(result.network for result in history))
+            others = [network for network in networks if network not in _COLORS]
+            colors = _COLORS | dict(zip(others, cycle(_OTHER_COLORS), strict=False))
+            for network in networks:
                 results = [result for result in history if result.network == network]
-                _plot_network(loss, results, lambda score: score.loss)
-                _plot_network(accuracy, results, lambda score: 100 * score.accuracy)
+                _plot_network(loss, results, colors[network], lambda score: score.loss)
+                _plot_network(accuracy, results, colors[network], lambda score: 100 * score.accuracy)
             accuracy.axhline(100 * chance, color="#888888", linestyle=":", label="chance")
             loss.set(title=f"{task}: loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
             accuracy.set(title=f"{task}: accuracy", xlabel="epoch", ylabel="top-1 (%)", ylim=(0, 103))
 
 
-def _plot_network(axes: Axes, results: Sequence[EpochResult], value: Callable[[Score], float]) -> None:
+def _plot_network(axes: Axes, results: Sequence[EpochResult], color: str, value: Callable[[Score], float]) -> None:
     epochs, name = [result.epoch for result in results], results[0].network
-    color = _COLORS.get(name)
     axes.plot(epochs, [value(r.val) for r in results], color=color, marker="o", ms=3.5, label=f"{name}, validation")
     axes.plot(epochs, [value(r.train) for r in results], color=color, ls="--", alpha=0.6, label=f"{name}, training")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -21,6 +21,7 @@ class TaskResult:
     seconds: float
     history: list[EpochResult]
     kernels: Kernels
+    """Of TANet; empty where there is none."""
     substituted: Mapping[Failure, int]
     """Training videos that could not be read, and how often another stood in."""
     left_out: Mapping[Failure, int]
@@ -34,10 +35,13 @@ class TaskResult:
 
 def describe_results(results: Sequence[TaskResult], out: Path) -> str:
     """The table, a line a task, and below it what could not be read."""
-    lines = ["", f"{'task':<10}{'chance':>9}{'C2D':>9}{'TANet':>9}{'videos':>14}{'seconds':>10}"]
+    widths = {name: max(9, len(name) + 2) for name in results[0].accuracies}
+    names = "".join(f"{name:>{width}}" for name, width in widths.items())
+    lines = ["", f"{'task':<10}{'chance':>9}{names}{'videos':>14}{'seconds':>10}"]
     for result in results:
-        shares = f"{result.chance:>9.1%}{result.accuracies['C2D']:>9.1%}{result.accuracies['TANet']:>9.1%}"
-        lines.append(f"{result.task:<10}{shares}{'{} + {}'.format(*result.videos):>14}{result.seconds:>10.0f}")
+        shares = "".join(f"{result.accuracies[name]:>{width}.1%}" for name, width in widths.items())
+        videos = "{} + {}".format(*result.videos)
+        lines.append(f"{result.task:<10}{result.chance:>9.1%}{shares}{videos:>14}{result.seconds:>10.0f}")
     lines += ["", f"Pictures, checkpoints and log are in {out}."]
     for result in results:
         for failures, fate in (

@@ -6,6 +6,7 @@ from dataclasses import replace
 import matplotlib.image
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from tam_triton import TAM
 from tests.support.video_files import bad_videos, cut_without_encoding, encode, striped_frames
@@ -18,10 +19,12 @@ from train.data.sources import read_list
 from train.data.transforms import normalize
 from train.demo.config import DemoConfig
 from train.demo.demo import run_demo
-from train.demo.plots import learned_kernels, plot_kernels
+from train.demo.plots import learned_kernels, plot_curves, plot_kernels
 from train.demo.render import CLASS_NAMES
+from train.demo.side_by_side import EpochResult
 from train.errors import InputError
 from train.evaluation.predict import predict
+from train.metrics import Score
 from train.networks import build_network
 from train.recipes import RECIPES
 
@@ -119,6 +122,57 @@ def test_bad_videos_are_counted_and_named(config, results, tmp_path, capsys):
     assert sum(line["event"] == "unreadable" for line in log_of(damaged)) == 2
 
 
+def test_any_systems(config, results, tmp_path, capsys):
+    """No TANet is among them, so there are no kernels, those of a run before neither."""
+    others = replace(config, out=tmp_path / "others", workers=0, epochs=1, systems=("tsm", "global_se", "tanet_a"))
+    others.out.mkdir()
+    (others.out / "kernels.png").touch()
+    (result,) = run_demo(others)
+    assert list(result.accuracies) == list(others.systems)
+    assert {path.name for path in others.out.iterdir()} == {
+        *("curves.png", "log.jsonl", "data"),
+        *(f"motion-{system}.pt" for system in others.systems),
+    }
+    log = log_of(others)
+    assert log[0]["systems"] == list(others.systems)
+    assert [line["network"] for line in log if line["event"] == "epoch"] == list(others.systems)
+    assert log[-1]["accuracies"] == result.accuracies
+    for system in others.systems:
+        assert load_checkpoint(others.out / f"motion-{system}.pt").recipe.model.system == system
+    header, row = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("task", "motion "))]
+    assert header.split() == ["task", "chance", *others.systems, "videos", "seconds"]
+    assert len(header) == len(row)
+    for system, accuracy in result.accuracies.items():
+        end = header.index(f" {system} ") + len(system) + 1
+        assert row[:end].split()[-1] == f"{accuracy:.1%}"
+
+
+def test_one_system_alone_learns_as_beside_others(config, results, tmp_path):
+    alone = replace(config, out=tmp_path / "alone", workers=0, systems=("tanet",))
+    run_demo(alone)
+    first, second = ([line for line in log_of(c) if line.get("network") == "TANet"] for c in (config, alone))
+    assert first == second
+    assert (config.out / "kernels.png").read_bytes() == (alone.out / "kernels.png").read_bytes()
+
+
+def test_every_network_has_a_color_of_its_own(tmp_path, monkeypatch):
+    drawn: dict[str, set] = {}
+    plot = Axes.plot
+
+    def noted(self, *arguments, **options):
+        drawn.setdefault(options["label"].split(",")[0], set()).add(options["color"])
+        return plot(self, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    score = Score(correct=1, correct_top5=2, total=2, loss=1.0)
+    names = ("C2D", "tsm", "TANet", "global", "local")
+    history = [EpochResult(name, epoch, 0.1, score, score) for epoch in (1, 2) for name in names]
+    plot_curves(tmp_path / "curves.png", {"order": (history, 0.2)})
+    assert list(drawn) == list(names)
+    assert len(set.union(*drawn.values())) == len(names)  # one for validation and training, and nobody else's
+    assert (drawn["C2D"], drawn["TANet"]) == ({"#d9730d"}, {"#0b6e99"})
+
+
 def test_learned_kernels_are_those_of_the_modules(config, results, tmp_path):
     torch.manual_seed(0)
     network = build_network(RECIPES["demo"].model, num_classes=8, num_segments=8).eval()
@@ -193,11 +247,17 @@ def test_errors_of_predict_are_one_line(config, results, tmp_path, capfd):
         (["--seed", "-1"], "seed: got -1, expected at least 0"),
         (["--lr", "nan"], "lr: got nan, expected a finite number"),
         (["--tasks"], "tasks: got (), expected at least one"),
+        (["--systems"], "systems: got (), expected at least one, none of them twice"),
+        (["--systems", "tsm", "tsm"], "systems: got ('tsm', 'tsm'), expected at least one, none of them twice"),
+        (["--systems", "c2d", "i3d"], "systems: i3d: model: "),
+        (["--systems", "slowfast_4x16"], "systems: slowfast_4x16: model.backbone: got 'small', expected resnet50"),
         (["--train-videos", "8", "--val-videos", "8", "--batch-size", "9"], "number of videos, 8; got 9"),
     ],
 )
 def test_errors_of_demo_are_one_line(tmp_path, capsys, options, message):
     assert main(["demo", "--out", str(tmp_path / "out"), "--workers", "0", *options]) == 1
+    if "--systems" in options:
+        assert not (tmp_path / "out").exists()
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
