@@ -160,8 +160,9 @@ class Optimization:
     """Paper and script: 100 for Kinetics-400, 50 for Something-Something."""
     schedule: Literal["step", "cosine"] = "step"
     """step divides the learning rate after each of `milestones` (paper); cosine lets it fall to zero (SlowFast)."""
-    milestones: tuple[int, ...] = (50, 75, 90)
-    """After how many epochs the learning rate is divided. Paper and script: 50 75 90 and 30 40 45."""
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """After how many epochs the learning rate is divided; below 1, after what share of them. Paper and script: after
+    50, 75 and 90 of 100 epochs for Kinetics-400, after 30, 40 and 45 of 50 for Something-Something."""
     lr_divisor: float = 10.0
     """By what. Paper."""
     warmup_epochs: float = 0.0
@@ -197,13 +198,19 @@ class Optimization:
         start = self.warmup_start
         require(self, "warmup_start", start is None or 0 <= start <= 1, "a share of lr from 0 to 1, or None")
         if self.schedule == "step":
-            rising = self.milestones == tuple(sorted(set(self.milestones)))
-            fit = rising and all(1 <= milestone < self.epochs for milestone in self.milestones)
-            require(self, "milestones", fit, f"numbers that rise, from 1 to below epochs ({self.epochs})")
+            ends = self.milestone_epochs
+            fit = ends == tuple(sorted(set(ends))) and all(0 < end < self.epochs for end in ends)
+            expected = f"numbers that rise: of epochs, below {self.epochs}, or shares of them, below 1"
+            require(self, "milestones", fit, expected)
         require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
         require(self, "nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0")
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "a number above 0")
+
+    @property
+    def milestone_epochs(self) -> tuple[float, ...]:
+        """The milestones, all in epochs."""
+        return tuple(round(m * self.epochs, 6) if m < 1 else m for m in self.milestones)
 
     @property
     def scaled_lr(self) -> float:
@@ -286,7 +293,7 @@ SOMETHING_V1 = Recipe(
     model=Model(dropout=0.6),
     sampling=Sampling("segments", num_segments=8),
     augmentation=Augmentation(flip=0.0),
-    optimization=Optimization(epochs=50, milestones=(30, 40, 45), weight_decay=1e-3),
+    optimization=Optimization(epochs=50, milestones=(0.6, 0.8, 0.9), weight_decay=1e-3),
     validation=CENTER,
     test=replace(CENTER, placement="spread"),
 )
@@ -300,7 +307,7 @@ SOMETHING_V2 = Recipe(
     sampling=Sampling("segments", num_segments=8),
     augmentation=Augmentation(flip=0.5),
     optimization=Optimization(
-        batch_size=128, lr=0.02, lr_batch_size=128, epochs=50, milestones=(30, 40, 45), weight_decay=5e-4
+        batch_size=128, lr=0.02, lr_batch_size=128, epochs=50, milestones=(0.6, 0.8, 0.9), weight_decay=5e-4
     ),
     validation=CENTER,
     test=CLIPS_2_CROPS_3,
@@ -324,6 +331,21 @@ SLOWFAST = Recipe(
     validation=CENTER,
     test=replace(CLIPS_10_CROPS_3, average="probabilities"),
 )  # fmt: skip
+
+# This project's own: what the others have in common, for a data set of any size. Few clips a step, which fit into most
+# GPUs; the learning rate is Something-Something V2's for as many.
+OWN = Recipe(
+    name="own",
+    data=Data(),
+    model=Model(),
+    sampling=Sampling("segments", num_segments=8),
+    augmentation=Augmentation(flip=0.5),
+    optimization=Optimization(
+        batch_size=8, scale_lr=True, epochs=30, schedule="cosine", milestones=(), warmup_epochs=1, weight_decay=5e-4
+    ),
+    validation=CENTER,
+    test=CENTER,
+)
 
 # This project's own: small frames, a network that starts from random weights, minutes on two CPU cores.
 DEMO = Recipe(
@@ -356,6 +378,7 @@ RECIPES: dict[str, Recipe] = {
         _with_16_frames(SOMETHING_V2, SOMETHING_V2.test),
         SLOWFAST,
         replace(SLOWFAST, name="k400-slowfast-8x8", model=replace(SLOWFAST.model, system="slowfast_8x8")),
+        OWN,
         DEMO,
     )
 }
@@ -370,6 +393,7 @@ SUMMARIES: dict[str, str] = {
     "ssv2-16f": "Something-Something V2, ResNet-50, 16 frames. Published: 64.6 / 89.5 % with 2 clips × 3 crops.",
     "k400-slowfast-4x16": "Kinetics-400, SlowFast 4×16, R50. Published: 75.6 / 92.0 % with 10 clips × 3 crops.",
     "k400-slowfast-8x8": "Kinetics-400, SlowFast 8×8, R50. Published: 77.0 / 92.6 % with 10 clips × 3 crops.",
+    "own": "Videos of your own: ResNet-50 with ImageNet's weights, 8 frames from all over the video, 30 epochs.",
     "demo": "A network of 0.3 M parameters on frames of 64 pixels, for the demo's synthetic videos.",
 }
 

@@ -84,6 +84,7 @@ def test_published_weights(trained, tmp_path, monkeypatch, capsys):
         load_published(trained.network, path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.network.state_dict().items())
     monkeypatch.setitem(RECIPES, "ssv2-8f", replace(trained.recipe, name="ssv2-8f"))
+    (tmp_path / "a.mp4").touch()
     split = Split("val", (Entry(tmp_path / "a.mp4", 0),), trained.class_names)
     with IndexWriter(tmp_path / "val.jsonl", split, tmp_path, {}) as writer:
         writer.write(Checked(0, split.entries[0]))

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -39,9 +39,9 @@ LOOK_INTERVAL = 5.0
 class Loading:
     """How clips are read: it changes how fast batches come, not what is in them."""
 
-    workers: int = 4
+    workers: int = field(default_factory=lambda: min(4, len(os.sched_getaffinity(0))))
     """Processes that read, for each process that trains. With 0 the training process reads, in between, and nothing
-    guards it: a decoder that hangs or crashes takes the run with it."""
+    guards it: a decoder that hangs or crashes takes the run with it. By default 4, on smaller machines one a core."""
     prefetch: int = 2
     """Batches that each worker holds ready."""
     pin_memory: bool | None = None

@@ -7,6 +7,7 @@ again, goes on.
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ from train.data.index import Checked, Index, IndexWriter, read_index
 from train.data.killable import CRASHED, call_each, took_too_long
 from train.data.reader import Decoder, VideoError, open_frames
 from train.data.sources import Source, read_split, read_tree, split_folders
+from train.data.sources.tree import TRAIN
 from train.data.transcode import scaled_size, transcode
 from train.errors import InputError
 
@@ -70,16 +72,16 @@ class PrepareConfig:
         for name, least in {"processes": 1, "min_frames": 1, "short_side": 2, "crf": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}: must be at least {least}, got {getattr(self, name)}")
-        if self.source is None and not self.dataset.is_dir():
-            if not self.dataset.exists():
-                raise InputError(f"{self.dataset}: no such file or directory")
-            raise InputError(f"source: is needed for a file such as {self.dataset}, one of {', '.join(LISTS)}")
         if not 0 < self.timeout < float("inf"):
             raise InputError(f"timeout: must be a positive number of seconds, got {self.timeout}")
 
     @property
     def form(self) -> Source:
-        """Of the data set."""
+        """Of the data set. Raises InputError where it has to be named."""
+        if self.source is None and not self.dataset.is_dir():
+            if not self.dataset.exists():
+                raise InputError(f"{self.dataset}: no such file or directory")
+            raise InputError(f"source: is needed for a file such as {self.dataset}, one of {', '.join(LISTS)}")
         return self.source or "tree"
 
     @property
@@ -121,8 +123,16 @@ def _prepare_all(config: PrepareConfig) -> list[Index]:
     for folder, split in zip(folders, splits, strict=True):
         if config.classes is None and (absent := [name for name in class_names if name not in split.class_names]):
             print(f"note: {folder}: has no clip of {', '.join(absent)}", file=sys.stderr)
-    given = None if config.classes else class_names
-    return [prepare(replace(config, dataset=folder), given) for folder in folders]
+    given, parts = None if config.classes else class_names, []
+    for folder in folders:
+        target = config.transcode and config.transcode / folder.name  # clips of two splits may have one name
+        parts.append(replace(config, dataset=folder, transcode=target))
+    indices = [prepare(part, given) for part in parts]
+    train = [shlex.quote(str(part.index)) for part in parts if part.dataset.name.lower() in TRAIN]
+    others = [shlex.quote(str(part.index)) for part in parts if part.dataset.name.lower() not in TRAIN]
+    if train and others:
+        print(f"next: python -m train fit own --data.train {train[0]} --data.val {others[-1]}")
+    return indices
 
 
 def prepare(config: PrepareConfig, class_names: Sequence[str] | None = None) -> Index:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from train.errors import InputError
 from train.evaluation.scores import VideoScores
+from train.metrics import accuracy_text
 
 SCORES = "scores.npz"
 
@@ -36,16 +37,16 @@ def describe(scores: VideoScores, whole: str = "of the index") -> str:
 
     Raises InputError if no video has scores.
     """
-    accuracy = scores.accuracy()
+    accuracy, classes = scores.accuracy(), len(scores.class_names)
     causes = "".join(f", {count} {cause}" for cause, count in scores.causes.items())
     lines = [
         f"tested {accuracy.videos} of {scores.entries} videos {whole}{causes}",
-        f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} of {accuracy.videos} videos",
+        f"{accuracy_text(accuracy.top1, accuracy.top5, classes)} of {accuracy.videos} videos",
     ]
     if scores.missing:
         lines.append(
             f"missing: {accuracy.missing} of {scores.entries} videos, which are in neither number; "
-            f"top-1 {accuracy.top1_of_all:.2%}, top-5 {accuracy.top5_of_all:.2%} if they count as wrong"
+            f"{accuracy_text(accuracy.top1_of_all, accuracy.top5_of_all, classes)} if they count as wrong"
         )
         lines += [f"  {missing.video}: {missing.reason}" for missing in scores.missing[:_SHOWN]]
         if len(scores.missing) > _SHOWN:

@@ -7,8 +7,8 @@ from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
 from train.data.index import Index, read_index, require_some
-from train.data.mirroring import describe_flips
 from train.errors import InputError
+from train.fit import announce
 from train.fit.config import FitConfig
 from train.fit.learner import Learner
 from train.fit.meter import Meter
@@ -71,6 +71,7 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             checkpoints=checkpoints,
             clips=TrainingClips(train, recipe.sampling, recipe.augmentation, seed, recipe.data.decoder),
             order=order,
+            validation_split=val,
             validation=evaluation_batches(views, max(1, size // team.size), loading, team.rank, team.size),
             loading=loading,
             learner=learner,
@@ -87,14 +88,11 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
                 f"{len(both)} of the {len(val)} validation videos are trained on too, such as {min(both)}: the score "
                 "says nothing of others"
             )
-        names = zip(train.class_names, run.clips.mirrored, strict=True)
-        alone = [repr(name) for name, partner in names if partner is None]
-        if alone and recipe.augmentation.flip > 0:
-            log.say(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
-        # The published data sets' names are known to be told by their words.
-        if recipe.data.num_classes is None and recipe.augmentation.flip > 0 and recipe.augmentation.mirrored is None:
-            log.say(describe_flips(train.class_names, run.clips.mirrored))
-        return run.train()
+        log.say(announce.beginning(run))
+        outcome = run.train()
+        if outcome.signal is None:
+            log.say(announce.end(run))
+        return outcome
 
 
 def _check_data(recipe: Recipe, train: Split, val: Split) -> None:

@@ -93,7 +93,7 @@ def build_schedule(optimization: Optimization, steps_per_epoch: int) -> Schedule
     """
     num_steps = optimization.epochs * steps_per_epoch
     warmup = optimization.warmup_epochs * steps_per_epoch
-    ends = [milestone * steps_per_epoch for milestone in optimization.milestones]
+    ends = [milestone * steps_per_epoch for milestone in optimization.milestone_epochs]
 
     def falling(step: float, rise: float = 1.0) -> float:
         if optimization.schedule == "cosine":

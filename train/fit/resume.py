@@ -1,5 +1,7 @@
 """How a run goes on from another's checkpoint, and what makes the two the same run."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from train.data.entries import Split, fingerprint
@@ -7,6 +9,7 @@ from train.data.mirroring import read_mirrored
 from train.errors import InputError
 from train.fields import from_plain, to_plain
 from train.fit.config import Compute
+from train.fit.optimizer import build_schedule
 from train.fit.run import Run
 from train.recipes import Recipe
 
@@ -46,16 +49,27 @@ def resume(run: Run) -> None:
             f"{run.config.out}: holds a run of an older version, which this one cannot go on with; its networks can be "
             "used and tested as before"
         )
-    if differing := differences(state["identity"], run.identity):
+    former = _recipe(state["identity"]).optimization
+    schedule, steps_per_epoch = run.trained.recipe.optimization, run.order.steps_per_epoch
+    is_longer = schedule.epochs > former.epochs
+    lengthened = ("recipe.optimization.epochs", "recipe.optimization.milestones") if is_longer else ()
+    if differing := differences(state["identity"], run.identity, lengthened):
         raise InputError(
             f"{run.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
-            f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ"
+            f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ, and the epochs may become more"
         )
     run.load(state)
     steps = run.learner.steps
     run.log.rewind(steps, run.validated)
     run.log.event("resume", step=steps, processes=size)
     run.log.say(f"resumed at step {steps}, {steps / run.order.steps_per_epoch:.2f} epochs")
+    if is_longer:
+        before, now = (build_schedule(each, steps_per_epoch)(steps) for each in (former, schedule))
+        run.log.warn(
+            f"lengthened from {former.epochs} to {schedule.epochs} epochs: the learning rate goes on at {now:.3g} of "
+            f"what it began with, as the schedule of {schedule.epochs} epochs has it, where it was {before:.3g}; so "
+            "the numbers will not be those of an unbroken run"
+        )
     if (size, accumulate) != (state["processes"], state["accumulate"]):
         run.log.warn(
             f"the checkpoint is of {state['processes']} processes × {state['accumulate']} parts, this run has {size} × "
@@ -74,19 +88,26 @@ def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> 
     return {"recipe": to_plain(recipe), "compute": to_plain(compute), "data": data}
 
 
-def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(saved: dict[str, Any], now: dict[str, Any], may_differ: Sequence[str] = ()) -> list[str]:
     """What differs in two runs' descriptions and must not, each as `field: was this, is that`; empty for one run.
 
-    The one that was saved may be of before a field got its name or was added. InputError where it is no description.
+    Beside `MAY_DIFFER` the fields `may_differ` may. The run that was saved may be of before a field got its name or was
+    added. InputError where it is no description.
     """
-    recipe = to_plain(from_plain(Recipe, saved["recipe"], "recipe"))
-    before, after = _flat(saved | {"recipe": recipe}), _flat(now)
-    free = tuple(f"{field}." for field in MAY_DIFFER)
+    before, after = (_flat(run | {"recipe": to_plain(_recipe(run))}) for run in (saved, now))
+    free = tuple(f"{field}." for field in (*MAY_DIFFER, *may_differ))
     return [
         f"{field}: was {before.get(field)!r}, is {after.get(field)!r}"
         for field in sorted(before.keys() | after.keys())
         if before.get(field) != after.get(field) and not f"{field}.".startswith(free)
     ]
+
+
+def _recipe(run: dict[str, Any]) -> Recipe:
+    """Of a run's description; shares of the epochs as epochs, which they are for as many."""
+    recipe = from_plain(Recipe, run["recipe"], "recipe")
+    milestones = tuple(float(end) for end in recipe.optimization.milestone_epochs)
+    return replace(recipe, optimization=replace(recipe.optimization, milestones=milestones))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

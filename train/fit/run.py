@@ -15,6 +15,7 @@ from torch import Tensor
 from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import Batch, FailureTally, TrainingBatches, training_batches
 from train.data.dataset import Failure, TrainingClips
+from train.data.entries import Split
 from train.data.loader import GuardedLoader, Loading
 from train.errors import InputError
 from train.fit.config import FitConfig
@@ -22,7 +23,7 @@ from train.fit.learner import Learner
 from train.fit.meter import Meter
 from train.fit.stopping import FiniteWatch, Outcome, Stopped, StopRequest, Verdict
 from train.log import RunLog
-from train.metrics import Score, Tally, tally_batches
+from train.metrics import Score, Tally, accuracy_text, tally_batches
 from train.precision import seed_generators
 from train.team import Team
 
@@ -41,6 +42,7 @@ class Run:
 
     clips: TrainingClips
     order: TrainingBatches
+    validation_split: Split
     validation: GuardedLoader[Batch]
     """This process' part of the validation videos."""
     loading: Loading
@@ -175,10 +177,10 @@ class Run:
         train = Tally(self.team.total(self.learner.tally.sums())).score()
         self.learner.tally, self.validated = Tally(), epoch
         scores = {"train": _described(train), "val": _described(val) | {"left_out": len(left_out)}}
+        accuracy = accuracy_text(val.accuracy, val.accuracy_top5, len(self.trained.class_names))
         text = (
             f"epoch {epoch}/{self.order.epochs}  training loss {train.loss:.4f}, top-1 {train.accuracy:.2%}  "
-            f"validation loss {val.loss:.4f}, top-1 {val.accuracy:.2%}, top-5 {val.accuracy_top5:.2%} of {val.total} "
-            "videos"
+            f"validation loss {val.loss:.4f}, {accuracy} of {val.total} videos"
         )
         self.log.epoch(step, epoch, scores, text)
         if left_out:

@@ -111,4 +111,4 @@ def test_nothing_usable_is_a_failure(tmp_path, capsys):
         run_prepare(PrepareConfig(tmp_path / "b"))
     (tmp_path / "list.txt").write_text("x 0\n")
     with pytest.raises(InputError, match=r"source: is needed for a file such as .*list\.txt, one of list, frames_list"):
-        PrepareConfig(tmp_path / "list.txt")
+        run_prepare(PrepareConfig(tmp_path / "list.txt"))

@@ -153,6 +153,15 @@ def test_step_schedule():
     )
 
 
+def test_milestones_as_shares_of_the_epochs():
+    """So any number of epochs has all of the schedule."""
+    optimization = replace(RECIPES["k400-8f"].optimization, epochs=2)
+    schedule = build_schedule(optimization, steps_per_epoch=10)
+    assert [schedule(step) for step in (9, 10, 14, 15, 17, 18)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01, 0.001])
+    in_epochs = replace(optimization, milestones=(1, 1.5, 1.8))
+    assert optimization.milestone_epochs == in_epochs.milestones
+
+
 def test_schedule_of_slowfast():
     """The authors' rule (slowfast/utils/lr_policy.py), written again: half a cosine over all epochs; before the 34th a
     line from 0.01 to where the cosine then is."""

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped and resumed. The unbroken run's weights, momentum and scores are the measure."""
 
+import copy
 import json
 import math
 import os
@@ -17,11 +18,14 @@ import torch
 
 from tests.support.fit_runs import Videos, equal_bits, final_bits, finish, log_of, run_one, tiny_config
 from train.checkpoint import RunCheckpoints, read_checkpoint
+from train.fields import to_plain
 from train.fit.learner import Learner
+from train.fit.resume import differences
 from train.fit.run import Run
 from train.fit.stopping import stop_on_signals
 from train.metrics import Score
 from train.precision import seed_generators
+from train.recipes import RECIPES
 
 
 def scenario(*arguments):
@@ -238,6 +242,37 @@ def test_checkpoint_cut_short(tmp_path, videos, whole, monkeypatch, capsys):
     assert f"warning: {warning['message']}" in capsys.readouterr().out
     assert log_of(config, "resume")[0]["step"] == 8
     assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_a_run_can_be_lengthened(tmp_path, videos, whole, capsys):
+    """And it says what that means."""
+    config = replace(whole, out=tmp_path / "run", resume=True)
+    shutil.copytree(whole.out, config.out)
+
+    def with_optimization(**changes):
+        recipe = config.recipe
+        return replace(config, recipe=replace(recipe, optimization=replace(recipe.optimization, **changes)))
+
+    assert run_one(with_optimization(epochs=2), videos) == 1
+    assert "recipe.optimization.epochs: was 3, is 2" in capsys.readouterr().err
+    assert run_one(with_optimization(epochs=4), videos) == 0
+    said = capsys.readouterr().out
+    assert "lengthened from 3 to 4 epochs: the learning rate goes on at 0.146 of what it began with" in said
+    assert "where it was 0; so the numbers will not be those of an unbroken run" in said
+    assert [line["step"] for line in log_of(config, "epoch")] == [5, 10, 15, 20]
+    assert run_one(with_optimization(epochs=4), videos) == 0  # nothing is left to do
+    assert "lengthened from" not in capsys.readouterr().out
+    assert "done: the best of 4 epochs is number" in said
+
+
+def test_milestones_in_epochs_and_as_shares_are_the_same_run():
+    """As those of runs that began before milestones could be shares."""
+    now = {"recipe": to_plain(RECIPES["k400-8f"])}
+    before = copy.deepcopy(now)
+    before["recipe"]["optimization"]["milestones"] = [50, 75, 90]
+    assert differences(before, now) == []
+    before["recipe"]["optimization"]["milestones"] = [50, 75, 95]
+    assert differences(before, now) == ["recipe.optimization.milestones: was [50.0, 75.0, 95.0], is [50.0, 75.0, 90.0]"]
 
 
 def test_another_recipe_is_refused(tmp_path, videos, monkeypatch, capsys):

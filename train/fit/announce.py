@@ -1,0 +1,49 @@
+"""What a run says for people at its beginning and at its end."""
+
+import shlex
+
+from train.data.mirroring import describe_flips
+from train.fit.run import Run
+
+
+def beginning(run: Run) -> str:
+    """What the run is about to do: data, network, schedule, and where it writes."""
+    recipe, order = run.trained.recipe, run.order
+    model, optimization, size = recipe.model, recipe.optimization, recipe.augmentation.crop_size
+    train, val = run.clips.split, run.validation_split
+    parameters = sum(parameter.numel() for parameter in run.learner.network.parameters())
+    schedule = "in a cosine to zero"
+    if optimization.schedule == "step":
+        ends = ", ".join(f"{end:g}" for end in optimization.milestone_epochs) or "no"
+        schedule = f"divided by {optimization.lr_divisor:g} after {ends} epochs"
+    lines = [
+        f"data: {len(train)} videos of {len(train.class_names)} classes to train on, {len(val)} to validate on",
+        f"network: {model.system} on {model.backbone}, {parameters:,} parameters, "
+        f"{recipe.sampling.num_segments} frames of {size} × {size} pixels",
+        f"schedule: {order.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} clips; learning rate "
+        f"{optimization.scaled_lr:g}, {schedule}",
+        f"computes on {run.team.device}, in {run.team.size} process{'es' if run.team.size > 1 else ''}; "
+        f"writes to {run.config.out}",
+    ]
+    names = zip(train.class_names, run.clips.mirrored, strict=True)
+    alone = [repr(name) for name, partner in names if partner is None]
+    if recipe.augmentation.flip > 0:
+        if alone:
+            lines.append(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
+        # The published data sets' names are known to be told by their words.
+        if recipe.data.num_classes is None and recipe.augmentation.mirrored is None:
+            lines.append(describe_flips(train.class_names, run.clips.mirrored))
+    return "\n".join(lines)
+
+
+def end(run: Run) -> str:
+    """What came of a run that took all its steps, and what can be done with it."""
+    if run.best is None:
+        return "done; no validation was good enough to be kept"
+    best = shlex.quote(str(run.checkpoints.best))
+    return (
+        f"done: the best of {run.order.epochs} epochs is number {run.best['epoch']}, top-1 {run.best['accuracy']:.2%}: "
+        f"{run.checkpoints.best}\n"
+        f"  to test it:  python -m train test {best}\n"
+        f"  to use it:   python -m train predict {best} VIDEO"
+    )
