@@ -26,13 +26,14 @@ from bench.machine import Machine, describe
 from bench.memory import Growth, growth
 from bench.timing import Time, interleaved, summary
 from bench.videos import KINDS, make_files
+from tam_triton.clips import IMAGENET_MEAN, IMAGENET_STD, normalize
 from train.data.batches import collate
 from train.data.dataset import ClipKey, TrainingClips
 from train.data.entries import Entry, Split
 from train.data.loader import GuardedLoader, Loading
 from train.data.reader.with_decord import import_decord
 from train.data.sampling import Indices
-from train.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize, random_flip
+from train.data.transforms import Augmentation, random_flip
 
 Files = Literal["k400", "k400-transcoded", "ssv2", "ssv2-transcoded"]
 

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from tam_triton.classifier import FORMAT
 from tam_triton.nets import archive
 from train.atomic import replacing
 from train.errors import InputError
 from train.fields import from_plain, to_plain
 from train.networks import build_network
 from train.recipes import Recipe
-
-FORMAT = "tam_triton/train/2"
 
 
 @dataclass(frozen=True)

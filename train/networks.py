@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from tam_triton.nets import create_model
+from tam_triton.nets.small_resnet import SMALL, SmallResNet
 from train.errors import InputError
-from train.recipes import SMALL, Model
-from train.small_resnet import SmallResNet
+from train.recipes import Model
 
 
 def build_network(model: Model, num_classes: int, num_segments: int, *, pretrained: bool = True) -> nn.Module:

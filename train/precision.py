@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.transforms import normalize
+from tam_triton.clips import normalize
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -19,6 +19,7 @@ import tyro
 from tam_triton.nets import list_backbones, list_models, list_options
 from tam_triton.nets.backbones import TIMM, check_backbone
 from tam_triton.nets.slowfast import CONFIGS
+from tam_triton.nets.small_resnet import SMALL
 from train.data.dataset import Views
 from train.data.entries import Split
 from train.data.reader import Decoder
@@ -29,8 +30,6 @@ from train.fields import ADDED, check_types, from_plain, require, to_plain
 
 T = TypeVar("T")
 
-SMALL = "small"
-"""The demo's backbone."""
 if TYPE_CHECKING:
     System = str
     Backbone = str

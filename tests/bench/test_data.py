@@ -12,11 +12,12 @@ import torch
 from bench import data, memory, videos
 from bench.__main__ import main
 from bench.timing import Time
+from tam_triton.clips import normalize
 from train.data.check import check
 from train.data.dataset import ClipKey, TrainingClips
 from train.data.entries import Entry, Split
 from train.data.index import Checked
-from train.data.transforms import Augmentation, normalize
+from train.data.transforms import Augmentation
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from tam_triton import TAM
 from tam_triton.nets import C2D, insert_tam
+from tam_triton.nets.small_resnet import SmallResNet
 from tests.support.networks import CLASSES, FRAMES, feature_maps, randomised, small_tam, small_tanet, videos
-from train.small_resnet import SmallResNet
 
 each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -12,8 +12,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from tam_triton import TAM
 from tam_triton.nets import C2D
+from tam_triton.nets.small_resnet import SmallResNet
 from tests.support.networks import CLASSES, FRAMES, feature_maps, randomised, small_tam, small_tanet, videos
-from train.small_resnet import SmallResNet
 
 CPU = torch.device("cpu")
 each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])

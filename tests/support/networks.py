@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.networks import EagerTAM
 from tam_triton import TAM
 from tam_triton.nets import TANet
-from train.small_resnet import SmallResNet
+from tam_triton.nets.small_resnet import SmallResNet
 
 FRAMES, CHANNELS, CLASSES = 3, 8, 6
 

@@ -14,7 +14,7 @@ STOREYS = (
     {"fit", "evaluation"},
     {"checkpoint"},
     {"networks"},
-    {"recipes", "metrics", "small_resnet"},
+    {"recipes", "metrics"},
     {"precision"},
     {"data"},
     {"team", "log", "fields", "figures"},

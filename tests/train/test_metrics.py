@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tam_triton.clips import normalize
 from train.data.batches import Batch, FailureTally
 from train.data.dataset import Failure
-from train.data.transforms import normalize
 from train.demo.side_by_side import train_side_by_side
 from train.errors import InputError
 from train.fit.learner import Learner

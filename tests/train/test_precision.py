@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.data.transforms import normalize
+from tam_triton.clips import normalize
 from train.precision import computing, logits_of
 
 CPU = torch.device("cpu")

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tam_triton.clips import resize_short_side, slide_crops
 from train.data.entries import Entry, Split
 from train.data.mirroring import mirrored_labels, read_mirrored
 from train.data.reader import Decoder, VideoError, open_frames
 from train.data.sampling import Indices, Sampling
-from train.data.transforms import Augmentation, resize_short_side, slide_crops
+from train.data.transforms import Augmentation
 from train.fields import check_types, require
 
 # How many videos in a row may stand in for one another before a sample counts as missing.

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tam_triton.clips import middle_frames
 from train.fields import check_types, require
 
 Indices = NDArray[np.int64]
@@ -56,9 +57,7 @@ class Sampling:
         dense: the start in the middle, span // 2. segments: the middles of the segments, int(n/T/2 + i·n/T).
         """
         n, T = _checked("num_frames", num_frames), self.num_segments
-        if self.kind == "dense":
-            return self._dense(np.asarray(self._span(n) // 2), n)
-        return _segments(np.asarray(n / T / 2), n, T)
+        return np.array(middle_frames(n, T, self.reach if self.kind == "dense" else None))
 
     def test(self, num_frames: int, clips: int) -> Indices:
         """The frames (m, T) of all m `clips` of a test.

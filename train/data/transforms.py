@@ -4,22 +4,16 @@ Where a crop is a share of the frame it is cut out of the frames as they were de
 once: the published pipelines first resize every frame to a short side of 256 and then throw half of it away.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from tam_triton.clips import resize
 from train.fields import ADDED, check_types, require
-
-# Of ImageNet's training images, in the units of [0, 1].
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -92,39 +86,6 @@ class Augmentation:
 POSITIONS = tuple((i, j) for i in range(5) for j in range(5) if i % 2 == j % 2)
 
 
-def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize uint8 (T, H, W, 3) to `size`, height and width; bilinear, antialiased, as the published pipelines do."""
-    if tuple(frames.shape[1:3]) == size:
-        return frames
-    resized = interpolate(frames.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
-    return resized.permute(0, 2, 3, 1)
-
-
-def resize_short_side(frames: Tensor, size: int) -> Tensor:
-    """Resize uint8 (T, H, W, 3) so that the shorter side has `size` pixels, in proportion."""
-    height, width = frames.shape[1:3]
-    scale = size / min(height, width)
-    return resize(frames, (max(size, round(height * scale)), max(size, round(width * scale))))
-
-
-def slide_crops(frames: Tensor, size: int, count: int) -> list[Tensor]:
-    """`count` squares of `size` pixels, side by side from end to end of the long side, in the middle of the short one.
-
-    One is the center crop; three of 256 pixels cover frames with a short side of 256 up to a ratio of 3. (The authors'
-    code slides along the width whatever the format; mmaction2's, like this, along the longer side.) Raises ValueError
-    for frames (T, H, W, 3) smaller than the crop.
-    """
-    height, width = frames.shape[1:3]
-    if min(height, width) < size:
-        raise ValueError(f"size: got {size}, expected at most the short side of frames of {height} × {width} pixels")
-    center = ((height - size) // 2, (width - size) // 2)
-    places = [center]
-    if count > 1:
-        along = [i * (max(height, width) - size) // (count - 1) for i in range(count)]
-        places = [(place, center[1]) if height > width else (center[0], place) for place in along]
-    return [frames[:, top : top + size, left : left + size] for top, left in places]
-
-
 def random_flip(
     frames: Tensor, label: int, mirrored: Sequence[int | None], rng: np.random.Generator, probability: float = 0.5
 ) -> tuple[Tensor, int]:
@@ -136,21 +97,3 @@ def random_flip(
     if rng.random() < probability and target is not None:
         return frames.flip(2), target
     return frames, label
-
-
-def normalize(clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 frames (N, T, H, W, 3) → (N, T, 3, H, W) with ImageNet's mean and deviation, computed in float32.
-
-    Runs where the clips are, and should be on the network's device: bytes are a quarter of what floats are to send.
-    The frames are channels_last, as they were before.
-    """
-    mean, deviation = _imagenet(clips.device)
-    return clips.to(torch.float32).sub_(mean).div_(deviation).to(dtype).movedim(-1, 2)
-
-
-@functools.lru_cache
-def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept for each device: to send them with every batch would wait for it."""
-    with torch.inference_mode(False):
-        mean, deviation = (torch.tensor(values, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return mean, deviation

@@ -5,14 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.transforms import (
-    Augmentation,
-    normalize,
-    random_flip,
-    resize,
-    resize_short_side,
-    slide_crops,
-)
+from tam_triton.clips import normalize, resize, resize_short_side, slide_crops
+from train.data.transforms import Augmentation, random_flip
 from train.errors import InputError
 
 

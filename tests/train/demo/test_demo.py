@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 
 from tam_triton import TAM
+from tam_triton.clips import normalize
 from tests.support.video_files import bad_videos, cut_without_encoding, encode, striped_frames
 from train.__main__ import main
 from train.checkpoint import load_checkpoint
@@ -16,7 +17,6 @@ from train.data.batches import evaluation_batches
 from train.data.dataset import EvaluationClips
 from train.data.loader import Loading
 from train.data.sources import read_list
-from train.data.transforms import normalize
 from train.demo.config import DemoConfig
 from train.demo.demo import run_demo
 from train.demo.plots import learned_kernels, plot_curves, plot_kernels

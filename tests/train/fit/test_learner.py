@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tam_triton import TAM
+from tam_triton.clips import normalize
 from train.data.batches import Batch
-from train.data.transforms import normalize
 from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.learner import Learner

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+SMALL = "small"
+"""What recipes call it."""
 WIDTHS = (16, 32, 64, 128)
 
 

@@ -1,0 +1,181 @@
+"""A trained network with all that it takes to use it: what `python -m train fit` leaves, in a program of your own."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tam_triton.clips import middle_frames, normalize, resize_short_side, slide_crops
+
+FORMAT = "tam_triton/train/2"
+"""Of the checkpoints of training runs."""
+
+
+class Prediction(NamedTuple):
+    """A class and its probability."""
+
+    class_name: str
+    probability: float
+
+
+class VideoClassifier(nn.Module):
+    """A network, the names of its classes, and how it is fed. A call takes clips as `clip` makes them.
+
+    Args:
+        network: logits (N, classes) of normalized clips (N, T, 3, H, W).
+        class_names: in the order of the logits.
+        num_segments: T, frames of a clip.
+        reach: of how many consecutive frames the T are taken, from the middle of a video; None takes the middles of T
+            equal parts of it. See `clips.middle_frames`.
+        short_side: pixels to which the shorter side of frames is resized, …
+        crop_size: … and of the square that is cut out of their center.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        *,
+        num_segments: int,
+        reach: int | None = None,
+        short_side: int = 256,
+        crop_size: int = 224,
+    ) -> None:
+        super().__init__()
+        self.network, self.class_names = network, tuple(class_names)
+        self.num_segments, self.reach = num_segments, reach
+        self.short_side, self.crop_size = short_side, crop_size
+
+    def extra_repr(self) -> str:
+        """Of what, and how it is fed."""
+        frames = "" if self.reach is None else f" of {self.reach} consecutive ones"
+        return (
+            f"{len(self.class_names)} classes, {self.num_segments} frames{frames}, short side {self.short_side}, "
+            f"crop {self.crop_size}"
+        )
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits (N, classes) of clips uint8 (N, T, H, W, 3), RGB, on the network's device."""
+        return self.network(normalize(clips, next(self.network.parameters()).dtype))
+
+    def clip(self, video: str | os.PathLike[str] | Tensor) -> Tensor:
+        """The clip uint8 (T, crop, crop, 3) that the network sees of a video: one view, as a validation takes it.
+
+        Args:
+            video: a file, for which PyAV is needed, or all of its frames, uint8 (F, H, W, 3), RGB.
+
+        Raises:
+            TypeError, ValueError: no such frames; a file that is no video or is damaged.
+            OSError: the file cannot be read.
+            ImportError: PyAV is not installed.
+        """
+        if isinstance(video, Tensor):
+            if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[-1] != 3 or video.numel() == 0:
+                kind = f"{video.dtype} {tuple(video.shape)}"
+                raise ValueError(f"video: got a tensor {kind}, expected frames torch.uint8 (F, H, W, 3)")
+            frames = video[self._choose(len(video))]
+        elif isinstance(video, str | os.PathLike):
+            from tam_triton.pictures import read_frames
+
+            frames = read_frames(Path(video), self._choose)
+        else:
+            raise TypeError(f"video: got {type(video).__name__}, expected a path or a Tensor of frames")
+        (crop,) = slide_crops(resize_short_side(frames, self.short_side), self.crop_size, 1)
+        return crop.contiguous()
+
+    @torch.inference_mode()
+    def predict(self, video: str | os.PathLike[str] | Tensor, top: int = 5) -> list[Prediction]:
+        """The `top` most probable classes of a video, the best first; `video`, and what is raised, as for `clip`.
+
+        The network is taken as it stands: `load` gives it in evaluation mode.
+        """
+        if top < 1:
+            raise ValueError(f"top: got {top}, expected at least 1")
+        best = self(self._batch(video)).float().softmax(1)[0].topk(min(top, len(self.class_names)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [Prediction(self.class_names[index], probability) for index, probability in pairs]
+
+    @torch.no_grad()  # and no inference mode: what comes of it may be learned from
+    def features(self, video: str | os.PathLike[str] | Tensor) -> Tensor:
+        """What the network's last layer is given of a video, averaged over the frames where these come singly: (D,)."""
+        seen: list[Tensor] = []
+        head = self.network.get_submodule(str(getattr(self.network, "head_name", "fc")))
+        handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            self(self._batch(video))
+        finally:
+            handle.remove()
+        return seen[0].flatten(0, -2).mean(0)
+
+    def _choose(self, num_frames: int) -> list[int]:
+        return middle_frames(num_frames, self.num_segments, self.reach)
+
+    def _batch(self, video: str | os.PathLike[str] | Tensor) -> Tensor:
+        return self.clip(video)[None].to(next(self.network.parameters()).device)
+
+
+def load(
+    checkpoint: str | os.PathLike[str], *, device: torch.device | str = "cpu", impl: str | None = None
+) -> VideoClassifier:
+    """The network of a training run's checkpoint, in evaluation mode, with its classes, sampling and normalization.
+
+    Args:
+        checkpoint: such as `runs/own/checkpoints/best.pt`. Nothing in it is executed, and its checksums are verified.
+        device: where the network is to be.
+        impl: of its operators: "triton", "torch", or None to pick by device.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, is no checkpoint of a training run, or holds weights of another network.
+        ImportError: torchvision is needed for its network, or timm, and is not installed.
+    """
+    from tam_triton.nets.archive import read_checkpoint
+
+    path = os.fspath(checkpoint)
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(
+            f"checkpoint: {path} is none of a training run (format {FORMAT!r}); `tam_triton.nets.load_published` takes "
+            "weights alone"
+        )
+    try:
+        recipe, names = content["recipe"], [str(name) for name in content["class_names"]]
+        sampling, views = recipe["sampling"], recipe["validation"]
+        num_segments = int(sampling["num_segments"])
+        network = _network(recipe["model"], len(names), num_segments, impl)
+        network.load_state_dict(content["state_dict"])
+        classifier = VideoClassifier(
+            network,
+            names,
+            num_segments=num_segments,
+            reach=int(sampling["reach"]) if sampling["kind"] == "dense" else None,
+            short_side=int(views["short_side"]),
+            crop_size=int(views["crop_size"]),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint: {path} does not fit the network that it describes: {reason}") from error
+    return classifier.to(device).eval()
+
+
+def _network(model: Mapping[str, Any], num_classes: int, num_segments: int, impl: str | None) -> nn.Module:
+    from tam_triton.nets import create_model, list_options
+    from tam_triton.nets.small_resnet import SMALL, SmallResNet
+
+    system = str(model.get("system") or str(model["kind"]).lower())  # before there were others: TANet, C2D
+    backbone = model["backbone"]
+    options = {name: model[name] for name in list_options(system) if name in model and name != "impl"}
+    if impl is not None and "impl" in list_options(system):
+        options["impl"] = impl
+    is_small = backbone == SMALL
+    return create_model(
+        system,
+        SmallResNet(num_classes) if is_small else backbone,
+        None if is_small else num_classes,
+        num_segments,
+        dropout=model["dropout"],
+        **options,
+    )

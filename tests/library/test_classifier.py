@@ -1,0 +1,146 @@
+"""Networks of training runs, used in programs of their own: with `tam_triton` alone, and as `train` would use them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tam_triton
+from tam_triton.clips import middle_frames
+from tests.support.video_files import VP9, encode, striped_frames, with_display_matrix
+from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
+from train.evaluation.predict import predict
+from train.networks import build_network
+from train.recipes import RECIPES
+
+NAMES = ("runs", "walks", "stands still")
+
+
+def trained(path, recipe, seed=0):
+    torch.manual_seed(seed)
+    network = build_network(recipe.model, len(NAMES), recipe.sampling.num_segments, pretrained=False)
+    save_checkpoint(path, TrainedNetwork(network, recipe, NAMES))
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("run") / "best.pt", RECIPES["demo"])
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    plain = encode(folder / "a b: ü.mp4", striped_frames(40))
+    return [
+        plain,
+        encode(folder / "short.webm", striped_frames(5), VP9),
+        with_display_matrix(folder / "turned.mp4", plain, 0, 1, -1, 0),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["segments", "dense"])
+@pytest.mark.parametrize("system", ["tanet", "tsm"])
+def test_predicts_as_train_does(tmp_path, videos, kind, system):
+    demo = RECIPES["demo"]
+    recipe = replace(
+        demo, sampling=replace(demo.sampling, kind=kind, reach=16), model=replace(demo.model, system=system)
+    )
+    path = trained(tmp_path / "best.pt", recipe)
+    model = tam_triton.load(path)
+    assert model.class_names == NAMES
+    assert not model.training
+    for video in videos:
+        expected = predict(load_checkpoint(path), video, top=3)
+        found = model.predict(video, top=3)
+        assert [pair.class_name for pair in found] == [pair.class_name for pair in expected]
+        assert [pair.probability for pair in found] == pytest.approx([pair.probability for pair in expected], rel=1e-5)
+
+
+def test_frames_features_and_calls(checkpoint, videos):
+    model = tam_triton.load(checkpoint)
+    frames = torch.from_numpy(striped_frames(40))
+    clip = model.clip(frames)
+    assert clip.shape == (8, 64, 64, 3)
+    logits = model(clip[None])
+    assert model.predict(frames, top=1)[0].probability == pytest.approx(logits.softmax(1).max().item(), rel=1e-5)
+    features = model.features(frames)
+    assert features.shape == (128,)
+    # The logits are averaged over the frames, so the last layer of averaged features gives them.
+    torch.testing.assert_close(model.network.get_submodule("fc")(features), logits[0])
+    assert "3 classes, 8 frames, short side 64, crop 64" in str(model)
+    program = torch.export.export(model, (clip[None],)).module()
+    torch.testing.assert_close(program(clip[None]), logits)
+
+
+def test_fine_tuning_on_other_classes(checkpoint):
+    model = tam_triton.load(checkpoint).train()
+    model.network.register_module("fc", nn.Linear(128, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    clips = torch.randint(0, 256, (4, 8, 64, 64, 3), dtype=torch.uint8)
+    before = model.network.get_parameter("layer1.0.conv1.weight").clone()
+    nn.functional.cross_entropy(model(clips), torch.tensor([0, 1, 0, 1])).backward()
+    optimizer.step()
+    assert not torch.equal(model.network.get_parameter("layer1.0.conv1.weight"), before)
+
+
+def test_without_train(checkpoint, videos):
+    """As where the library alone is installed."""
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(["train", "bench", "reference", "tyro", "matplotlib", "decord"]))
+import tam_triton
+model = tam_triton.load({str(checkpoint)!r})
+print(len(model.predict({str(videos[0])!r}, top=2)))
+"""
+    root = Path(tam_triton.__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=120)
+    assert (result.stdout, result.returncode) == ("2\n", 0), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: p / "absent.pt", OSError, "absent.pt"),
+        (lambda p: _saved(p, {"state_dict": {}}), ValueError, r"is none of a training run .*load_published"),
+        (
+            lambda p: _saved(p, {"format": "tam_triton/train/2"}),
+            ValueError,
+            "does not fit the network",
+        ),
+        (lambda p: _written(p, b"no checkpoint"), ValueError, "is not a checkpoint, or a damaged one"),
+    ],
+)
+def test_no_checkpoint(tmp_path, make, error, message):
+    with pytest.raises(error, match=message):
+        tam_triton.load(make(tmp_path))
+
+
+def _saved(folder, content):
+    torch.save(content, folder / "x.pt")
+    return folder / "x.pt"
+
+
+def _written(folder, content):
+    (folder / "x.pt").write_bytes(content)
+    return folder / "x.pt"
+
+
+def test_no_video(checkpoint, tmp_path):
+    model = tam_triton.load(checkpoint)
+    with pytest.raises(ValueError, match=r"expected frames torch\.uint8 \(F, H, W, 3\)"):
+        model.predict(torch.zeros(8, 3, 64, 64))
+    with pytest.raises(TypeError, match="video: got int, expected a path"):
+        model.predict(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is not a video file, or is damaged"):
+        model.predict(_written(tmp_path, b"no video" * 100))
+    with pytest.raises(FileNotFoundError):
+        model.predict(tmp_path / "absent.mp4")
+    with pytest.raises(ValueError, match="top: got 0"):
+        model.predict(tmp_path / "absent.mp4", top=0)
+    with pytest.raises(ValueError, match="expected 1 or more, reach ≥ T"):
+        middle_frames(10, 8, reach=4)
