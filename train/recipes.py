@@ -88,7 +88,12 @@ class Model:
     SlowFast has one of its own and takes resnet50 here alone."""
     weights: str | None = "IMAGENET1K_V1"
     """The backbone's weights at the start, by torchvision's name; None draws them. ImageNet's in paper and script; V1
-    because it is the set that torchvision had when these were written. None for SlowFast."""
+    because it is the set that torchvision had when these were written. None for SlowFast. Or a file, which has a dot or
+    a slash in its name: a video checkpoint of this program, of the authors' code or of mmaction2, or 2D weights."""
+    weights_segments: Literal["interpolate", "draw"] | None = dataclasses.field(default=None, metadata=ADDED)
+    """Where that file is of another number of frames: make TAM's global branches of it, or draw them; None refuses."""
+    weights_average: bool = dataclasses.field(default=False, metadata=ADDED)
+    """Take the moving average (EMA) that lies beside the weights in that file."""
     dropout: float = 0.5
     """Probability of dropping a feature before fc. Script: 0.5, for Something-Something V1 0.6."""
     kernel_size: int = 3
@@ -100,15 +105,18 @@ class Model:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if not self.starts_from_file:
+            for field, default in (("weights_segments", None), ("weights_average", False)):
+                require(self, field, getattr(self, field) == default, f"{default} where weights is no file")
         if self.system in CONFIGS:
             for field, expected in (("backbone", "resnet50"), ("weights", None)):
-                holds = getattr(self, field) == expected
+                holds = getattr(self, field) == expected or (field == "weights" and self.starts_from_file)
                 require(self, field, holds, f"{expected} for {self.system}, which has a backbone of its own")
         if self.backbone == SMALL:
-            require(self, "weights", self.weights is None, "None for the small backbone")
+            require(self, "weights", self.pretrained is None, "None, or a file, for the small backbone")
         else:
             try:
-                check_backbone(self.backbone, self.weights)
+                check_backbone(self.backbone, self.pretrained)
             except ValueError as error:
                 raise InputError(f"model.{error}") from error
         require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
@@ -120,6 +128,16 @@ class Model:
             if option.name in OPTIONS and option.name not in known:
                 holds = getattr(self, option.name) == option.default
                 require(self, option.name, holds, f"{option.default}, as {self.system} has no such option")
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether `weights` is a file; neither torchvision's names nor timm's have dots or slashes."""
+        return self.weights is not None and any(sign in self.weights for sign in "./\\")
+
+    @property
+    def pretrained(self) -> str | None:
+        """The name of the backbone's published weights."""
+        return None if self.starts_from_file else self.weights
 
     @property
     def options(self) -> dict[str, Any]:
@@ -215,7 +233,10 @@ class Recipe:
         """The recipe as a run saves it, with nothing left to be worked out: learning rate scaled, paths absolute."""
         optimization = replace(self.optimization, lr=self.optimization.scaled_lr, scale_lr=False)
         train, val = (path and path.absolute() for path in (self.data.train, self.data.val))
-        return replace(self, optimization=optimization, data=replace(self.data, train=train, val=val))
+        data, model = replace(self.data, train=train, val=val), self.model
+        if model.starts_from_file:
+            model = replace(model, weights=str(Path(str(model.weights)).absolute()))
+        return replace(self, optimization=optimization, data=data, model=model)
 
     def to_json(self) -> str:
         """The recipe as a JSON object; `from_json` gives an equal one back."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tam_triton.checks import check_module
 from tam_triton.nets.containers import weights_of
-from tam_triton.nets.segments import check_way, for_frames
+from tam_triton.nets.segments import check_way, for_frames, over_taps
 from tam_triton.nets.stand_ins import stood_for
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|net|network|base_model|backbone)\.)+")
@@ -31,6 +31,7 @@ _RENAMINGS = [
     (re.compile(r"\bdownsample\.bn\."), "downsample.1."),
 ]
 _HEAD = "fc."
+COUNT = "num_batches_tracked"
 _SHOWN = 5
 
 
@@ -52,6 +53,11 @@ class LoadReport:
     interpolated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def untouched(self) -> tuple[str, ...]:
+        """The model's layers, the outermost, in which no tensor received a value but counts of batches."""
+        return tuple(_layers_beyond(self.missing, (name for name in self.loaded if not name.endswith(COUNT))))
+
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
         if self.interpolated:
@@ -71,7 +77,7 @@ def load_published(
     ignore_head: bool = False,
     segments: str | None = None,
     average: bool = False,
-    allow_missing: bool = False,
+    start: bool = False,
 ) -> LoadReport:
     """Load a checkpoint into `model`, whichever of the three namings its keys follow.
 
@@ -89,8 +95,9 @@ def load_published(
             time (see `segments.for_frames`), or "draw": leave the model's own, as drawn. None refuses.
         average: take the moving average of the weights, where one lies beside them ("ema_state_dict",
             "state_dict_ema" or "model_ema"). What mmengine writes has it in its "state_dict" already.
-        allow_missing: layers that the checkpoint lacks stay as they are, as TAMs do where a 2D network's weights are
-            the start of a video network's training.
+        start: the weights are those that a training starts from. Layers that the checkpoint lacks stay as they are, as
+            TAMs do under a 2D network's weights, and so does a head of other classes; a 2D convolution becomes one over
+            frames by the same weight, divided by the number of taps, at each tap.
 
     Returns:
         The keys loaded, unused and missing.
@@ -121,24 +128,25 @@ def load_published(
             f"expected keys such as {_some(list(map(repr, targets)))}"
         )
     check_way(segments)
-    theirs = {name: state[key] for name, key in matched.items()}
-    adapted = for_frames(theirs, targets) if segments else {}
-    drawn = set(adapted) if segments == "draw" else set()
-    if drawn:
-        matched = {name: key for name, key in matched.items() if name not in drawn}
-        adapted = {}
     for name, key in matched.items():
         _check_kind(key, state[key], targets[name])
-    values = {name: adapted.get(name, state[key]) for name, key in matched.items()}
+    values = {name: state[key] for name, key in matched.items()}
+    adapted = for_frames(values, targets) if segments else {}
+    kept = {name for name in targets if ignore_head and name.startswith(head)}
+    if segments == "draw":
+        kept |= adapted.keys()
+        adapted = {}
+    if start:
+        kept |= {name for name in values if name.startswith(head) and _of_other_classes(values[name], targets[name])}
+        inflated = over_taps(values, targets)
+        values |= inflated
+        notes += (f"{len(inflated)} convolutions of a 2D network made ones over frames",) if inflated else ()
+    matched = {name: key for name, key in matched.items() if name not in kept}
+    values = {name: adapted.get(name, values[name]) for name in matched}
     _check_shapes({key: (name, values[name].shape, targets[name].shape) for name, key in matched.items()})
-
-    _check_layers(
-        type(model).__name__,
-        [name for name, key in wanted.items() if name not in targets and isinstance(state[key], Tensor)],
-        [] if allow_missing else [n for n in targets if n not in drawn and not (ignore_head and n.startswith(head))],
-        targets,
-        matched,
-    )
+    left = [name for name, key in wanted.items() if name not in targets and isinstance(state[key], Tensor)]
+    needed = [] if start else [name for name in targets if name not in kept]
+    _check_layers(type(model).__name__, left, needed, targets, matched)
 
     model.load_state_dict(values, strict=False)
     used = set(matched.values())
@@ -149,6 +157,10 @@ def load_published(
         interpolated=tuple(adapted),
         notes=notes,
     )
+
+
+def _of_other_classes(theirs: Tensor, ours: Tensor) -> bool:
+    return theirs.dim() == ours.dim() and theirs.shape[0] != ours.shape[0] and theirs.shape[1:] == ours.shape[1:]
 
 
 def _by_torchvision_name(state: Mapping[str, Any], targets: Mapping[str, Any]) -> dict[str, str]:
@@ -204,7 +216,7 @@ def _check_layers(
     if lacking := _layers_beyond(needed, matched):
         raise ValueError(
             f"checkpoint: is of another system than this {network}, of another depth or of a 2D network: it lacks "
-            f"{_some(list(map(repr, lacking)))} (allow_missing=True leaves them as they are)"
+            f"{_some(list(map(repr, lacking)))} (start=True leaves them as they are)"
         )
 
 

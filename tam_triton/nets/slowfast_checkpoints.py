@@ -55,7 +55,7 @@ def load_slowfast(
     *,
     ignore_head: bool = False,
     average: bool = False,
-    allow_missing: bool = False,
+    start: bool = False,
 ) -> LoadReport:
     """Load a checkpoint into `model`, whichever of the four namings its keys follow.
 
@@ -64,7 +64,7 @@ def load_slowfast(
 
     Args:
         model: a SlowFast network.
-        checkpoint, ignore_head, average, allow_missing: as in `load_published`.
+        checkpoint, ignore_head, average, start: as in `load_published`.
 
     Returns:
         The keys loaded, unused and missing.
@@ -85,7 +85,7 @@ def load_slowfast(
             raise ValueError(f"checkpoint: got {keys[name]!r} and {key!r}, which both stand for {name!r}")
         keys[name] = key
     frames = {name: _of_frames(state[key]) for name, key in keys.items()}
-    report = load_published(model, frames, ignore_head=ignore_head, allow_missing=allow_missing)
+    report = load_published(model, frames, ignore_head=ignore_head, start=start)
     return replace(report, unused=tuple(keys[name] for name in report.unused), notes=notes)
 
 

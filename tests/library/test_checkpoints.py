@@ -161,7 +161,7 @@ def test_literal_names_and_shapes_of_tanet_50(tanet_50, table):
     state = {
         key: torch.randn(shape, generator=generator) if shape else torch.tensor(5) for key, shape in shapes.items()
     }
-    report = load_published(tanet_50, state, allow_missing=True)
+    report = load_published(tanet_50, state, start=True)
     assert report.unused == ()
     assert list(report.loaded) == [name for _, name, *_ in rows]
     after = tanet_50.state_dict()
@@ -216,7 +216,7 @@ def test_report_names_what_was_left_out(small):
 def test_image_weights_leave_the_tams(small):
     state = random_state(ResNet(BasicBlock, [1, 1, 1, 1]))
     tams = {key: tensor.clone() for key, tensor in small.state_dict().items() if ".tam." in key}
-    report = load_published(small, state, ignore_head=True, allow_missing=True)
+    report = load_published(small, state, ignore_head=True, start=True)
     after = small.state_dict()
     assert report.unused == ("fc.weight", "fc.bias")
     assert set(report.missing) == {*tams, "fc.weight", "fc.bias"}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton import TAM
-from tam_triton.nets import C2D, TANet, load_published
+from tam_triton.nets import C2D, TANet, create_model, load_published
 from tam_triton.nets.archive import read_checkpoint
 from tam_triton.nets.stand_ins import stood_for
 
@@ -267,7 +267,7 @@ def test_layers_of_another_system():
             temporal,
             r"another system than this C2D.*it has 'layer1\.0\.tam'; .*'layer4\.0\.tam', which the model",
         ),
-        (temporal, plain, r"another system than this TANet.*it lacks 'layer1\.0\.tam'; .*allow_missing=True"),
+        (temporal, plain, r"another system than this TANet.*it lacks 'layer1\.0\.tam'; .*start=True"),
         (temporal, deep, r"of another depth: it has 'layer2\.1', which the model lacks"),
         (deep, temporal, r"of another depth .*: it lacks 'layer2\.1' \("),
     ):
@@ -275,7 +275,7 @@ def test_layers_of_another_system():
         with pytest.raises(ValueError, match=message):
             load_published(network, other.state_dict())
         assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert len(load_published(temporal, plain.state_dict(), allow_missing=True).missing) == 4 * 14
+    assert len(load_published(temporal, plain.state_dict(), start=True).missing) == 4 * 14
 
 
 @pytest.mark.parametrize("form", ["zip", "zip without checksums", "legacy", "safetensors"])
@@ -306,3 +306,35 @@ def test_damage_anywhere(program, form, tmp_path, foreign):
             else:
                 message = f"checkpoint: {report.loaded}"
             assert message.startswith("checkpoint: ")
+
+
+def test_the_start_of_a_training():
+    """From 2D weights, with a head for other classes, of another number of frames."""
+    plain = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5)
+    network = create_model("i3d", ResNet(Bottleneck, [1, 1, 1, 1]), 3, 4)
+    report = load_published(network, state_of(plain), start=True)
+    assert report.untouched == ("fc",)
+    assert report.notes == ("4 convolutions of a 2D network made ones over frames",)
+    weight = state_of(plain)["layer2.0.conv1.weight"]
+    torch.testing.assert_close(network.get_parameter("layer2.0.conv1.weight").sum(2, keepdim=True), weight)
+    temporal = resnet([1, 1, 1, 1])
+    other = TANet(ResNet(BasicBlock, [1, 1, 1, 1]), 8, num_classes=5)
+    assert load_published(temporal, state_of(other), start=True, segments="interpolate").untouched == ("fc",)
+    report = load_published(temporal, state_of(other), start=True, segments="draw")
+    assert report.untouched == (*(f"layer{stage}.0.tam.G" for stage in (1, 2, 3, 4)), "fc")
+    with pytest.raises(ValueError, match="trained with 8 segments"):
+        load_published(temporal, state_of(other), start=True)
+    with pytest.raises(ValueError, match="another backbone"):
+        load_published(temporal, state_of(plain), start=True)
+    with pytest.raises(ValueError, match=r"it has 'layer1\.0\.tam'; "):
+        load_published(resnet([1, 1, 1, 1], C2D), state_of(other), start=True, segments="draw")
+
+
+@pytest.mark.parametrize("segments", ["interpolate", "draw"])
+@pytest.mark.parametrize("name", ["G.0.weight", "G.1.weight", "G.3.weight"])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 3), (2, 3, 4)])
+def test_odd_global_branches(name, shape, segments):
+    state = state_of(TANet(ResNet(BasicBlock, [1, 1, 1, 1]), 8, num_classes=3))
+    state[f"layer1.0.tam.{name}"] = torch.zeros(shape)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        load_published(resnet([1, 1, 1, 1]), state, segments=segments)

@@ -81,6 +81,6 @@ def test_what_a_checkpoint_does_not_fit() -> None:
     state = {"head.projection.bias": torch.ones(6), "s9.other": torch.ones(1)}
     with pytest.raises(ValueError, match="it lacks 'slow_path'; 'fast_path'"):
         load_slowfast(network, state)
-    report = load_slowfast(network, {"model_state": state}, allow_missing=True)
+    report = load_slowfast(network, {"model_state": state}, start=True)
     assert (report.loaded, report.unused) == (("fc.bias",), ("s9.other",))
     assert network.fc.bias.eq(1).all()

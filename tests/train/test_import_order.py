@@ -12,6 +12,7 @@ STOREYS = (
     {"__main__"},
     {"demo", "compare"},
     {"fit", "evaluation"},
+    {"weights"},
     {"checkpoint"},
     {"networks"},
     {"recipes", "metrics", "small_resnet"},
