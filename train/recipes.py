@@ -74,7 +74,7 @@ class Data:
 
 
 FORMER_KINDS = {"formerly": "kind", "values": {"TANet": "tanet", "C2D": "c2d"}}
-OPTIONS = ("kernel_size", "alpha", "beta")
+OPTIONS = ("kernel_size", "alpha", "beta", "local_kernel_size")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class Model:
     """α, expansion of the global branch, for systems with one. Paper, table 1a."""
     beta: int = 4
     """β, reduction of the local branch, for systems with one. Paper, table 1a."""
+    local_kernel_size: int = dataclasses.field(default=3, metadata=ADDED)
+    """Taps of the local branch's first Conv1d. Paper and mmaction2; the script's are as many as kernel_size."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -120,7 +122,8 @@ class Model:
             except ValueError as error:
                 raise InputError(f"model.{error}") from error
         require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
-        require(self, "kernel_size", self.kernel_size > 0 and self.kernel_size % 2 == 1, "an odd number above 0")
+        for field in ("kernel_size", "local_kernel_size"):
+            require(self, field, getattr(self, field) > 0 and getattr(self, field) % 2 == 1, "an odd number above 0")
         for field in ("alpha", "beta"):
             require(self, field, getattr(self, field) >= 1, "at least 1")
         known = list_options(self.system)

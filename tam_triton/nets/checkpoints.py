@@ -243,7 +243,7 @@ def _cause(name: str, theirs: torch.Size, ours: torch.Size) -> str | None:
         return f"its kernel_size is {theirs[0]}, the model's {ours[0]}"
     if name.endswith("tam.L.0.weight"):  # (C/β, C, taps)
         if theirs[2] != ours[2]:
-            return f"its local branch has {theirs[2]} taps, the model's {ours[2]}"
+            return f"its local branch has {theirs[2]} taps, the model's {ours[2]} (local_kernel_size)"
         if theirs[1] == ours[1]:
             return f"its beta is {theirs[1] // theirs[0]}, the model's {ours[1] // ours[0]}"
     if name == "fc.weight" and theirs[1] == ours[1]:  # (classes, features)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from tam_triton.nets import C2D, TANet, c2d18, load_published, tanet18, tanet50
+from tam_triton.nets import C2D, TANet, c2d18, create_model, load_published, tanet18, tanet50
 
 T, CLASSES = 4, 7
 
@@ -237,6 +237,20 @@ def test_head_of_other_classes_can_be_ignored(small, naming):
     assert torch.equal(small.layer4[0].tam.G[0].weight, state["layer4.0.tam.G.0.weight"])
 
 
+@pytest.mark.parametrize("system", ["tanet", "tanet_c", "tanet_r"])
+def test_the_authors_kernels_of_five_taps(system):
+    """Their TAM gives the first Conv1d of its local branch `kernel_size` taps too; mmaction2's has its own argument."""
+    blocks = ResNet(Bottleneck, [1, 1, 1, 1])
+    network = create_model(system, blocks, CLASSES, T, kernel_size=5, local_kernel_size=5)
+    state = random_state(network)
+    published = {"module." + by_authors(key, tanet=True): tensor for key, tensor in state.items()}
+    assert published["module.base_model.layer1.0.tam.L.0.weight"].shape == (16, 64, 5)
+    assert published["module.base_model.layer1.0.tam.G.3.weight"].shape == (5, 2 * T)
+    report = load_published(network, published)
+    assert (report.missing, report.unused) == ((), ())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
+
+
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -269,7 +283,7 @@ def test_misfits_of_other_networks(small):
         load_published(small, random_state(wide))
     state = random_state(small)
     state["layer1.0.tam.L.0.weight"] = torch.zeros(16, 64, 5)
-    with pytest.raises(ValueError, match="its local branch has 5 taps, the model's 3"):
+    with pytest.raises(ValueError, match=r"its local branch has 5 taps, the model's 3 \(local_kernel_size\)"):
         load_published(small, state)
     state["layer1.0.tam.L.0.weight"] = torch.zeros(64, 3)
     with pytest.raises(ValueError, match=r"it has other shapes\. 'fc\.bias' is \(9,\)"):

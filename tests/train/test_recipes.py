@@ -120,6 +120,7 @@ OVERRIDES = {
     "model.kernel_size": ("5", 5),
     "model.alpha": ("4", 4),
     "model.beta": ("8", 8),
+    "model.local_kernel_size": ("5", 5),
     "sampling.kind": ("segments", "segments"),
     "sampling.num_segments": ("16", 16),
     "sampling.reach": ("32", 32),
