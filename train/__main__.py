@@ -1,4 +1,4 @@
-"""The command line: `python -m train` with `compare`, `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
+"""`python -m train` with `compare`, `convert`, `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
 
 import io
 import sys
@@ -9,6 +9,7 @@ import tyro
 from bench.batch_finder import find_batch
 from train.compare.compare import run_compare
 from train.compare.config import CompareConfig, compare_subcommands
+from train.convert import ConvertConfig, run_convert
 from train.data.prepare import PrepareConfig, prepare
 from train.demo.demo import DemoConfig, run_demo
 from train.errors import InputError
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making end in one line, not in a traceback."""
     commands = {
         "compare": compare_subcommands(),
+        "convert": ConvertConfig,
         "demo": DemoConfig,
         "ensemble": EnsembleConfig,
         "fit": fit_subcommands(),
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_demo(config)
         elif isinstance(config, CompareConfig):
             return _status(run_compare(config))
+        elif isinstance(config, ConvertConfig):
+            run_convert(config)
         elif isinstance(config, FitConfig):
             return _fit(config)
         elif isinstance(config, PrepareConfig):

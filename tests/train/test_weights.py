@@ -208,3 +208,20 @@ def test_tested_and_looked_at_by_a_recipe(videos, tmp_path, capsys):
 def test_options_that_cannot_be(kind, options, message):
     with pytest.raises(InputError, match=message):
         kind(**options)
+
+
+def test_converted(tmp_path, capsys):
+    source = trained(system="c2d")
+    save_checkpoint(tmp_path / "a.pt", source)
+    for form, key in (("authors", "module.base_model.fc.weight"), ("mmaction2", "cls_head.fc_cls.weight")):
+        command = ["convert", str(tmp_path / "a.pt"), str(tmp_path / f"{form}.pth"), "--to", form]
+        assert main(command) == 0
+        state = torch.load(tmp_path / f"{form}.pth", weights_only=True)["state_dict"]
+        assert torch.equal(state[key], source.network.state_dict()["fc.weight"])
+        assert main(command) == 1
+        assert "is there already" in capsys.readouterr().err
+        assert main([*command, "--overwrite"]) == 0
+    save_checkpoint(tmp_path / "tanet.pt", trained())
+    assert main(["convert", str(tmp_path / "tanet.pt"), str(tmp_path / "none.pth")]) == 1
+    assert "expected bottlenecks for mmaction2" in capsys.readouterr().err
+    assert not (tmp_path / "none.pth").exists()
