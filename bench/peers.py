@@ -54,7 +54,7 @@ def tam(module: TAM, x: Tensor) -> Tensor:
     pooled = squeeze(x, module.num_segments)
     hidden = F.relu(batch_norm(module.G[1], F.linear(pooled.flatten(0, 1), weight("G.0.weight"))))
     kernel = torch.softmax(F.linear(hidden, weight("G.3.weight")), -1).view(*pooled.shape[:2], -1)
-    reduced = F.relu(batch_norm(module.L[1], F.conv1d(pooled, weight("L.0.weight"), padding=1)))
+    reduced = F.relu(batch_norm(module.L[1], F.conv1d(pooled, weight("L.0.weight"), padding="same")))
     importance = torch.sigmoid(F.conv1d(reduced, weight("L.3.weight")))
     return excite_and_aggregate(x, importance, kernel)
 

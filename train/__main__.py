@@ -1,44 +1,31 @@
-"""The command line: `python -m train` with `compare`, `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
+"""`python -m train` with `compare`, `convert`, `demo`, `ensemble`, `fit`, `predict`, `prepare` and `test`."""
 
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
 from bench.batch_finder import find_batch
-from train.checkpoint import load_checkpoint
 from train.compare.compare import run_compare
 from train.compare.config import CompareConfig, compare_subcommands
+from train.convert import ConvertConfig, run_convert
 from train.data.prepare import PrepareConfig, run_prepare
 from train.demo.demo import DemoConfig, run_demo
 from train.errors import InputError
 from train.evaluation.ensemble import EnsembleConfig, run_ensemble
-from train.evaluation.predict import predict
+from train.evaluation.predict import PredictConfig, run_predict
 from train.evaluation.test import EvaluationConfig, run_test
 from train.fit.config import FitConfig, fit_subcommands
 from train.fit.fit import run_fit
 from train.team import choose_device
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    """Name what is in a video: the most probable classes of a trained network, with their probabilities."""
-
-    checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint written by a training run."""
-    video: tyro.conf.Positional[Path]
-    """Video file of any format and size."""
-    top: int = 5
-    """How many classes to show."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making end in one line, not in a traceback."""
     commands = {
         "compare": compare_subcommands(),
+        "convert": ConvertConfig,
         "demo": DemoConfig,
         "ensemble": EnsembleConfig,
         "fit": fit_subcommands(),
@@ -57,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_demo(config)
         elif isinstance(config, CompareConfig):
             return _status(run_compare(config))
+        elif isinstance(config, ConvertConfig):
+            run_convert(config)
         elif isinstance(config, FitConfig):
             return _fit(config)
         elif isinstance(config, PrepareConfig):
@@ -66,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(config, EnsembleConfig):
             run_ensemble(config)
         else:
-            _print_prediction(config)
+            run_predict(config)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -87,13 +76,6 @@ def _fit(config: FitConfig) -> int:
 def _status(signal: int | None) -> int:
     """0 for what came to its end; for what a signal stopped, the status that shells give for that signal."""
     return 0 if signal is None else 128 + signal
-
-
-def _print_prediction(config: PredictConfig) -> None:
-    if config.top < 1:
-        raise InputError(f"top: must be at least 1, got {config.top}")
-    for class_name, probability in predict(load_checkpoint(config.checkpoint), config.video, config.top):
-        print(f"{probability:7.2%}  {class_name}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
     The backbone's weights are drawn first, so equal seeds give all systems on it equal backbones.
 
     Args:
-        pretrained: load the backbone's weights that `model` names, downloading them where torch's cache lacks them;
-            otherwise, and where it names none, they are random.
+        pretrained: load the backbone's published weights that `model` names, downloading them where torch's cache
+            lacks them; otherwise, and where it names none or a file (see `weights`), they are random.
 
     Raises:
         InputError: a system that does not fit the backbone or the clips, or weights that are damaged in torch's cache.
@@ -29,7 +29,7 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
             SmallResNet(num_classes) if is_small else model.backbone,
             None if is_small else num_classes,  # the small network starts with its own head
             num_segments,
-            weights=model.weights if pretrained else None,
+            weights=model.pretrained if pretrained else None,
             dropout=model.dropout,
             **model.options,
         )

@@ -81,7 +81,7 @@ class Data:
 
 
 FORMER_KINDS = {"formerly": "kind", "values": {"TANet": "tanet", "C2D": "c2d"}}
-OPTIONS = ("kernel_size", "alpha", "beta")
+OPTIONS = ("kernel_size", "alpha", "beta", "local_kernel_size")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,13 @@ class Model:
     and for Kinetics-400 101 and 152 too. small is the demo's. SlowFast has its own and takes resnet50 here alone."""
     weights: str | None = "IMAGENET1K_V1"
     """The backbone's weights at the start, by torchvision's name or timm's tag, or DEFAULT; None draws them. ImageNet's
-    in paper and script; V1 because it is the set that torchvision had when these were written. None for SlowFast."""
+    in paper and script; V1 because it is the set that torchvision had when these were written. None for SlowFast. Or a
+    file, which has a dot or a slash in its name: a video checkpoint of this program, of the authors' code or of
+    mmaction2, or 2D weights."""
+    weights_segments: Literal["interpolate", "draw"] | None = dataclasses.field(default=None, metadata=ADDED)
+    """Where that file is of another number of frames: make TAM's global branches of it, or draw them; None refuses."""
+    weights_average: bool = dataclasses.field(default=False, metadata=ADDED)
+    """Take the moving average (EMA) that lies beside the weights in that file."""
     dropout: float = 0.5
     """Probability of dropping a feature before fc. Script: 0.5, for Something-Something V1 0.6."""
     kernel_size: int = 3
@@ -104,19 +110,25 @@ class Model:
     """α, expansion of the global branch, for systems with one. Paper, table 1a."""
     beta: int = 4
     """β, reduction of the local branch, for systems with one. Paper, table 1a."""
+    local_kernel_size: int = dataclasses.field(default=3, metadata=ADDED)
+    """Taps of the local branch's first Conv1d. Paper and mmaction2; the script's are as many as kernel_size."""
 
     def __post_init__(self) -> None:
         check_types(self)
+        if not self.starts_from_file:
+            for field, default in (("weights_segments", None), ("weights_average", False)):
+                require(self, field, getattr(self, field) == default, f"{default} where weights is no file")
         if self.system in CONFIGS:
             for field, expected in (("backbone", "resnet50"), ("weights", None)):
-                holds = getattr(self, field) == expected
+                holds = getattr(self, field) == expected or (field == "weights" and self.starts_from_file)
                 require(self, field, holds, f"{expected} for {self.system}, which has a backbone of its own")
         if self.backbone == SMALL:
-            require(self, "weights", self.weights is None, "None for the small backbone")
+            require(self, "weights", self.pretrained is None, "None, or a file, for the small backbone")
         else:
             self._check_backbone()
         require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
-        require(self, "kernel_size", self.kernel_size > 0 and self.kernel_size % 2 == 1, "an odd number above 0")
+        for field in ("kernel_size", "local_kernel_size"):
+            require(self, field, getattr(self, field) > 0 and getattr(self, field) % 2 == 1, "an odd number above 0")
         for field in ("alpha", "beta"):
             require(self, field, getattr(self, field) >= 1, "at least 1")
         known = list_options(self.system)
@@ -130,11 +142,21 @@ class Model:
         expected = f"one of {', '.join(map(repr, known))}, or one of timm's: '{TIMM}…'"
         require(self, "backbone", self.backbone in known or self.backbone.startswith(TIMM), expected)
         try:
-            check_backbone(self.backbone, self.weights)
+            check_backbone(self.backbone, self.pretrained)
         except ValueError as error:
             raise InputError(f"model.{error}") from error
         except ImportError as error:
             raise InputError(f"model.backbone: got {self.backbone!r}, but {error}") from error
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether `weights` is a file; neither torchvision's names nor timm's have dots or slashes."""
+        return self.weights is not None and any(sign in self.weights for sign in "./\\")
+
+    @property
+    def pretrained(self) -> str | None:
+        """The name of the backbone's published weights."""
+        return None if self.starts_from_file else self.weights
 
     @property
     def options(self) -> dict[str, Any]:
@@ -251,7 +273,10 @@ class Recipe:
         data = replace(self.data, **{name: path and path.absolute() for name, path in paths.items()})
         mirrored = self.augmentation.mirrored
         augmentation = replace(self.augmentation, mirrored=mirrored and mirrored.absolute())
-        return replace(self, optimization=optimization, data=data, augmentation=augmentation)
+        model = self.model
+        if model.starts_from_file:
+            model = replace(model, weights=str(Path(str(model.weights)).absolute()))
+        return replace(self, optimization=optimization, data=data, augmentation=augmentation, model=model)
 
     def to_json(self) -> str:
         """The recipe as a JSON object; `from_json` gives an equal one back."""

@@ -10,6 +10,7 @@ from tam_triton.nets.checkpoints import LoadReport, load_published
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.insert import Place, insert
 from tam_triton.nets.places import known_places
+from tam_triton.nets.publish import published_state
 from tam_triton.nets.registry import config_of, create_model, list_models, list_options
 from tam_triton.nets.resnet import insert_tam
 from tam_triton.nets.slowfast import SlowFast
@@ -54,6 +55,7 @@ __all__ = [
     "list_models",
     "list_options",
     "load_published",
+    "published_state",
     "tanet",
     "tanet18",
     "tanet34",

@@ -7,9 +7,8 @@ open-mmlab/mmaction2 pairs each convolution with its BatchNorm and puts the bloc
 """
 
 import os
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton.checks import check_module
-from tam_triton.nets.archive import read_checkpoint
-from tam_triton.nets.segments import check_way, for_frames
+from tam_triton.nets.containers import weights_of
+from tam_triton.nets.segments import check_way, for_frames, over_taps
+from tam_triton.nets.stand_ins import stood_for
 
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|base_model|backbone)\.)+")
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|net|network|base_model|backbone)\.)+")
 # From a public name to torchvision's; a name that already is torchvision's passes unchanged.
 _RENAMINGS = [
     (re.compile(r"^(?:new_fc|cls_head\.fc_cls)\."), "fc."),
@@ -31,6 +31,7 @@ _RENAMINGS = [
     (re.compile(r"\bdownsample\.bn\."), "downsample.1."),
 ]
 _HEAD = "fc."
+COUNT = "num_batches_tracked"
 _SHOWN = 5
 
 
@@ -43,17 +44,25 @@ class LoadReport:
         unused: the checkpoint's keys, as spelled there, that went nowhere.
         missing: the model's keys that received nothing and are as they were.
         interpolated: those of `loaded` that were made for another number of frames.
+        notes: what else is to be known of the checkpoint, such as that it has averaged weights beside these.
     """
 
     loaded: tuple[str, ...]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
     interpolated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def untouched(self) -> tuple[str, ...]:
+        """The model's layers, the outermost, in which no tensor received a value but counts of batches."""
+        return tuple(_layers_beyond(self.missing, (name for name in self.loaded if not name.endswith(COUNT))))
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
         if self.interpolated:
             lines += [f"{len(self.interpolated)} of them interpolated over time"]
+        lines += self.notes
         if self.unused:
             lines += [f"{len(self.unused)} checkpoint keys not used:", *(f"  {key}" for key in self.unused)]
         if self.missing:
@@ -67,57 +76,77 @@ def load_published(
     *,
     ignore_head: bool = False,
     segments: str | None = None,
+    average: bool = False,
+    start: bool = False,
 ) -> LoadReport:
     """Load a checkpoint into `model`, whichever of the three namings its keys follow.
 
-    A checkpoint may leave parts of the model without values (ImageNet's or C2D's weights have no TAM) and may hold
-    more than the model takes: the report lists both. The model is changed only if no error is raised.
+    Single tensors may be left over on both sides, which the report lists; layers may not: a checkpoint with others than
+    the model's is of another system or another depth. The model is changed only if no error is raised.
 
     Args:
         model: a TANet, a C2D, or any network with torchvision's ResNet names.
-        checkpoint: a state dict, a container with one under "state_dict" (whose other entries, such as the epoch or
-            the optimizer's state, are not looked at), or the path of a file with either, read with `weights_only=True`
-            and its checksums verified; files in the format before torch 1.6 have none.
+        checkpoint: a state dict, a container with one under "state_dict", "model_state_dict", "model_state" or "model"
+            (whose other entries, such as the epoch or the optimizer's state, are not looked at), or the path of a file
+            with either: of safetensors, or of `torch.save`, read with `weights_only=True` and its checksums verified.
+            Of classes that such a file names only the names are read (see `stand_ins`).
         ignore_head: leave the model's head as it is, for fine-tuning on other classes.
         segments: what to do where the checkpoint's TAMs are for another T: "interpolate" their global branches over
             time (see `segments.for_frames`), or "draw": leave the model's own, as drawn. None refuses.
+        average: take the moving average of the weights, where one lies beside them ("ema_state_dict",
+            "state_dict_ema" or "model_ema"). What mmengine writes has it in its "state_dict" already.
+        start: the weights are those that a training starts from. Layers that the checkpoint lacks stay as they are, as
+            TAMs do under a 2D network's weights, and so does a head of other classes; a 2D convolution becomes one over
+            frames by the same weight, divided by the number of taps, at each tap.
 
     Returns:
         The keys loaded, unused and missing.
 
     Raises:
-        TypeError: `model` is no module; `checkpoint`, or what its file holds, is no mapping from names; a tensor is
-            sparse, nested, without values, or not of the kind of number that the model has there.
+        TypeError: `model` is no module; `checkpoint`, or what its file holds, is no mapping from names, such as a whole
+            pickled module; a tensor is sparse, nested, without values, of no class of torch's, or not of the kind of
+            number that the model has there.
         OSError: the file cannot be opened.
         ValueError: the file is no checkpoint or is damaged; two keys stand for the same tensor; a tensor's shape is
-            not the model's (another number of segments, taps or classes, another backbone); or nothing fits.
+            not the model's (another number of segments, taps or classes, another backbone); either has layers that the
+            other lacks; there is no average; or nothing fits.
     """
     check_module("model", model)
-    state = _state_dict(checkpoint)
-    sources = _by_torchvision_name(state)
+    state, notes = weights_of(checkpoint, average)
     targets = model.state_dict()
+    sources = _by_torchvision_name(state, targets)
     head = f"{getattr(model, 'head_name', 'fc')}."  # of a network on any backbone
 
-    matched = {
-        name: key
-        for name, key in sources.items()
-        if name in targets and isinstance(state[key], Tensor) and not (ignore_head and name.startswith(head))
-    }
+    wanted = {name: key for name, key in sources.items() if not (ignore_head and name.startswith(head))}
+    for name, key in wanted.items():
+        if name in targets and (kind := stood_for(state[key])):
+            raise TypeError(f"checkpoint: {key!r} is of {kind}, expected a Tensor")
+    matched = {name: key for name, key in wanted.items() if name in targets and isinstance(state[key], Tensor)}
     if not matched:
         raise ValueError(
             f"checkpoint: got {_some(list(map(repr, state))) or 'no keys'}, none of which fits {type(model).__name__}; "
             f"expected keys such as {_some(list(map(repr, targets)))}"
         )
     check_way(segments)
-    theirs = {name: state[key] for name, key in matched.items()}
-    adapted = for_frames(theirs, targets) if segments else {}
-    if segments == "draw":
-        matched = {name: key for name, key in matched.items() if name not in adapted}
-        adapted = {}
     for name, key in matched.items():
         _check_kind(key, state[key], targets[name])
-    values = {name: adapted.get(name, state[key]) for name, key in matched.items()}
+    values = {name: state[key] for name, key in matched.items()}
+    adapted = for_frames(values, targets) if segments else {}
+    kept = {name for name in targets if ignore_head and name.startswith(head)}
+    if segments == "draw":
+        kept |= adapted.keys()
+        adapted = {}
+    if start:
+        kept |= {name for name in values if name.startswith(head) and _of_other_classes(values[name], targets[name])}
+        inflated = over_taps(values, targets)
+        values |= inflated
+        notes += (f"{len(inflated)} convolutions of a 2D network made ones over frames",) if inflated else ()
+    matched = {name: key for name, key in matched.items() if name not in kept}
+    values = {name: adapted.get(name, values[name]) for name in matched}
     _check_shapes({key: (name, values[name].shape, targets[name].shape) for name, key in matched.items()})
+    left = [name for name, key in wanted.items() if name not in targets and isinstance(state[key], Tensor)]
+    needed = [] if start else [name for name in targets if name not in kept]
+    _check_layers(type(model).__name__, left, needed, targets, matched)
 
     model.load_state_dict(values, strict=False)
     used = set(matched.values())
@@ -126,36 +155,25 @@ def load_published(
         unused=tuple(key for key in state if key not in used),
         missing=tuple(name for name in targets if name not in matched),
         interpolated=tuple(adapted),
+        notes=notes,
     )
 
 
-def _state_dict(checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(checkpoint, str | os.PathLike):
-        checkpoint = _read(checkpoint)
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
-    if not isinstance(state, Mapping):
-        raise TypeError(f"checkpoint: got {type(state).__name__}, expected a path, a state dict or a container of one")
-    return state
+def _of_other_classes(theirs: Tensor, ours: Tensor) -> bool:
+    return theirs.dim() == ours.dim() and theirs.shape[0] != ours.shape[0] and theirs.shape[1:] == ours.shape[1:]
 
 
-def _read(path: str | os.PathLike[str]) -> Any:
-    try:
-        return read_checkpoint(path)
-    except ValueError as error:
-        more = isinstance(error.__cause__, pickle.UnpicklingError)
-        advice = "; if you trust its source, load it yourself and pass its state dict" if more else ""
-        raise ValueError(f"checkpoint: {error}{advice}") from error
-
-
-def _by_torchvision_name(state: Mapping[str, Any]) -> dict[str, str]:
-    """The checkpoint's keys by the torchvision names they stand for."""
+def _by_torchvision_name(state: Mapping[str, Any], targets: Mapping[str, Any]) -> dict[str, str]:
+    """The checkpoint's keys by the names of the model, or of torchvision, that they stand for."""
     keys: dict[str, str] = {}
     for key in state:
         if not isinstance(key, str):
             raise TypeError(f"checkpoint: got the key {key!r}, expected names of tensors")
-        name = _WRAPPERS.sub("", key)
-        for pattern, replacement in _RENAMINGS:
-            name = pattern.sub(replacement, name)
+        name = key
+        if name not in targets:
+            name = _WRAPPERS.sub("", key)
+            for pattern, replacement in _RENAMINGS:
+                name = pattern.sub(replacement, name)
         if name in keys:
             raise ValueError(f"checkpoint: got {keys[name]!r} and {key!r}, which both stand for {name!r}")
         keys[name] = key
@@ -186,6 +204,33 @@ def _check_shapes(pairs: dict[str, tuple[str, torch.Size, torch.Size]]) -> None:
     raise ValueError(f"checkpoint: does not fit the model; {'; '.join(causes)}. {_some(differences)}")
 
 
+def _check_layers(
+    network: str, left: Iterable[str], needed: Iterable[str], targets: Iterable[str], matched: Iterable[str]
+) -> None:
+    """Raise for layers that the checkpoint has and the model lacks, and for needed ones of which no tensor came."""
+    if surplus := [layer for layer in _layers_beyond(left, targets) if "." in layer]:
+        raise ValueError(
+            f"checkpoint: is of another system than this {network}, or of another depth: it has "
+            f"{_some(list(map(repr, surplus)))}, which the model lacks"
+        )
+    if lacking := _layers_beyond(needed, matched):
+        raise ValueError(
+            f"checkpoint: is of another system than this {network}, of another depth or of a 2D network: it lacks "
+            f"{_some(list(map(repr, lacking)))} (start=True leaves them as they are)"
+        )
+
+
+def _layers_beyond(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The outermost layers of tensors' `names` in which none of the `known` tensors is."""
+    inside = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+    found: dict[str, None] = {}
+    for name in names:
+        pieces = name.split(".")
+        layers = [".".join(pieces[:depth]) for depth in range(1, len(pieces))]
+        found |= dict.fromkeys([layer for layer in layers if layer not in inside][:1])
+    return list(found)
+
+
 def _cause(name: str, theirs: torch.Size, ours: torch.Size) -> str | None:
     """The likely reason for two shapes of the tensor `name`; None where another tensor tells it better."""
     if len(theirs) != len(ours):
@@ -198,7 +243,7 @@ def _cause(name: str, theirs: torch.Size, ours: torch.Size) -> str | None:
         return f"its kernel_size is {theirs[0]}, the model's {ours[0]}"
     if name.endswith("tam.L.0.weight"):  # (C/β, C, taps)
         if theirs[2] != ours[2]:
-            return f"its local branch has {theirs[2]} taps, the model's {ours[2]}"
+            return f"its local branch has {theirs[2]} taps, the model's {ours[2]} (local_kernel_size)"
         if theirs[1] == ours[1]:
             return f"its beta is {theirs[1] // theirs[0]}, the model's {ours[1] // ours[0]}"
     if name == "fc.weight" and theirs[1] == ours[1]:  # (classes, features)

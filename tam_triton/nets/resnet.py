@@ -1,7 +1,7 @@
 """TA-Blocks in the stages of a ResNet (paper §3.4)."""
 
 from collections.abc import Collection, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -22,6 +22,7 @@ def insert_tam(
     kernel_size: int = 3,
     alpha: int = 2,
     beta: int = 4,
+    local_kernel_size: int = 3,
     impl: str | None = None,
 ) -> Network:
     """Turn every residual block of the chosen stages into a TA-Block, in place.
@@ -36,6 +37,7 @@ def insert_tam(
         kernel_size: taps of the adaptive kernel, K; odd.
         alpha: width of the global branch, in multiples of T.
         beta: reduction of the channels in the local branch.
+        local_kernel_size: taps of the local branch's first Conv1d; odd.
         impl: the implementation that every TAM is tied to; None chooses by device.
 
     Returns:
@@ -46,9 +48,16 @@ def insert_tam(
             its own, `stages` is no sequence, or TAM refuses its arguments.
         ValueError: `stages` is empty, unknown or repeated; a block already has a TAM; or TAM refuses its arguments.
     """
+    options = {
+        "kernel_size": kernel_size,
+        "alpha": alpha,
+        "beta": beta,
+        "local_kernel_size": local_kernel_size,
+        "impl": impl,
+    }
     new = {}
     for layer, stage in _stages(resnet, stages).items():
-        blocks = [_ta_block(block, num_segments, kernel_size, alpha, beta, impl) for block in stage]
+        blocks = [_ta_block(block, num_segments, options) for block in stage]
         # A Sequential of its own: whoever shares the old one keeps plain blocks.
         new[layer] = nn.Sequential(*blocks)
         new[layer].training = stage.training
@@ -83,13 +92,11 @@ def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]
     return chosen
 
 
-def _ta_block(
-    block: nn.Module, num_segments: int, kernel_size: int, alpha: int, beta: int, impl: str | None
-) -> TABlock:
+def _ta_block(block: nn.Module, num_segments: int, options: dict[str, Any]) -> TABlock:
     if isinstance(block, TABlock):
         raise ValueError("resnet: got TA-Blocks in the chosen stages, expected plain residual blocks")
     residual = check_block("resnet", block)
     weight = residual.conv1.weight
-    tam = TAM(residual.conv1.out_channels, num_segments, kernel_size, alpha, beta, impl=impl)
+    tam = TAM(residual.conv1.out_channels, num_segments, **options)
     tam.to(device=weight.device, dtype=weight.dtype).train(residual.training)
     return TABlock(residual, tam)

@@ -28,9 +28,13 @@ def for_frames(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
     new: dict[str, Tensor] = {}
     for name in [name for name in theirs if GLOBAL.search(name) and name.endswith("G.0.weight")]:
         prefix = name.removesuffix("0.weight")
-        first, (hidden, frames) = theirs[name], ours[name].shape
+        first, last, (hidden, frames) = theirs[name], theirs.get(f"{prefix}3.weight"), ours[name].shape
+        if last is None or first.dim() != 2 or last.dim() != 2 or last.shape[1] != first.shape[0]:
+            continue  # no global branch
+        norm = {key: tensor for key, tensor in theirs.items() if key.startswith(f"{prefix}1.") and tensor.dim() == 1}
         old_hidden, old_frames = first.shape
-        if old_frames == frames or old_hidden * frames != hidden * old_frames:
+        fits = all(len(vector) == old_hidden for vector in norm.values())
+        if not fits or old_frames == frames or old_hidden * frames != hidden * old_frames:
             continue
         source = torch.arange(hidden, device=first.device) * old_hidden // hidden
         count = torch.bincount(source, minlength=old_hidden)
@@ -38,11 +42,19 @@ def for_frames(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
         over_time *= old_frames / frames
         missing = first.float().sum(1, keepdim=True) - over_time.sum(1, keepdim=True)
         new[name] = (over_time + missing / frames)[source].to(first.dtype)
-        for key in [key for key in theirs if key.startswith(f"{prefix}1.") and theirs[key].dim() == 1]:
-            new[key] = theirs[key][source]
-        last = theirs[f"{prefix}3.weight"]
+        new |= {key: vector[source] for key, vector in norm.items()}
         share = (
             count[source] if hidden >= old_hidden else torch.full((hidden,), hidden / old_hidden, device=first.device)
         )
         new[f"{prefix}3.weight"] = (last[:, source] / share).to(last.dtype)
+    return new
+
+
+def over_taps(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The 1×1 convolutions that are K×1×1 in ours, by name: each tap is the weight over K (arXiv 1705.07750)."""
+    new: dict[str, Tensor] = {}
+    for name, weight in theirs.items():
+        shape = ours[name].shape
+        if weight.dim() == len(shape) == 4 and weight.shape == (*shape[:2], 1, 1) and shape[2:] == (shape[2], 1):
+            new |= {name: weight.repeat(1, 1, shape[2], 1) / shape[2]} if shape[2] > 1 else {}
     return new

@@ -12,12 +12,13 @@ All three put the slow pathway's features before the fast one's, as is done here
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from tam_triton.nets.archive import read_checkpoint
 from tam_triton.nets.checkpoints import LoadReport, load_published
+from tam_triton.nets.containers import weights_of
 from tam_triton.nets.slowfast import SlowFast
 
 # From the authors' names to pytorchvideo's, and from these to the ones here; mmaction2's are left to `load_published`.
@@ -46,11 +47,15 @@ _RENAMINGS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\.branch2\.(?:conv_)?([abc])\.", lambda match: f".conv{'abc'.index(match[1]) + 1}."),
     (r"\.branch2\.(?:norm_)?([abc])(?:_bn)?\.", lambda match: f".bn{'abc'.index(match[1]) + 1}."),
 ]
-_CONTAINERS = ("state_dict", "model_state")
 
 
 def load_slowfast(
-    model: SlowFast, checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, ignore_head: bool = False
+    model: SlowFast,
+    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    ignore_head: bool = False,
+    average: bool = False,
+    start: bool = False,
 ) -> LoadReport:
     """Load a checkpoint into `model`, whichever of the four namings its keys follow.
 
@@ -59,9 +64,7 @@ def load_slowfast(
 
     Args:
         model: a SlowFast network.
-        checkpoint: a state dict, a container with one under "state_dict" or "model_state", or the path of a file with
-            either, read as `load_published` reads it.
-        ignore_head: leave the model's `fc` as it is, for fine-tuning on other classes.
+        checkpoint, ignore_head, average, start: as in `load_published`.
 
     Returns:
         The keys loaded, unused and missing.
@@ -72,13 +75,9 @@ def load_slowfast(
     """
     if not isinstance(model, SlowFast):
         raise TypeError(f"model: got {type(model).__name__}, expected a SlowFast")
-    if isinstance(checkpoint, str | os.PathLike):
-        checkpoint = read_checkpoint(checkpoint)
-    state: Any = checkpoint
-    if isinstance(checkpoint, Mapping):
-        state = next((checkpoint[name] for name in _CONTAINERS if name in checkpoint), checkpoint)
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        return load_published(model, state, ignore_head=ignore_head)  # whose error says what came
+    state, notes = weights_of(checkpoint, average)
+    if not all(isinstance(key, str) for key in state):
+        return load_published(model, state)  # whose error says what came
     keys: dict[str, str] = {}
     for key in state:
         name = library_name(key)
@@ -86,8 +85,8 @@ def load_slowfast(
             raise ValueError(f"checkpoint: got {keys[name]!r} and {key!r}, which both stand for {name!r}")
         keys[name] = key
     frames = {name: _of_frames(state[key]) for name, key in keys.items()}
-    report = load_published(model, frames, ignore_head=ignore_head)
-    return LoadReport(report.loaded, tuple(keys[name] for name in report.unused), report.missing)
+    report = load_published(model, frames, ignore_head=ignore_head, start=start)
+    return replace(report, unused=tuple(keys[name] for name in report.unused), notes=notes)
 
 
 def library_name(key: str) -> str:

@@ -139,7 +139,7 @@ class TANet(C2D):
             layers are taken over as in `C2D`; its own blocks stay plain.
         num_segments: frames of a clip, T. The global branches' weights depend on it.
         num_classes, dropout: as for `C2D`.
-        stages, kernel_size, alpha, beta, impl: as for `insert_tam`.
+        stages, kernel_size, alpha, beta, local_kernel_size, impl: as for `insert_tam`.
 
     Raises:
         TypeError, ValueError: as `C2D` and `insert_tam`.
@@ -156,10 +156,20 @@ class TANet(C2D):
         kernel_size: int = 3,
         alpha: int = 2,
         beta: int = 4,
+        local_kernel_size: int = 3,
         impl: str | None = None,
     ) -> None:
         super().__init__(resnet, num_segments, num_classes=num_classes, dropout=dropout)
-        insert_tam(self, num_segments, stages=stages, kernel_size=kernel_size, alpha=alpha, beta=beta, impl=impl)
+        insert_tam(
+            self,
+            num_segments,
+            stages=stages,
+            kernel_size=kernel_size,
+            alpha=alpha,
+            beta=beta,
+            local_kernel_size=local_kernel_size,
+            impl=impl,
+        )
 
 
 @torch.fx.wrap

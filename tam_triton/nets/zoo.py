@@ -51,6 +51,7 @@ def tanet(
     kernel_size: int = 3,
     alpha: int = 2,
     beta: int = 4,
+    local_kernel_size: int = 3,
     dropout: float = 0.5,
     weights: WeightsEnum | str | None = None,
     impl: str | None = None,
@@ -59,7 +60,7 @@ def tanet(
 
     Args:
         depth, num_classes, num_segments, dropout, weights: as for `c2d`.
-        stages, kernel_size, alpha, beta, impl: as for `insert_tam`.
+        stages, kernel_size, alpha, beta, local_kernel_size, impl: as for `insert_tam`.
 
     Raises:
         TypeError, ValueError: unknown `depth`, `weights` of another network or damaged in torch's cache, or an
@@ -74,6 +75,7 @@ def tanet(
         kernel_size=kernel_size,
         alpha=alpha,
         beta=beta,
+        local_kernel_size=local_kernel_size,
         impl=impl,
     )
 

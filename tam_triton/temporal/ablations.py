@@ -67,6 +67,7 @@ class LocalTAM(Ablation):
         channels: C of the feature maps.
         num_segments: T, the frames of a clip.
         beta: reduction of channels in L.
+        local_kernel_size: taps of L's first Conv1d; odd.
         impl: "triton", "torch", or None to pick by device.
 
     Raises:
@@ -75,9 +76,11 @@ class LocalTAM(Ablation):
 
     kernel_size = 1
 
-    def __init__(self, channels: int, num_segments: int, beta: int = 4, *, impl: str | None = None) -> None:
+    def __init__(
+        self, channels: int, num_segments: int, beta: int = 4, *, local_kernel_size: int = 3, impl: str | None = None
+    ) -> None:
         super().__init__(channels, num_segments, impl=impl)
-        self.L = local_branch(channels, beta)
+        self.L = local_branch(channels, beta, local_kernel_size)
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor | None, Tensor]:
         """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2), and a kernel of one tap."""
@@ -95,6 +98,7 @@ class ReversedTAM(GlobalTAM):
         kernel_size: K, the taps of the aggregation kernel Θ; odd.
         alpha: width of G's hidden layer, in units of T.
         beta: reduction of channels in L.
+        local_kernel_size: taps of L's first Conv1d; odd.
         impl: "triton", "torch", or None to pick by device.
 
     Raises:
@@ -111,10 +115,11 @@ class ReversedTAM(GlobalTAM):
         alpha: int = 2,
         beta: int = 4,
         *,
+        local_kernel_size: int = 3,
         impl: str | None = None,
     ) -> None:
         super().__init__(channels, num_segments, kernel_size, alpha, impl=impl)
-        self.L = local_branch(channels, beta)
+        self.L = local_branch(channels, beta, local_kernel_size)
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor | None, Tensor]:
         """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2) and kernel Θ `(N, C, K)` (equation 3)."""

@@ -21,12 +21,17 @@ class TAM(TemporalModule):
     `G.0.weight (αT, T)`, `G.1.* (αT)`, `G.3.weight (K, αT)`, `L.0.weight (C/β, C, 3)`, `L.1.* (C/β)`,
     `L.3.weight (C, C/β, 1)`. The global branch fixes T: weights trained with 8 segments do not fit 16.
 
+    The arguments have other names in the public implementations (docs/systems.md). The authors' code gives the first
+    Conv1d of L as many taps as the kernel, so its checkpoints of K = 5 need `local_kernel_size=5`.
+
     Args:
         channels: C of the feature maps.
         num_segments: T, the frames of a clip.
         kernel_size: K, the taps of the aggregation kernel Θ; odd.
         alpha: width of the global branch's hidden layer, in units of T.
         beta: reduction of channels in the local branch.
+        local_kernel_size: taps of the local branch's first Conv1d; odd. With others than 3, evaluation goes through the
+            layers, as no kernel that folds them has these.
         impl: "triton", "torch", or None to pick by device.
 
     Raises:
@@ -43,12 +48,13 @@ class TAM(TemporalModule):
         alpha: int = 2,
         beta: int = 4,
         *,
+        local_kernel_size: int = 3,
         impl: str | None = None,
     ) -> None:
         super().__init__(channels, num_segments, impl=impl)
         self.kernel_size = kernel_size
         self.G = global_branch(num_segments, kernel_size, alpha)
-        self.L = local_branch(channels, beta)
+        self.L = local_branch(channels, beta, local_kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N·T, C, H, W)` → the same shape, dtype and layout.
@@ -132,15 +138,16 @@ def global_branch(num_segments: int, kernel_size: int, alpha: int) -> nn.Sequent
     )
 
 
-def local_branch(channels: int, beta: int) -> nn.Sequential:
+def local_branch(channels: int, beta: int, local_kernel_size: int = 3) -> nn.Sequential:
     """L, from X̂ `(N, C, T)` to V `(N, C, T)` (equation 2)."""
     check_count("beta", beta)
+    check_taps("local_kernel_size", local_kernel_size)
     if channels < beta:
         raise ValueError(f"channels: got {channels}, expected at least beta = {beta}")
     hidden = channels // beta
-    check_parameter("channels", channels, hidden * channels * 3)
+    check_parameter("channels", channels, hidden * channels * local_kernel_size)
     return nn.Sequential(
-        nn.Conv1d(channels, hidden, 3, padding=1, bias=False),
+        nn.Conv1d(channels, hidden, local_kernel_size, padding=local_kernel_size // 2, bias=False),
         nn.BatchNorm1d(hidden, BATCH_NORM_EPS),
         nn.ReLU(inplace=True),
         nn.Conv1d(hidden, channels, 1, bias=False),

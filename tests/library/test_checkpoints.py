@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from tam_triton.nets import C2D, TANet, c2d18, load_published, tanet18, tanet50
+from tam_triton.nets import C2D, TANet, c2d18, create_model, load_published, published_state, tanet18, tanet50
 
 T, CLASSES = 4, 7
 
@@ -161,7 +161,7 @@ def test_literal_names_and_shapes_of_tanet_50(tanet_50, table):
     state = {
         key: torch.randn(shape, generator=generator) if shape else torch.tensor(5) for key, shape in shapes.items()
     }
-    report = load_published(tanet_50, state)
+    report = load_published(tanet_50, state, start=True)
     assert report.unused == ()
     assert list(report.loaded) == [name for _, name, *_ in rows]
     after = tanet_50.state_dict()
@@ -191,32 +191,32 @@ def test_files_and_containers(small, tmp_path, zipped):
 def test_report_names_what_was_left_out(small):
     before = {key: tensor.clone() for key, tensor in small.state_dict().items()}
     state = {"module." + by_authors(key, tanet=True): tensor for key, tensor in random_state(small).items()}
-    del state["module.base_model.layer2.0.tam.L.3.weight"]
-    state |= {"module.base_model.layer4.1.net.conv1.weight": torch.ones(3), "module.temperature": torch.ones(1)}
+    del state["module.base_model.layer2.0.tam.L.1.bias"]
+    state |= {"module.consensus.scale.weight": torch.ones(3), "module.temperature": torch.ones(1)}
     state |= {"module.base_model.bn1.weight_orig": torch.ones(64), "epoch": 3}
     report = load_published(small, state)
     assert report.unused == (
-        "module.base_model.layer4.1.net.conv1.weight",
+        "module.consensus.scale.weight",
         "module.temperature",
         "module.base_model.bn1.weight_orig",
         "epoch",
     )
-    assert report.missing == ("layer2.0.tam.L.3.weight",)
+    assert report.missing == ("layer2.0.tam.L.1.bias",)
     assert len(report.loaded) == len(before) - 1
-    assert torch.equal(small.state_dict()["layer2.0.tam.L.3.weight"], before["layer2.0.tam.L.3.weight"])
+    assert torch.equal(small.state_dict()["layer2.0.tam.L.1.bias"], before["layer2.0.tam.L.1.bias"])
     assert str(report).splitlines() == [
         f"{len(before) - 1} tensors loaded",
         "4 checkpoint keys not used:",
         *(f"  {key}" for key in report.unused),
         "1 model keys left as they were:",
-        "  layer2.0.tam.L.3.weight",
+        "  layer2.0.tam.L.1.bias",
     ]
 
 
 def test_image_weights_leave_the_tams(small):
     state = random_state(ResNet(BasicBlock, [1, 1, 1, 1]))
     tams = {key: tensor.clone() for key, tensor in small.state_dict().items() if ".tam." in key}
-    report = load_published(small, state, ignore_head=True)
+    report = load_published(small, state, ignore_head=True, start=True)
     after = small.state_dict()
     assert report.unused == ("fc.weight", "fc.bias")
     assert set(report.missing) == {*tams, "fc.weight", "fc.bias"}
@@ -235,6 +235,75 @@ def test_head_of_other_classes_can_be_ignored(small, naming):
     assert report.unused == tuple(NAMINGS[naming](f"fc.{name}", tanet=True) for name in ("weight", "bias"))
     assert all(torch.equal(small.fc.state_dict()[key], head[key]) for key in head)
     assert torch.equal(small.layer4[0].tam.G[0].weight, state["layer4.0.tam.G.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("form", "table", "naming"),
+    [("authors", LITERAL_AUTHORS, "authors, parallel"), ("mmaction2", LITERAL_MMACTION2, "mmaction2")],
+)
+@pytest.mark.parametrize("tanet", [True, False])
+def test_the_way_back(networks, tanet_50, form, table, naming, tanet):
+    network = networks[tanet][1]
+    if tanet and form == "authors":
+        network = TANet(ResNet(Bottleneck, [2, 2, 1, 1]), T, num_classes=CLASSES)
+    state = random_state(network)
+    load_published(network, state)
+    published = published_state(network, form)
+    assert list(published) == [NAMINGS[naming](key, tanet=tanet) for key in state]
+    twin = type(network)(ResNet(Bottleneck, [2, 2, 1, 1]), T, num_classes=CLASSES)
+    report = load_published(twin, published)
+    assert (report.missing, report.unused) == ((), ())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in twin.state_dict().items())
+    if tanet:
+        rows = [line.split() for line in table.strip().splitlines()]
+        shapes = {key: list(map(str, tensor.shape)) for key, tensor in published_state(tanet_50, form).items()}
+        assert all(shapes[key] == shape for key, _, *shape in rows)
+
+
+def test_without_dropout_the_authors_head_is_the_backbones():
+    network = C2D(ResNet(BasicBlock, [1, 1, 1, 1]), T, num_classes=CLASSES, dropout=0)
+    assert "module.base_model.fc.weight" in published_state(network, "authors")
+
+
+@pytest.mark.parametrize(
+    ("system", "options", "form", "message"),
+    [
+        ("tanet_c", {}, "mmaction2", "got one with TAM of its own, expected TANet's"),
+        ("tsm", {}, "authors", "got one with TemporalShift of its own"),
+        ("tanet", {"stages": ["res4", "res5"]}, "mmaction2", "got TAMs in 2 of 4 blocks, expected them in all"),
+        ("tanet", {"alpha": 3}, "authors", r"got G\.0\.weight \(12, 4\) .*, expected \(8, 4\)"),
+        ("tanet", {"beta": 8}, "authors", r"L\.0\.weight \(8, 64, 3\), expected .* \(16, 64, 3\) for authors"),
+        ("tanet", {"kernel_size": 5}, "authors", r"L\.0\.weight \(16, 64, 3\), expected .* \(16, 64, 5\) for authors"),
+        ("tanet", {}, "theirs", r"form: got 'theirs', expected one of \('authors', 'mmaction2'\)"),
+    ],
+)
+def test_what_has_no_way_back(system, options, form, message):
+    network = create_model(system, ResNet(Bottleneck, [1, 1, 1, 1]), CLASSES, T, **options)
+    with pytest.raises(ValueError, match=message):
+        published_state(network, form)
+
+
+def test_no_way_back_from_other_networks(small):
+    with pytest.raises(ValueError, match="got basic blocks with TAMs, expected bottlenecks for mmaction2"):
+        published_state(small, "mmaction2")
+    with pytest.raises(TypeError, match="network: got Linear, expected a TANet or a C2D"):
+        published_state(nn.Linear(2, 2), "authors")
+    with pytest.raises(TypeError, match="network: got dict"):
+        published_state({}, "authors")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("system", ["tanet", "tanet_c", "tanet_r"])
+def test_the_authors_kernels_of_five_taps(system):
+    """Their TAM gives the first Conv1d of its local branch `kernel_size` taps too; mmaction2's has its own argument."""
+    blocks = ResNet(Bottleneck, [1, 1, 1, 1])
+    network = create_model(system, blocks, CLASSES, T, kernel_size=5, local_kernel_size=5)
+    state = random_state(network)
+    published = {"module." + by_authors(key, tanet=True): tensor for key, tensor in state.items()}
+    assert published["module.base_model.layer1.0.tam.L.0.weight"].shape == (16, 64, 5)
+    assert published["module.base_model.layer1.0.tam.G.3.weight"].shape == (5, 2 * T)
+    report = load_published(network, published)
+    assert (report.missing, report.unused) == ((), ())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -269,7 +338,7 @@ def test_misfits_of_other_networks(small):
         load_published(small, random_state(wide))
     state = random_state(small)
     state["layer1.0.tam.L.0.weight"] = torch.zeros(16, 64, 5)
-    with pytest.raises(ValueError, match="its local branch has 5 taps, the model's 3"):
+    with pytest.raises(ValueError, match=r"its local branch has 5 taps, the model's 3 \(local_kernel_size\)"):
         load_published(small, state)
     state["layer1.0.tam.L.0.weight"] = torch.zeros(64, 3)
     with pytest.raises(ValueError, match=r"it has other shapes\. 'fc\.bias' is \(9,\)"):
@@ -303,7 +372,7 @@ def test_two_keys_for_one_tensor(small, first, second):
             ValueError,
             r"'blocks\.0\.attn\.qkv\.weight', none of which fits",
         ),
-        ({"model": {"conv1.weight": torch.ones(3)}}, ValueError, "'model', none of which fits TANet"),
+        ({"weights": {"conv1.weight": torch.ones(3)}}, ValueError, "'weights', none of which fits TANet"),
         ({"conv1.weight": "not a tensor"}, ValueError, "none of which fits"),
         ({"state_dict": [1]}, TypeError, "list"),
         (nn.Linear(2, 2), TypeError, "Linear"),
@@ -327,8 +396,8 @@ def test_unreadable_files(small, tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"damaged{index}\.pth: is not a checkpoint, or a damaged one"):
             load_published(small, path)
-    torch.save(small, tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module\.pth: .*holds more than tensors.*; if you trust"):
+    torch.save(small, tmp_path / "module.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"module\.pth: .*holds more .*tam_triton\.nets\.video\.TANet.*; if you trust"):
         load_published(small, tmp_path / "module.pth")
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         load_published(small, tmp_path / "absent.pth")

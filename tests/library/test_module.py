@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import reference
@@ -20,10 +21,12 @@ each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "ev
 each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
 
 
-def random_tam(channels: int, num_segments: int, kernel_size: int = 3, *, impl: str, training: bool = True) -> TAM:
+def random_tam(
+    channels: int, num_segments: int, kernel_size: int = 3, *, impl: str, training: bool = True, local_taps: int = 3
+) -> TAM:
     """A module none of whose weights or statistics is at its initial value."""
     torch.manual_seed(channels + num_segments)
-    module = TAM(channels, num_segments, kernel_size, impl=impl)
+    module = TAM(channels, num_segments, kernel_size, local_kernel_size=local_taps, impl=impl)
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(tensor + 0.3 * torch.rand_like(tensor))
@@ -81,9 +84,12 @@ def test_equals_an_eager_one(impl: str, training: bool, memory: str, shape: Prob
 @each_impl
 @each_mode
 @examples(0.24)
-@given(problem=problems(dtypes=(torch.float64,)).filter(lambda p: p.N * p.T > 1 and p.C >= 4))
-def test_equals_the_reference(impl: str, training: bool, problem: Problem) -> None:
-    module = random_tam(problem.C, problem.T, problem.K, impl=impl, training=training).double()
+@given(
+    problem=problems(dtypes=(torch.float64,)).filter(lambda p: p.N * p.T > 1 and p.C >= 4),
+    local_taps=st.sampled_from([1, 3, 5]),
+)
+def test_equals_the_reference(impl: str, training: bool, problem: Problem, local_taps: int) -> None:
+    module = random_tam(problem.C, problem.T, problem.K, impl=impl, training=training, local_taps=local_taps).double()
     state = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
     x, dy = problem.features(), problem.features(salt=3)
     y, dx, gradients = run(module, module, x, dy)
@@ -99,6 +105,20 @@ def test_equals_the_reference(impl: str, training: bool, problem: Problem) -> No
         np.testing.assert_allclose(gradient.numpy(), true_gradients[name], rtol=1e-7, atol=1e-8, err_msg=name)
     for name, statistics in forward.running_statistics.items():
         np.testing.assert_allclose(module.get_buffer(name).numpy(), statistics, rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+@each_impl
+@pytest.mark.parametrize("local_taps", [1, 5])
+def test_inference_with_other_local_taps(impl: str, local_taps: int) -> None:
+    """By the layers: the kernels that fold them have three. The authors' code has as many as the kernel."""
+    problem = Problem(N=2, T=8, C=16, H=7, W=7, K=5)
+    module = random_tam(16, 8, 5, impl=impl, training=False, local_taps=local_taps)
+    x, norm = problem.features(), torch.nn.BatchNorm2d(16).eval()
+    with torch.no_grad():
+        assert module._fold(x) is None
+        for y, seen in ((module(x), x), (module.activated(x, norm, torch.nn.ReLU()), norm(x).relu())):
+            truth, plain = eager.tam(copy.deepcopy(module).double(), seen.double()), eager.tam(module, seen)
+            assert_close(y, truth.numpy(), plain)
 
 
 @each_impl

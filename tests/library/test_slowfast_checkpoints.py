@@ -78,6 +78,9 @@ def test_what_a_checkpoint_does_not_fit() -> None:
         load_slowfast(network, {"fc.bias": torch.zeros(6), "head.projection.bias": torch.zeros(6)})
     with pytest.raises(ValueError, match="does not fit the model"):
         load_slowfast(network, small(lateral_kernel=7).state_dict())
-    report = load_slowfast(network, {"model_state": {"head.projection.bias": torch.ones(6), "s9.other": torch.ones(1)}})
+    state = {"head.projection.bias": torch.ones(6), "s9.other": torch.ones(1)}
+    with pytest.raises(ValueError, match="it lacks 'slow_path'; 'fast_path'"):
+        load_slowfast(network, state)
+    report = load_slowfast(network, {"model_state": state}, start=True)
     assert (report.loaded, report.unused) == (("fc.bias",), ("s9.other",))
     assert network.fc.bias.eq(1).all()

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 STOREYS = (
     {"__main__"},
     {"demo", "compare"},
-    {"fit", "evaluation"},
+    {"fit", "evaluation", "convert"},
+    {"weights"},
     {"checkpoint"},
     {"networks"},
     {"recipes", "metrics"},

@@ -141,6 +141,7 @@ OVERRIDES = {
     "model.beta": ("8", 8),
     "data.train_root": ("videos", Path("videos")),
     "data.val_root": ("videos", Path("videos")),
+    "model.local_kernel_size": ("5", 5),
     "sampling.kind": ("segments", "segments"),
     "sampling.num_segments": ("16", 16),
     "sampling.reach": ("32", 32),
@@ -185,7 +186,12 @@ def test_every_field_can_be_overridden_from_the_command_line(tmp_path):
     recipe = RECIPES["k400-8f"]
     of_views = {("test", name) for name in ("placement", "crops", "short_side", "crop_size", "average")}
     untried = {path for path, _ in leaves(recipe)} - {("name",), ("validation", "clips")} - of_views
-    assert {".".join(path) for path in untried} == OVERRIDES.keys() | FLAGS.keys()
+    of_a_file = {"model.weights_segments", "model.weights_average"}
+    assert {".".join(path) for path in untried} == OVERRIDES.keys() | FLAGS.keys() | of_a_file
+    started = parse(
+        "k400-8f", "--model.weights", "a.pth", "--model.weights-segments", "draw", "--model.weights-average"
+    )
+    assert started.recipe.model == replace(recipe.model, weights="a.pth", weights_segments="draw", weights_average=True)
     for name, (text, value) in OVERRIDES.items():
         run = parse("k400-8f", f"--{name.replace('_', '-')}", *text.split(" "))
         assert run.recipe == with_leaf(recipe, name.split("."), value)
@@ -266,7 +272,11 @@ SLOWFAST = Model(system="slowfast_4x16", weights=None)
             {"backbone": "timm/test_resnet.r160_in1k"},
             r"got 'timm/test_resnet\.r160_in1k', expected 'timm/test_resnet', and the tag 'r160_in1k' for its weights",
         ),
-        (Model, {"backbone": "small"}, r"model\.weights: got 'IMAGENET1K_V1', expected None for the small backbone"),
+        (
+            Model,
+            {"backbone": "small"},
+            r"model\.weights: got 'IMAGENET1K_V1', expected None, or a file, for the small backbone",
+        ),
         (Model, {"weights": "V9"}, r"model\.weights: got 'V9', expected one of \('IMAGENET1K_V1', "),
         (Model, {"system": "i4d"}, r"model\.system: got 'i4d', expected one of 'c2d', .*'tanet', .*'tsm'"),
         (Model, {"system": "tsm", "alpha": 3}, r"model\.alpha: got 3, expected 2, as tsm has no such option"),

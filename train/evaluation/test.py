@@ -6,8 +6,7 @@ from typing import Literal
 
 import tyro
 
-from tam_triton.nets import load_published
-from train.checkpoint import TrainedNetwork, load_checkpoint
+from train.checkpoint import load_checkpoint
 from train.data.dataset import Views
 from train.data.entries import fingerprint
 from train.data.index import read_index, require_some
@@ -17,10 +16,10 @@ from train.evaluation.report import check_folder, describe, write_report
 from train.evaluation.scores import Accuracy
 from train.evaluation.views import score_videos
 from train.fields import check_types, require
-from train.networks import build_network
 from train.precision import Precision, computing
-from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3, RECIPES
+from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3
 from train.team import join_team
+from train.weights import Foreign
 
 PROTOCOLS = {"10x3": CLIPS_10_CROPS_3, "4x3": CLIPS_4_CROPS_3, "2x3": CLIPS_2_CROPS_3, "1x1": CENTER}
 
@@ -50,9 +49,13 @@ class EvaluationConfig:
     checkpoint: tyro.conf.Positional[Path | None] = None
     """Checkpoint of a training run. Where the run kept an average of its weights, that is the network."""
     weights: Path | None = None
-    """Instead of a checkpoint: published weights of a TANet, of the authors' code or of mmaction2, with --recipe."""
+    """Instead of a checkpoint: weights of another program, such as the authors' code and mmaction2, with --recipe."""
     recipe: str | None = None
-    """Name of the recipe that `weights` belong to, such as k400-8f."""
+    """What `weights` belong to: the name of a recipe, such as k400-8f, or the recipe.json of a run."""
+    segments: Literal["interpolate", "draw"] | None = None
+    """Where `weights` are of another number of frames: make TAM's global branches of them, or draw them anew."""
+    average: bool = False
+    """Take the moving average (EMA) that lies beside `weights` in their file."""
     data: Path | None = None
     """Index of the videos, as `python -m train prepare` writes it; by default the checkpoint's own `data.val`."""
     root: Path | None = None
@@ -90,7 +93,18 @@ class EvaluationConfig:
                 f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither; "
                 "a checkpoint has its own recipe"
             )
-        require(self, "recipe", self.recipe in (None, *RECIPES), f"one of {', '.join(RECIPES)}")
+        if self.foreign:
+            self.foreign.load_recipe()
+        else:
+            require(self, "segments", self.segments is None, "None without weights")
+            require(self, "average", not self.average, "False without weights")
+
+    @property
+    def foreign(self) -> Foreign | None:
+        """The weights that are tested instead of a checkpoint."""
+        if self.weights is None or self.recipe is None:
+            return None
+        return Foreign(self.weights, self.recipe, self.segments, self.average)
 
 
 def run_test(config: EvaluationConfig) -> Accuracy:
@@ -111,7 +125,9 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         root = config.root or (trained.recipe.data.val_root if trained and is_own else None)
         index = read_index(data, root)
         require_some(index.split, "--root takes the folder that they were moved to")
-        trained = trained or _load_weights(config, index.split.class_names)
+        if config.foreign:
+            trained = config.foreign.load(index.split.class_names)
+        assert trained is not None
         views, recipe = choose_views(config, trained.recipe.test), trained.recipe
         if team.leads:
             print(f"{recipe.name} on {index.summary()}")
@@ -138,21 +154,3 @@ def choose_views(config: EvaluationConfig, recipe_views: Views) -> Views:
     """The views that `config` asks for: the recipe's, or a published protocol's, and what is to differ from them."""
     views = recipe_views if config.protocol == "recipe" else PROTOCOLS[config.protocol]
     return replace(views, **{name: value for name, value in vars(config.views).items() if value is not None})
-
-
-def _load_weights(config: EvaluationConfig, class_names: tuple[str, ...]) -> TrainedNetwork:
-    """The network of `config.recipe` with published weights, which say nothing of their classes' names."""
-    recipe = RECIPES[str(config.recipe)]
-    network = build_network(recipe.model, len(class_names), recipe.sampling.num_segments, pretrained=False)
-    try:
-        report = load_published(network, Path(str(config.weights)))
-    except OSError as error:
-        raise InputError(f"weights: {config.weights}: {(error.strerror or str(error)).lower()}") from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f"weights: {config.weights}: {error}") from error
-    # Only training looks at how many batches BatchNorm has seen.
-    if lacking := [key for key in report.missing if not key.endswith("num_batches_tracked")]:
-        raise InputError(
-            f"weights: {config.weights} has nothing for {len(lacking)} tensors of {recipe.name}, such as {lacking[0]}"
-        )
-    return TrainedNetwork(network.eval(), recipe, class_names)

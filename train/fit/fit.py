@@ -1,6 +1,7 @@
 """`python -m train fit RECIPE`: from a recipe and a data set's indices to a trained network, on one GPU or many."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 
 from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
@@ -21,6 +22,7 @@ from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
 from train.recipes import Recipe
 from train.team import Team, join_team
+from train.weights import describe_start, start_from_file
 
 
 def run_fit(config: FitConfig) -> Outcome:
@@ -50,18 +52,28 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     _check_data(recipe, train, val)
     check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
     checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
-    team.on_leader(lambda: _prepare_folder(config, recipe, checkpoints))
-    writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
-    log = RunLog(config.out if team.leads else None, append=config.resume, writer=writer)
-    with computing(team.device, config.threads, config.deterministic), closing(log):
+    begins = team.on_leader(lambda: _begins(config, checkpoints))
+    with computing(team.device, config.threads, config.deterministic), ExitStack() as stack:
         loading = config.loading.for_device(team.device)
         labels = [entry.label for entry in train.entries] if recipe.data.balanced else None
         size, epochs = optimization.batch_size, optimization.epochs
         order = TrainingBatches(len(train), size, epochs, seed, team.rank, team.size, compute.accumulate, labels)
         views = EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder)
         seed_generators(team.device, seed)
-        network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
+        # A run that goes on has its weights from its checkpoint; those that it started from may be gone.
+        network = build_network(recipe.model, len(train.class_names), recipe.sampling.num_segments, pretrained=begins)
+        report = None
+        if begins and recipe.model.starts_from_file:
+            report = start_from_file(network, recipe.model, train.class_names)
         learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
+        if begins:  # all that may be refused has been looked at
+            team.on_leader(lambda: _write_recipe(config, recipe, checkpoints))
+        writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
+        log = RunLog(config.out if team.leads else None, append=config.resume, writer=writer)
+        stack.enter_context(closing(log))
+        if report:
+            log.event("weights", path=recipe.model.weights, **asdict(report), untouched=report.untouched)
+            log.say(describe_start(recipe.model, report))
         run = Run(
             config=config,
             identity=describe_run(recipe, compute, train, val),
@@ -131,11 +143,16 @@ def read_splits(recipe: Recipe, team: Team) -> tuple[Index, Index]:
     return train, val
 
 
-def _prepare_folder(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:
-    if checkpoints.by_age() and not config.resume:
+def _begins(config: FitConfig, checkpoints: RunCheckpoints) -> bool:
+    """Whether the run starts from its beginning, and not from a checkpoint. Raises InputError."""
+    begins = not checkpoints.by_age()
+    if not begins and not config.resume:
         raise InputError(
             f"{config.out}: holds a run already; go on with it by --resume, or take another folder by --out"
         )
+    return begins
+
+
+def _write_recipe(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
-    if not checkpoints.by_age():
-        (config.out / "recipe.json").write_text(recipe.to_json() + "\n")
+    (config.out / "recipe.json").write_text(recipe.to_json() + "\n")
