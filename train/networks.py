@@ -1,5 +1,8 @@
 """From a recipe's description of a network to the network."""
 
+from pathlib import Path
+from urllib.error import URLError
+
 import torch
 from torch import nn
 
@@ -19,8 +22,8 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
             lacks them; otherwise, and where it names none or a file (see `weights`), they are random.
 
     Raises:
-        InputError: a system that does not fit the backbone or the clips, or weights that are damaged in torch's cache.
-        OSError: they cannot be downloaded.
+        InputError: a system that does not fit the backbone or the clips, or weights that are damaged in torch's cache
+            or cannot be downloaded.
     """
     is_small = model.backbone == SMALL
     try:
@@ -35,6 +38,12 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error
+    except URLError as error:
+        raise InputError(
+            f"model.weights: {model.weights} of {model.backbone} cannot be downloaded ({error.reason}) to "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}; put the file there, give one of your own by --model.weights "
+            "FILE, or start from random weights by --model.weights None"
+        ) from error
 
 
 def check_network(model: Model, num_classes: int, num_segments: int) -> nn.Module:

@@ -193,7 +193,8 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     try:
         lines = path.read_bytes()[: _complete_length(path)].split(b"\n")[:-1]
     except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        remedy = f"; `python -m train prepare {path}` makes the index of a folder" if path.is_dir() else ""
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}{remedy}") from error
     header: Any = None
     is_newer = False
     known = {}

@@ -11,7 +11,7 @@ import tyro
 from numpy.typing import NDArray
 
 from train.errors import InputError
-from train.evaluation.report import check_folder, describe, write_report
+from train.evaluation.report import SCORES, check_folder, describe, write_report
 from train.evaluation.scores import Accuracy, Kind, Missing, VideoScores
 
 # Names of videos that are given where files differ.
@@ -23,7 +23,7 @@ class EnsembleConfig:
     """Average the scores that several tests have saved, and report as a test does."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """The `scores.npz` of two tests or more, of the same videos and classes."""
+    """The `scores.npz` of two tests or more, of the same videos and classes, or the folders that hold them."""
     weights: tuple[float, ...] = ()
     """How much each file counts, in their order; by default all the same."""
     average: Kind | None = None
@@ -44,9 +44,10 @@ def run_ensemble(config: EnsembleConfig) -> Accuracy:
         InputError: a file that cannot be read, files that do not belong together, or `out` holds scores.
     """
     check_folder(config.out, config.overwrite)
-    if len(set(config.files)) < len(config.files):
-        raise InputError(f"files: got {', '.join(map(str, config.files))}, expected each once")
-    members = {str(path): VideoScores.load(path) for path in config.files}
+    files = [path / SCORES if path.is_dir() else path for path in config.files]
+    if len(set(files)) < len(files):
+        raise InputError(f"files: got {', '.join(map(str, files))}, expected each once")
+    members = {str(path): VideoScores.load(path) for path in files}
     joined = average_scores(members, config.weights, config.average, config.common)
     accuracy = joined.accuracy()
     print(f"ensemble of {len(members)}, {joined.kind} averaged")
