@@ -153,4 +153,7 @@ def run_test(config: EvaluationConfig) -> Accuracy:
 def choose_views(config: EvaluationConfig, recipe_views: Views) -> Views:
     """The views that `config` asks for: the recipe's, or a published protocol's, and what is to differ from them."""
     views = recipe_views if config.protocol == "recipe" else PROTOCOLS[config.protocol]
-    return replace(views, **{name: value for name, value in vars(config.views).items() if value is not None})
+    changes = {name: value for name, value in vars(config.views).items() if value is not None}
+    if changes.get("clips", 1) > 1:  # which only this can mean
+        changes.setdefault("placement", "spread")
+    return replace(views, **changes)

@@ -174,8 +174,9 @@ def test_protocols_on_the_command_line():
     assert views("k400-16f", "10x3") == Views("spread", 10, 3, 256, 256)
     assert views("ssv2-8f", "1x1") == Views("middle", 1, 1, 256, 224)
     assert views("ssv2-8f", "2x3", clips=5, average="probabilities") == Views("spread", 5, 3, 256, 256, "probabilities")
+    assert views("ssv2-8f", "1x1", clips=3) == Views("spread", 3, 1, 256, 224)
     with pytest.raises(InputError, match=r"views.clips: got 3, expected 1 where the placement is middle"):
-        views("ssv2-8f", "1x1", clips=3)
+        views("ssv2-8f", "1x1", clips=3, placement="middle")
     with pytest.raises(InputError, match=r"views.crops: got 0, expected at least 1"):
         views("ssv2-8f", crops=0)
 
