@@ -1,10 +1,14 @@
 """Networks of training runs, used in programs of their own: with `tam_triton` alone, and as `train` would use them."""
 
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -144,3 +148,25 @@ def test_no_video(checkpoint, tmp_path):
         model.predict(tmp_path / "absent.mp4", top=0)
     with pytest.raises(ValueError, match="expected 1 or more, reach ≥ T"):
         middle_frames(10, 8, reach=4)
+
+
+PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "using-a-network.md"
+
+
+def test_the_page(tmp_path, videos, monkeypatch, capsys):
+    """Its blocks, one after the other; what the network exports gives what it gives itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/own/checkpoints").mkdir(parents=True)
+    trained(tmp_path / "runs/own/checkpoints/best.pt", RECIPES["demo"])
+    (tmp_path / "videos/val/waving").mkdir(parents=True)
+    shutil.copy(videos[0], tmp_path / "videos/val/waving/one.mp4")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert capsys.readouterr().out.count("%  ") == 3
+    assert names["features"].shape == (128,)
+    clips, expected = names["clips"], names["model"](names["clips"])
+    session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: clips.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+    assert torch.export.load("network.pt2").module()(clips).shape == (1, 2)
