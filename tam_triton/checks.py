@@ -326,9 +326,14 @@ def check_dtype(x: Tensor, module: nn.Module) -> None:
     if len(dtypes) != 1 or x.dtype in dtypes or _is_hooked(module):
         return
     wide = torch.float64 in (x.dtype, *dtypes)  # autocast leaves it alone
-    if wide or not torch.is_autocast_enabled(x.device.type):
+    if wide or not is_autocasting(x):
         way_out = "" if wide else " or autocast"
         raise TypeError(f"x: got dtype {x.dtype}, expected the module's {dtypes.pop()}{way_out}")
+
+
+def is_autocasting(x: Tensor) -> bool:
+    """Whether autocast is on for x's device; never on meta, of which torch raises if it is asked."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -49,7 +49,7 @@ class Squeeze(Operator):
 
     @staticmethod
     def forward(x: Tensor, num_segments: int, impl: str) -> Tensor:
-        return ops.IMPLEMENTATIONS[impl].squeeze(x, num_segments)
+        return ops.operators(impl).squeeze(x, num_segments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -74,7 +74,7 @@ class Aggregate(Operator):
     def forward(
         x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int, after: bool, impl: str
     ) -> Tensor:
-        return ops.IMPLEMENTATIONS[impl].aggregate(x, importance, kernel, num_segments, after)
+        return ops.operators(impl).aggregate(x, importance, kernel, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -106,7 +106,7 @@ class InputGradient(Operator):
         dy: Tensor, importance: Tensor | None, kernel: Tensor, d_squeezed: Tensor | None, channels_last: bool,
         num_segments: int, after: bool, impl: str,
     ) -> Tensor:  # fmt: skip
-        operators = ops.IMPLEMENTATIONS[impl]
+        operators = ops.operators(impl)
         return operators.input_gradient(dy, importance, kernel, d_squeezed, channels_last, num_segments, after)
 
     @staticmethod
@@ -151,7 +151,7 @@ class WeightGradients(Operator):
     def forward(
         dy: Tensor, x: Tensor, importance: Tensor | None, kernel: Tensor, num_segments: int, after: bool, impl: str
     ) -> tuple[Tensor, Tensor]:
-        return ops.IMPLEMENTATIONS[impl].weight_gradients(dy, x, importance, kernel, num_segments, after)
+        return ops.operators(impl).weight_gradients(dy, x, importance, kernel, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -209,7 +209,7 @@ class SqueezeWithSlots(Operator):
         x: Tensor, kernel_size: int, weights_dtype: torch.dtype, excited: bool,
         num_segments: int, after: bool, impl: str,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        squeezed = ops.IMPLEMENTATIONS[impl].squeeze(x, num_segments)
+        squeezed = ops.operators(impl).squeeze(x, num_segments)
         weight = x.new_zeros((), dtype=weights_dtype)
         slots = (x.new_zeros(()).expand(x.shape), weight.expand(*squeezed.shape[:2], kernel_size))
         return squeezed, *slots, *([weight.expand(squeezed.shape)] if excited else [])
@@ -242,7 +242,7 @@ class AggregateWithSlots(Operator):
         dy_slot: Tensor, theta_slot: Tensor, v_slot: Tensor | None,
         num_segments: int, after: bool, impl: str,
     ) -> Tensor:  # fmt: skip
-        return ops.IMPLEMENTATIONS[impl].aggregate(x, importance, kernel, num_segments, after)
+        return ops.operators(impl).aggregate(x, importance, kernel, num_segments, after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

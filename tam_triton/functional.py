@@ -24,6 +24,7 @@ from tam_triton.checks import (
     check_statistics,
     check_taps,
     check_weights,
+    is_autocasting,
 )
 
 Excitation = Literal["before", "after"]
@@ -48,7 +49,7 @@ def squeeze(x: Tensor, num_segments: int, *, impl: str | None = None) -> Tensor:
     check_segments(x, num_segments)
     chosen = choose(impl, x)
     if chosen == "triton" and torch.compiler.is_compiling():
-        return ops.IMPLEMENTATIONS[chosen].squeeze(x, num_segments)
+        return ops.operators(chosen).squeeze(x, num_segments)
     return derivatives.functions().squeeze.call(x, num_segments, chosen)
 
 
@@ -87,7 +88,7 @@ def aggregate(
     T = check_weights(x, importance, kernel, num_segments)
     chosen, after = choose(impl, x), excitation == "after" and importance is not None
     if chosen == "triton" and torch.compiler.is_compiling():
-        return ops.IMPLEMENTATIONS[chosen].aggregate(x, importance, kernel, T, after)
+        return ops.operators(chosen).aggregate(x, importance, kernel, T, after)
     return derivatives.functions().aggregate.call(x, importance, kernel, T, after, chosen)
 
 
@@ -132,7 +133,7 @@ def squeeze_and_aggregate(
         results = branches(squeeze(x, num_segments, impl=chosen))
         return plainly(*check_branch_results(x, results, num_segments, kernel_size, excited))
     # Under autocast V and Θ may be wider than x.
-    weights_dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
+    weights_dtype = torch.float32 if is_autocasting(x) else x.dtype
     functions, form = derivatives.functions(), (num_segments, excitation == "after", chosen)
     squeezed, *slots = functions.squeeze_with_slots.call(x, kernel_size, weights_dtype, excited, *form)
     weights = check_branch_results(x, branches(squeezed), num_segments, kernel_size, excited)
@@ -176,7 +177,7 @@ def evaluate(
     check_segments(x, num_segments)
     check_eps(eps)
     check_folded(x, global_branch, local_branch, norm, num_segments)
-    operators = ops.IMPLEMENTATIONS[choose(impl, x)]
+    operators = ops.operators(choose(impl, x))
     if norm is None:
         squeezed = operators.squeeze(x, num_segments)
     else:

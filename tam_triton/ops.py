@@ -7,6 +7,7 @@ see into. Derivatives are written once over either, in `derivatives`.
 
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -154,3 +155,18 @@ IMPLEMENTATIONS = {
     "torch": SimpleNamespace(**{name: in_plain_torch(name) for name in OPERATORS}),
 }
 """The operators of each, with arguments and shapes as in `plain`."""
+
+
+def operators(impl: str) -> SimpleNamespace:
+    """Those of an implementation.
+
+    While a FLOP counter watches they are called by their names, whatever then runs: in plain torch it would see
+    elementwise products and sums, which it does not count.
+    """
+    if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
+        return IMPLEMENTATIONS[impl]
+    if "torch.utils.flop_counter" not in sys.modules:
+        return IMPLEMENTATIONS[impl]
+    from tam_triton.flops import is_counting
+
+    return IMPLEMENTATIONS["triton" if is_counting() else impl]

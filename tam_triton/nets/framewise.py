@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from tam_triton.checks import check_count, check_module
-from tam_triton.nets.insert import Place, insert
+from tam_triton.nets.insertion import Place, insert
 from tam_triton.nets.video import VideoNetwork, check_probability, new_head
 
 HEADS = ("fc", "classifier", "head.fc", "head")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from torch import nn
 
-from tam_triton.nets.insert import Place
+from tam_triton.nets.insertion import Place
 from tam_triton.nets.resnet import STAGES, check_stages
 
 STYLES = ("a", "b", "c", "d")

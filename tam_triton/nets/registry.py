@@ -14,7 +14,7 @@ from tam_triton.checks import check_count
 from tam_triton.nets import places as where
 from tam_triton.nets.backbones import as_people_count, build_backbone, check_backbone
 from tam_triton.nets.framewise import Framewise, head_name
-from tam_triton.nets.insert import Place, insert
+from tam_triton.nets.insertion import Place, insert
 from tam_triton.nets.slowfast import CONFIGS, SlowFast
 from tam_triton.nets.ta_block import FORWARDS
 from tam_triton.nets.video import C2D, CHILDREN, TANet, VideoNetwork, check_probability

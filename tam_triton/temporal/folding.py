@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from tam_triton.checks import transforming
+from tam_triton.checks import is_autocasting, transforming
 
 BATCH_NORMS_1D: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.SyncBatchNorm)
 BATCH_NORMS_2D: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -155,7 +155,7 @@ def fits(tensor: Tensor, x: Tensor) -> bool:
     if tensor.dtype == x.dtype:
         return True
     both = tensor.dtype in HALVES_AND_SINGLE and x.dtype in HALVES_AND_SINGLE
-    return both and torch.is_autocast_enabled(x.device.type)
+    return both and is_autocasting(x)
 
 
 def is_ordinary(tensor: Tensor) -> bool:

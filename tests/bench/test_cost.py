@@ -17,8 +17,8 @@ from bench.__main__ import main
 from bench.cost import OF_THE_PAPER, Cost, Row, measure
 from bench.published import PUBLISHED
 from bench.static import batch_norm, branch_weights
-from tam_triton import TAM, functional, ops
-from tam_triton.nets import flops, list_models
+from tam_triton import TAM, flops, functional, ops
+from tam_triton.nets import list_models
 from tam_triton.nets.flops import Counts, count
 
 N, T, C, H, W, K, ALPHA, BETA = 2, 4, 8, 3, 5, 3, 2, 4

@@ -141,7 +141,12 @@ def with_tangent(call: Callable[[Tensor], Tensor]) -> object:
         return call(torch.autograd.forward_ad.make_dual(X, X))
 
 
-NAMES = {"ResNet18_Weights": ResNet18_Weights, "Bottleneck": Bottleneck, **vars(nets), **globals()}
+NAMES = {
+    "ResNet18_Weights": ResNet18_Weights,
+    "Bottleneck": Bottleneck,
+    **{name: getattr(nets, name) for name in nets.__all__},
+    **globals(),
+}
 OF_ONE_DEPTH = [name for name in nets.__all__ if re.fullmatch(r"(tanet|c2d)\d+", name)]
 TAKES_FEATURES: dict[str, Callable[[Any], object]] = {
     "squeeze": lambda x: squeeze(x, 4),

@@ -41,11 +41,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, program: str, arguments: str) -> Any:
 
     main = {"train": train.__main__.main, "bench": bench.__main__.main}[program]
     with monkeypatch.context() as patch:
-        if program == "train":
-            original = tyro.extras.subcommand_cli_from_dict
-            patch.setattr(tyro.extras, "subcommand_cli_from_dict", stopping(original))
-        else:
-            patch.setattr(tyro, "cli", stopping(tyro.cli))
+        patch.setattr(tyro, "cli", stopping(tyro.cli))
         with pytest.raises((_ParsedError, SystemExit)) as ended:
             main(shlex.split(arguments))
     if ended.type is SystemExit:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from train.errors import InputError
@@ -99,6 +98,8 @@ def _class_rows(scores: VideoScores, matrix: NDArray[np.int64]) -> Iterable[tupl
 
 def _plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence[str]) -> None:
     """Save the confusion matrix (classes, classes) as a PNG: what share of a row's videos was taken for each class."""
+    from matplotlib.figure import Figure  # a second that `--help` need not wait for
+
     classes = len(class_names)
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 5 + 0.16 * classes if classes <= _NAMED else 12

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton import TAM
 from tam_triton.nets import C2D, insert_tam
-from tam_triton.nets.insert import Place, insert
+from tam_triton.nets.insertion import Place, insert
 from tam_triton.nets.small_resnet import SmallResNet
 from tam_triton.temporal import InflatedConv, NonLocal, TemporalConv, TemporalShift
 from tests.support.networks import CLASSES, FRAMES, randomised, videos
