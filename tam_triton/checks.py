@@ -308,6 +308,26 @@ def check_module(name: str, module: nn.Module) -> None:
         raise TypeError(f"{name}: got {type(module).__name__}, expected a Module")
 
 
+def check_clip_length(network: nn.Module, num_segments: int, layer: str = "") -> None:
+    """Raises ValueError if the modules around a layer, the nearest that tell a T, are for clips of another length.
+
+    One that contains the layer tells it for all inside.
+    """
+    lengths: dict[int, str] = {}
+    while not lengths:
+        for name, module in network.get_submodule(layer).named_modules(prefix=layer):
+            if isinstance(length := getattr(module, "num_segments", None), int):
+                lengths.setdefault(length, f"{type(module).__name__} {name}".rstrip())
+                if name == layer:
+                    break
+        if not layer:
+            break
+        layer = layer.rpartition(".")[0]
+    if lengths and num_segments not in lengths:
+        length, where = next(iter(lengths.items()))
+        raise ValueError(f"num_segments: got {num_segments}, expected {length}, as {where} has it")
+
+
 def check_device(x: Tensor, module: nn.Module) -> None:
     """Raises ValueError if x is on another device than all of the module's parameters."""
     if x.device == next(module.parameters(), x).device:

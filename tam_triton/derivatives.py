@@ -78,15 +78,17 @@ class Aggregate(Operator):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        save(ctx, *inputs[:3])
-        ctx.form = form(inputs[1], *inputs[3:])
+        x, importance, kernel = inputs[:3]
+        save(ctx, (x, any(ctx.needs_input_grad[1:3])), (importance, True), (kernel, True))
+        ctx.channels_last = is_channels_last(x)
+        ctx.form = form(importance, *inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, importance, kernel = ctx.saved_tensors
         dx = d_importance = d_kernel = None
         if ctx.needs_input_grad[0]:
-            dx = gradient(InputGradient, dy, importance, kernel, None, is_channels_last(x), *ctx.form)
+            dx = gradient(InputGradient, dy, importance, kernel, None, ctx.channels_last, *ctx.form)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, *ctx.form)
         return dx, None if importance is None else d_importance, d_kernel, None, None, None
@@ -111,9 +113,10 @@ class InputGradient(Operator):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        save(ctx, *inputs[:3])
+        dy, importance, kernel = inputs[:3]
+        save(ctx, (dy, any(ctx.needs_input_grad[1:3])), (importance, True), (kernel, True))
         ctx.channels_last = inputs[4]
-        ctx.form = form(inputs[1], *inputs[5:])
+        ctx.form = form(importance, *inputs[5:])
 
     @staticmethod
     def backward(ctx: Any, d_dx: Tensor) -> tuple[Tensor | None, ...]:
@@ -155,8 +158,11 @@ class WeightGradients(Operator):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        save(ctx, *inputs[:4])
-        ctx.form = form(inputs[2], *inputs[4:])
+        dy, x, importance, kernel = inputs[:4]
+        of_dy, of_x, *of_weights = ctx.needs_input_grad[:4]
+        save(ctx, (dy, of_x or any(of_weights)), (x, of_dy or any(of_weights)), (importance, True), (kernel, True))
+        ctx.channels_last = is_channels_last(x)
+        ctx.form = form(importance, *inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, dd_importance: Tensor, dd_kernel: Tensor) -> tuple[Tensor | None, ...]:
@@ -166,8 +172,7 @@ class WeightGradients(Operator):
         if ctx.needs_input_grad[0]:
             d_dy = total(Aggregate.call(x, *pair, *ctx.form) for pair in pairs)
         if ctx.needs_input_grad[1]:
-            channels_last = is_channels_last(x)
-            dx = total(InputGradient.call(dy, *pair, None, channels_last, *ctx.form) for pair in pairs)
+            dx = total(InputGradient.call(dy, *pair, None, ctx.channels_last, *ctx.form) for pair in pairs)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             d_importance, d_kernel = WeightGradients.call(dy, x, dd_importance, dd_kernel, *ctx.form)
         return d_dy, dx, None if importance is None else d_importance, d_kernel, None, None, None
@@ -246,26 +251,29 @@ class AggregateWithSlots(Operator):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        save(ctx, *inputs[:3])
+        x, importance, kernel = inputs[:3]
+        save(ctx, (x, any(ctx.needs_input_grad[1:3])), (importance, True), (kernel, True))
         ctx.form = inputs[6:]
         ctx.weights_dtype = inputs[4].dtype  # a gradient has the dtype of what it belongs to
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, importance, kernel = ctx.saved_tensors
-        d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, *ctx.form)
+        d_importance = d_kernel = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            d_importance, d_kernel = gradient(WeightGradients, dy, x, importance, kernel, *ctx.form)
         slots = dy, kernel.to(ctx.weights_dtype), None if importance is None else importance.to(ctx.weights_dtype)
-        return no_gradient(x), None if importance is None else d_importance, d_kernel, *slots, None, None, None
+        return no_gradient(dy), None if importance is None else d_importance, d_kernel, *slots, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         return product_rule(ctx, tangents)
 
 
-def no_gradient(x: Tensor) -> Tensor | None:
-    """What a backward returns for an input whose gradient leaves by another way."""
+def no_gradient(dy: Tensor) -> Tensor | None:
+    """What a backward returns for an input like dY whose gradient leaves by another way."""
     if torch.compiler.is_compiling() and torch._dynamo.compiled_autograd.in_compiled_autograd_region:
-        return x.new_zeros(()).expand(x.shape)  # it adds up what comes without looking whether it is a tensor
+        return dy.new_zeros(()).expand(dy.shape)  # it adds up what comes without looking whether it is a tensor
     return None
 
 
@@ -325,11 +333,11 @@ def form(importance: Tensor | None, num_segments: int | None, after: bool, impl:
     return layout.segments(importance, num_segments), after, impl
 
 
-def save(ctx: Any, *tensors: Tensor | None) -> None:
-    """For `backward` and `jvp`."""
-    ctx.save_for_backward(*tensors)
+def save(ctx: Any, *tensors: tuple[Tensor | None, bool]) -> None:
+    """For `jvp`, and, where it is told so, for `backward`: what has X's size is not kept in vain."""
+    ctx.save_for_backward(*(tensor if wanted else None for tensor, wanted in tensors))
     if not torch.compiler.is_compiling():
-        ctx.save_for_forward(*tensors)
+        ctx.save_for_forward(*(tensor for tensor, _ in tensors))
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -72,9 +72,12 @@ def fit(arguments: Sequence[str]) -> int:
 
 def predict(arguments: Sequence[str]) -> int:
     """Name the most probable classes of videos: files, or folders of them."""
-    from train.evaluation.predict import PredictConfig, run_predict
+    from train.evaluation.predict_config import PredictConfig
 
-    run_predict(parse("predict", PredictConfig, arguments))
+    config: PredictConfig = parse("predict", PredictConfig, arguments)
+    from train.evaluation.predict import run_predict
+
+    run_predict(config)
     return 0
 
 

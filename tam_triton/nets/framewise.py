@@ -4,10 +4,16 @@ from typing import Any
 
 from torch import nn
 
-from tam_triton.checks import check_count, check_module
+from tam_triton.checks import check_clip_length, check_count, check_module
 from tam_triton.nets.insertion import Place, insert
 from tam_triton.nets.video import VideoNetwork, check_probability, new_head
+from tam_triton.temporal.tracing import is_traced
 
+# What a module and its backbone hold together; hooks of a call are left to the backbone's.
+SHARED = (
+    "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
 HEADS = ("fc", "classifier", "head.fc", "head")
 _DROPOUTS = ("dropout", "drop")  # torchvision's Inception V3, and heads of timm's
 
@@ -16,9 +22,10 @@ class Framewise(VideoNetwork):
     """Any 2D classifier on each frame of a clip; logits are averaged over the frames.
 
     The backbone becomes part of the network: layers, weights, buffers and hooks, under their own names, so that the
-    keys of the state dict are the backbone's. Its forward is run as it is.
+    keys of the state dict are the backbone's. It is called as it is, with the hooks on itself.
 
-    A Dropout directly before the head gets the new probability; where there is none, a child `dropout` acts there.
+    So it changes with the network: it gets the new head, too, and its dropout. A Dropout directly before the head gets
+    the new probability; where there is none, a child `dropout` acts there. Pass a `copy.deepcopy` to keep it.
 
     Args:
         backbone: takes (N, 3, H, W) and gives (N, classes), with a Linear for its last layer, called `fc`,
@@ -30,7 +37,8 @@ class Framewise(VideoNetwork):
     Raises:
         TypeError: `backbone` is no module, is such a network already or takes no images; `num_segments` or
             `num_classes` is no int, or `dropout` no number.
-        ValueError: there is no such head; a number is below 1, or `dropout` outside [0, 1].
+        ValueError: there is no such head; a number is below 1, or `dropout` outside [0, 1]; the backbone has modules
+            for another T.
     """
 
     backbone: nn.Module
@@ -44,6 +52,7 @@ class Framewise(VideoNetwork):
         if isinstance(backbone, VideoNetwork):
             raise TypeError(f"backbone: got {type(backbone).__name__}, which takes clips, expected a 2D network")
         check_count("num_segments", num_segments)
+        check_clip_length(backbone, num_segments)
         check_probability("dropout", dropout)
         name = head_name(backbone)
         first = next((layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d)), None)
@@ -58,9 +67,8 @@ class Framewise(VideoNetwork):
 
         self.num_segments, self._in_channels, self.head_name = num_segments, first.in_channels, name
         self.training = backbone.training
-        for shared in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            self.__dict__[shared] = self_shared = backbone.__dict__[shared]
-            assert self_shared is getattr(backbone, shared)
+        for shared in SHARED:
+            self.__dict__[shared] = vars(backbone)[shared]
         self.__dict__["backbone"] = backbone  # no child: the names of its layers are this network's
         if new is not head:
             backbone.set_submodule(name, new)
@@ -80,7 +88,8 @@ class Framewise(VideoNetwork):
 
     def frame_logits(self, x: Any) -> Any:
         """Checked frames (N·T, 3, H, W) → their logits (N·T, classes)."""
-        return self.backbone.forward(x)
+        # A graph gets what the backbone and its hooks do: the backbone is no child, and cannot be a node.
+        return self.backbone._call_impl(x) if is_traced(x) else self.backbone(x)
 
     def train(self, mode: bool = True) -> "Framewise":
         """Also the backbone's own flag, which its forward may look at."""

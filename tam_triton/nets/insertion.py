@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from tam_triton.checks import check_count, check_module
+from tam_triton.checks import check_clip_length, check_count, check_module
 from tam_triton.temporal import MODULES
+from tam_triton.temporal.folding import is_hooked
 from tam_triton.temporal.tracing import is_traced
 
 POSITIONS = ("before", "after", "instead")
@@ -72,7 +73,7 @@ def insert(
         module: a name in `tam_triton.temporal.MODULES`, or what makes the module: called with
             `(channels, num_segments, **options)`, and for "instead" with `(layer, num_segments, **options)`.
         place: where, or several such.
-        num_segments: frames of a clip, T.
+        num_segments: frames of a clip, T; that of the network, or of the pathway, where it has one.
         options: further arguments of the module.
 
     Returns:
@@ -81,8 +82,8 @@ def insert(
     Raises:
         TypeError: an argument is of another kind, or the module refuses its own.
         ValueError: an unknown name; a place that matches nothing, matches what another does, holds such a module
-            already or does not tell its channels; a layer with hooks that would be replaced; or the module refuses its
-            arguments.
+            already or does not tell its channels; a layer with hooks that would be replaced; another T than that of
+            modules around it; or the module refuses its arguments.
     """
     check_module("network", network)
     check_count("num_segments", num_segments)
@@ -94,6 +95,8 @@ def insert(
     order = {name: i for i, (name, _) in enumerate(network.named_modules())}
     changes.sort(key=lambda change: order[change.target_name])  # so that a seed gives the same modules
     _check_different(changes)
+    for change in changes:
+        check_clip_length(network, num_segments, change.target_name)
     new = [change.build(factory, num_segments, options) for change in changes]
     for change, made in zip(changes, new, strict=True):
         change.apply(made)
@@ -143,7 +146,7 @@ class _Change:
         if place.position == "instead":
             self.owner, self.path, self.name = network.get_submodule(parent), self.child, self.child
             self.owner_name = parent
-            if _is_hooked(self.target):
+            if is_hooked(self.target):
                 raise ValueError(f"place: got {target_name}, which has hooks that a layer in its place would lose")
             return
         self.name = place.name
@@ -165,6 +168,7 @@ class _Change:
             raise TypeError(f"module: got {type(made).__name__} from the call, expected a Module")
         if any(made is there for there in self.owner.modules()):
             raise ValueError("module: got one that is in the network already, expected a new one for every place")
+        check_clip_length(made, num_segments)
         like = next(self.target.parameters(), next(self.owner.parameters(), None))
         if like is not None:
             made.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
@@ -227,10 +231,6 @@ def _check_different(changes: list[_Change]) -> None:
                 f"{change.owner_name}.{change.name}; expected one there, or places of different names"
             )
         seen[key] = change.target_name
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _keep(hooks: dict[Any, Any], number: int, key: str) -> None:

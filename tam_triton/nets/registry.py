@@ -19,6 +19,7 @@ from tam_triton.nets.slowfast import CONFIGS, SlowFast
 from tam_triton.nets.ta_block import FORWARDS
 from tam_triton.nets.video import C2D, CHILDREN, TANet, VideoNetwork, check_probability
 from tam_triton.temporal import MODULES
+from tam_triton.temporal.folding import is_hooked
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,9 @@ def _on_frames(
 
 
 def _has_own_forward(backbone: nn.Module) -> bool:
-    """Whether a torchvision ResNet was changed: `C2D`, which calls its layers in their order, would not run that."""
-    if not isinstance(backbone, ResNet):
-        return False
+    """Whether a ResNet does more than its layers in their order, which `C2D` calls: it has hooks or was changed."""
+    if is_hooked(backbone) or not isinstance(backbone, ResNet):
+        return is_hooked(backbone)
     kind = type(backbone)
     patched = {"forward", "_forward_impl"} & vars(backbone).keys()
     return bool(patched) or (kind.forward, kind._forward_impl) != (ResNet.forward, ResNet._forward_impl)

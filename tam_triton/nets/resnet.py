@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from tam_triton.checks import check_clip_length, check_count
 from tam_triton.nets.ta_block import TABlock, check_block
 from tam_triton.temporal import TAM
 
@@ -46,8 +47,11 @@ def insert_tam(
     Raises:
         TypeError: `resnet` lacks a stage, a block is neither `BasicBlock` nor `Bottleneck` or has hooks or a forward of
             its own, `stages` is no sequence, or TAM refuses its arguments.
-        ValueError: `stages` is empty, unknown or repeated; a block already has a TAM; or TAM refuses its arguments.
+        ValueError: `stages` is empty, unknown or repeated; a block already has a TAM; `resnet` is for clips of another
+            T; or TAM refuses its arguments.
     """
+    check_count("num_segments", num_segments)
+    check_clip_length(resnet, num_segments)
     options = {
         "kernel_size": kernel_size,
         "alpha": alpha,

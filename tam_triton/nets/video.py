@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tam_triton.checks import (
     FLOATS,
     check_addressable,
+    check_clip_length,
     check_count,
     check_dense,
     check_device,
@@ -18,6 +19,7 @@ from tam_triton.checks import (
     fails,
 )
 from tam_triton.nets.resnet import STAGES, insert_tam
+from tam_triton.temporal.folding import is_hooked
 from tam_triton.temporal.tracing import is_traced
 
 CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc")
@@ -83,9 +85,10 @@ class C2D(VideoNetwork):
         dropout: probability of dropping a feature before `fc`.
 
     Raises:
-        TypeError: `resnet` lacks one of the submodules above, its `fc` is not a Linear, `num_segments` or
-            `num_classes` is no int, or `dropout` no number.
-        ValueError: `num_segments` or `num_classes` is below 1, or `dropout` is outside [0, 1].
+        TypeError: `resnet` lacks one of the submodules above or has hooks on itself, its `fc` is not a Linear,
+            `num_segments` or `num_classes` is no int, or `dropout` no number.
+        ValueError: `num_segments` or `num_classes` is below 1, `dropout` is outside [0, 1], or `resnet` has modules for
+            another T.
     """
 
     conv1: nn.Conv2d
@@ -107,9 +110,16 @@ class C2D(VideoNetwork):
         children = dict(resnet.named_children())
         if missing := [name for name in CHILDREN if name not in children]:
             raise TypeError(f"resnet: got {type(resnet).__name__} without {missing}, expected torchvision's ResNet")
+        if is_hooked(resnet):
+            raise TypeError(
+                f"resnet: got a {type(resnet).__name__} with hooks on itself, "
+                f"which {type(self).__name__} would not run; "
+                "expected none, or Framewise in its place"
+            )
         if not isinstance(children["fc"], nn.Linear):
             raise TypeError(f"resnet.fc: got {type(children['fc']).__name__}, expected a Linear")
         check_count("num_segments", num_segments)
+        check_clip_length(resnet, num_segments)
         check_probability("dropout", dropout)
         for name in CHILDREN:
             self.add_module(name, children[name])

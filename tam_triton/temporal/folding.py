@@ -111,8 +111,13 @@ def is_bare(layer: Any, forward: Any) -> bool:
         getattr(layer.forward, "__func__", None) is forward
         and layer._compiled_call_impl is None
         and "_call_impl" not in own
-        and not any(own[hooks] for hooks in HOOKS)
+        and not is_hooked(layer)
     )
+
+
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether a call of `layer` runs hooks of its own."""
+    return any(vars(layer)[hooks] for hooks in HOOKS)
 
 
 def is_linear(layer: Any) -> bool:

@@ -15,7 +15,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton import TAM
 from tam_triton.nets import C2D, insert_tam
+from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.insertion import Place, insert
+from tam_triton.nets.registry import create_model
+from tam_triton.nets.slowfast import SlowFast, SlowFastConfig
 from tam_triton.nets.small_resnet import SmallResNet
 from tam_triton.temporal import InflatedConv, NonLocal, TemporalConv, TemporalShift
 from tests.support.networks import CLASSES, FRAMES, randomised, videos
@@ -231,7 +234,52 @@ def test_twice() -> None:
 
 def test_one_frame_has_no_neighbors() -> None:
     with pytest.raises(ValueError, match=r"before layer1.0.conv1: num_segments: got 1, expected at least 2"):
-        insert(small(), TemporalShift, Place("layer*.*.conv1"), 1)
+        insert(SmallResNet(CLASSES), TemporalShift, Place("layer*.*.conv1"), 1)
+
+
+def other_modules() -> list[nn.Module]:
+    """Networks that are for FRAMES frames: by themselves, and by a module that is there."""
+    place = Place("layer1.0.conv2")
+    return [small(), inserted(place), insert(SmallResNet(CLASSES), "tam", place, FRAMES)]
+
+
+@pytest.mark.parametrize("network", other_modules(), ids=["network", "both", "module"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(insert, module="tam", place=Place("layer3.0.conv2")),
+        partial(insert_tam, stages=["res4"]),
+        C2D,
+        partial(create_model, "c2d", num_classes=None),
+        partial(create_model, "tanet", num_classes=None, stages=["res4"]),
+        partial(create_model, "tsm", num_classes=None),
+    ],
+    ids=["insert", "insert_tam", "C2D", "c2d", "tanet", "tsm"],
+)
+def test_one_network_has_one_clip_length(build, network: nn.Module) -> None:
+    before, modules = str(network), list(network.modules())
+    with pytest.raises(ValueError, match=r"^num_segments: got 5, expected 3, as (C2D|TAM layer1.0.tam) has it"):
+        build(network, num_segments=5)
+    assert str(network) == before
+    assert list(network.modules()) == modules
+
+
+def test_a_module_for_another_clip_length() -> None:
+    with pytest.raises(ValueError, match=r"^num_segments: got 5, expected 3, as TAM layer1.0.tam has it"):
+        Framewise(insert(SmallResNet(CLASSES), "tam", Place("layer1.0.conv2"), FRAMES), 5)
+    network = small()
+    before = str(network)
+    with pytest.raises(ValueError, match=r"^num_segments: got 3, expected 5, as TAM has it"):
+        insert(network, lambda channels, num_segments: TAM(channels, 5), B, FRAMES)
+    assert str(network) == before
+
+
+def test_pathways_have_clip_lengths_of_their_own() -> None:
+    network = SlowFast(SlowFastConfig(depth=50, num_segments=8, alpha=4, width=8), 5)
+    place = Place("slow_path.layer1.0", "after", "non_local")
+    with pytest.raises(ValueError, match="num_segments: got 8, expected 2"):
+        insert(network, "non_local", place, 8)
+    insert(network, "non_local", place, 2)
 
 
 def test_children_that_are_all_run() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, func
+from torch import Tensor, func, nn
 
 from tam_triton import TAM, aggregate, ops, squeeze, squeeze_and_aggregate
+from tam_triton.temporal import ChannelwiseTemporalConv, TemporalAvgPool, TemporalShift
 from tests.support.strategies import Problem
 from tests.support.tolerance import assert_close
 
@@ -66,10 +67,8 @@ def test_weights_wider_than_x_are_not_rounded(impl: str) -> None:
     assert_close(gradient(x, dy, fused=True), truth.numpy(), gradient(x, dy, fused=False))
 
 
-@each_impl
-def test_nothing_but_x_is_saved_at_its_size(impl: str) -> None:
-    problem = Problem(N=1, T=4, C=8, H=16, W=16, K=3)
-    x = problem.features().requires_grad_()
+def large_saved(x: Tensor, function: Callable[[Tensor], Any]) -> set[int]:
+    """Where the tensors of x's size lie that a call saves for its backward."""
     saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -77,9 +76,57 @@ def test_nothing_but_x_is_saved_at_its_size(impl: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        TAM(8, 4, impl=impl)(x)
-    large = {t.data_ptr() for t in saved if t.untyped_storage().nbytes() >= x.nbytes}
-    assert large == {x.data_ptr()}
+        function(x)
+    return {t.data_ptr() for t in saved if t.untyped_storage().nbytes() >= x.nbytes}
+
+
+@each_impl
+def test_nothing_but_x_is_saved_at_its_size(impl: str) -> None:
+    problem = Problem(N=1, T=4, C=8, H=16, W=16, K=3)
+    x = problem.features().requires_grad_()
+    assert large_saved(x, TAM(8, 4, impl=impl)) == {x.data_ptr()}
+
+
+FROZEN: dict[str, Callable[[str], nn.Module]] = {
+    "shift": lambda impl: TemporalShift(8, 4, impl=impl),
+    "average": lambda impl: TemporalAvgPool(8, 4, impl=impl),
+    "frozen": lambda impl: ChannelwiseTemporalConv(8, 4, impl=impl).requires_grad_(False),
+    "learned": lambda impl: ChannelwiseTemporalConv(8, 4, impl=impl),
+}
+
+
+@each_impl
+@pytest.mark.parametrize("name", FROZEN)
+def test_x_is_saved_for_gradients_of_weights_alone(name: str, impl: str) -> None:
+    problem = Problem(N=1, T=4, C=8, H=16, W=16, K=3)
+    x, module = problem.features().requires_grad_(), FROZEN[name](impl)
+    saved = large_saved(x, module)
+    assert saved == ({x.data_ptr()} if name == "learned" else set())
+    learned = ChannelwiseTemporalConv(8, 4, impl=impl)
+    taps = getattr(module, "kernel", torch.full((8, 3), 1 / 3))
+    learned.weight.data.copy_(taps[:, None])
+    dy = problem.features(salt=3)
+    gradients = [torch.autograd.grad(each(x), x, dy)[0] for each in (module, learned)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("wanted", ["x", "importance", "kernel"])
+def test_an_operator_by_its_name_saves_no_more(wanted: str) -> None:
+    problem = Problem(N=1, T=4, C=8, H=16, W=16, K=3)
+    values = {"x": problem.features(), "importance": problem.importance(), "kernel": problem.kernel()}
+    values[wanted].requires_grad_()
+    x, dy = values["x"], problem.features(salt=3)
+    by_name = torch.ops.tam_triton.aggregate
+    assert large_saved(x, lambda x: by_name(x, *list(values.values())[1:])) == (
+        set() if wanted == "x" else {x.data_ptr()}
+    )
+    expected = torch.autograd.grad(
+        aggregate(x, values["importance"], values["kernel"], impl="torch"), values[wanted], dy
+    )
+    torch.testing.assert_close(torch.autograd.grad(by_name(*values.values()), values[wanted], dy), expected)
+    assert large_saved(
+        x, lambda x: torch.ops.tam_triton.input_gradient(x, *list(values.values())[1:], None, False)
+    ) == (set() if wanted == "x" else {x.data_ptr()})
 
 
 @each_impl

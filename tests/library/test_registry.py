@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton import TAM
-from tam_triton.nets import load_published, tanet18
+from tam_triton.nets import C2D, TANet, load_published, tanet18
 from tam_triton.nets.backbones import build_backbone, list_backbones
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.registry import config_of, create_model, list_models
@@ -271,6 +272,63 @@ def test_a_forward_of_the_users_own_is_run(system: str) -> None:
         whole = network(videos())
         backbone.__class__ = Halved
         torch.testing.assert_close(network(videos()), whole / 2)
+
+
+@pytest.mark.parametrize("system", ["c2d", "tanet_a", "tanet"])
+@pytest.mark.parametrize("backbone", [Tiny, partial(ResNet, BasicBlock, [1, 1, 1, 1], num_classes=5)])
+def test_hooks_on_the_backbone_are_run(backbone, system: str) -> None:
+    if backbone is Tiny and system == "tanet_a":
+        pytest.skip("a style of ResNets")
+    plain = backbone().eval()
+    network = create_model(system, copy.deepcopy(plain), None, 2, dropout=0.0).eval()
+    expected = network(videos())
+    plain.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    plain.register_forward_hook(lambda module, args, result: result / 2)
+    calls: list[nn.Module] = []
+    handle = plain.register_full_backward_hook(lambda module, *_: calls.append(module))
+    hooked = create_model(system, plain, None, 2, dropout=0.0).eval()
+    hooked.load_state_dict(network.state_dict(), strict=True)
+    logits = hooked((videos() / 2).requires_grad_())
+    torch.testing.assert_close(2 * logits, expected)
+    logits.sum().backward()
+    assert calls == [plain]
+    handle.remove()  # its wrapping of arguments is not for graphs
+    torch.testing.assert_close(2 * symbolic_trace(hooked)(videos() / 2), expected)
+    torch.testing.assert_close(2 * torch.export.export(hooked, (videos(),)).module()(videos() / 2), expected)
+    torch._dynamo.reset()  # it does not look at hooks to tell modules apart
+    compiled = torch.compile(hooked, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(2 * compiled(videos() / 2), expected)
+
+
+def test_hooks_that_a_network_would_not_run_are_refused() -> None:
+    resnet = ResNet(BasicBlock, [1, 1, 1, 1])
+    resnet.register_forward_hook(lambda module, args, result: None)
+    for kind in (C2D, TANet):
+        with pytest.raises(TypeError, match=f"resnet: got a ResNet with hooks on itself, which {kind.__name__} would"):
+            kind(resnet, 2)
+
+
+def test_hooks_of_state_dicts_are_the_backbones() -> None:
+    backbone = Tiny()
+    backbone.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(extra=torch.ones(1)))
+    seen: list[str] = []
+    backbone.register_load_state_dict_pre_hook(lambda module, state, *_: seen.extend(state))
+    network = Framewise(backbone, 2)
+    assert "extra" in network.state_dict()
+    network.load_state_dict(network.state_dict(), strict=False)
+    assert "extra" in seen
+
+
+def test_a_backbone_changes_with_its_network() -> None:
+    backbone = Tiny()
+    head = backbone.classifier[-1]
+    network = Framewise(backbone, 2, num_classes=9, dropout=0.25)
+    assert backbone.classifier[-1] is network.get_submodule(network.head_name) is not head
+    assert backbone.eval()(videos()[:, 0]).shape == (2, 9)
+    backbone = Tiny()
+    head = backbone.classifier[-1]
+    Framewise(copy.deepcopy(backbone), 2, num_classes=9)
+    assert backbone.classifier[-1] is head
 
 
 def test_inception_sees_the_same_frames_with_and_without_weights() -> None:

@@ -15,7 +15,7 @@ from tests.support.video_files import encode, striped_frames
 from train.__main__ import main
 from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from train.errors import InputError
-from train.evaluation.predict import PredictConfig
+from train.evaluation.predict_config import PredictConfig
 from train.evaluation.test import EvaluationConfig
 from train.fit.config import FitConfig
 from train.networks import build_network

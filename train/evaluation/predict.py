@@ -4,12 +4,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from train.checkpoint import TrainedNetwork, load_checkpoint
@@ -21,58 +19,10 @@ from train.data.loader import Loading
 from train.data.reader import VideoError
 from train.data.sources.files import VIDEO_SUFFIXES
 from train.errors import InputError
-from train.fields import check_types, require
+from train.evaluation.predict_config import PredictConfig
 from train.precision import logits_of
 from train.team import choose_device
 from train.weights import Foreign
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Name what is in videos: the most probable classes of a trained network, with their probabilities."""
-
-    files: tyro.conf.Positional[tuple[Path, ...]]
-    """CHECKPOINT VIDEO …, where the checkpoint is of a training run; with --weights videos alone. Videos are files of
-    any format and size, or folders of them."""
-    top: int = 5
-    """How many classes to show."""
-    json: bool = False
-    """Print a JSON object a line for each video, with its predictions or, where it cannot be read, the error."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
-    weights: Path | None = None
-    """Instead of a checkpoint: weights of another program, such as the authors' code and mmaction2, with --recipe."""
-    recipe: str | None = None
-    """What `weights` belong to: the name of a recipe, such as k400-8f, or the recipe.json of a run."""
-    segments: Literal["interpolate", "draw"] | None = None
-    """Where `weights` are of another number of frames: make TAM's global branches of them, or draw them anew."""
-    average: bool = False
-    """Take the moving average (EMA) that lies beside `weights` in their file."""
-    data: Path | None = None
-    """Index of the data set of `weights`, for the names of its classes; without one they are numbers."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require(self, "top", self.top >= 1, "at least 1")
-        if (self.weights is None) != (self.recipe is None):
-            raise InputError(f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither")
-        least, expected = (2, "CHECKPOINT VIDEO …") if self.weights is None else (1, "VIDEO …, as there are weights")
-        if len(self.files) < least:
-            raise InputError(f"files: got {' '.join(map(str, self.files)) or 'none'}, expected {expected}")
-
-    def load(self) -> TrainedNetwork:
-        """The network. Raises InputError."""
-        if self.weights is None or self.recipe is None:
-            return load_checkpoint(self.files[0])
-        foreign = Foreign(self.weights, self.recipe, self.segments, self.average)
-        if self.data is not None:
-            return foreign.load(read_index(self.data).split.class_names)
-        count = foreign.load_recipe().data.num_classes
-        if count is None:
-            raise InputError(
-                f"data: got none, expected an index: {self.recipe} does not say how many classes there are"
-            )
-        return foreign.load(tuple(map(str, range(count))))
 
 
 def run_predict(config: PredictConfig) -> None:
@@ -82,7 +32,7 @@ def run_predict(config: PredictConfig) -> None:
     read, each of which has been named.
     """
     entries = find_videos(config.files if config.weights is not None else config.files[1:])
-    trained, failed = config.load(), 0
+    trained, failed = load_network(config), 0
     with tqdm(total=len(entries), unit="video", disable=True if len(entries) == 1 else None) as bar:
         for entry, outcome in predict_videos(trained, entries, config.top, choose_device(config.device)):
             bar.update()
@@ -100,6 +50,19 @@ def run_predict(config: PredictConfig) -> None:
                 bar.write(line)
     if failed:
         raise InputError(f"{failed} of {len(entries)} videos cannot be read")
+
+
+def load_network(config: PredictConfig) -> TrainedNetwork:
+    """The network. Raises InputError."""
+    if config.weights is None or config.recipe is None:
+        return load_checkpoint(config.files[0])
+    foreign = Foreign(config.weights, config.recipe, config.segments, config.average)
+    if config.data is not None:
+        return foreign.load(read_index(config.data).split.class_names)
+    count = foreign.load_recipe().data.num_classes
+    if count is None:
+        raise InputError(f"data: got none, expected an index: {config.recipe} does not say how many classes there are")
+    return foreign.load(tuple(map(str, range(count))))
 
 
 def find_videos(places: Sequence[Path]) -> tuple[Entry, ...]:
