@@ -1,4 +1,4 @@
-"""Decoded frames as pictures, the way up that a player shows them; and those of a file, decoded straight through.
+"""Frames of a video file, decoded straight through, the way up that a player shows them.
 
 Needs PyAV (`pip install av`), which nothing else of the library does.
 """
@@ -10,9 +10,6 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from av.sidedata.sidedata import SideDataContainer
-from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -25,10 +22,8 @@ def read_frames(path: Path, choose: Callable[[int], Sequence[int]]) -> Tensor:
     num_frames = sum(1 for _ in _decoded(path))
     if num_frames == 0:
         raise ValueError(f"{path}: no frame of it is ever shown")
-    numbers, picture, chosen = list(choose(num_frames)), Pictures(), {}
-    for number, frame in enumerate(_decoded(path)):
-        if number in numbers:
-            chosen[number] = torch.from_numpy(picture(frame).copy())
+    numbers = list(choose(num_frames))
+    chosen = {number: _picture(frame) for number, frame in enumerate(_decoded(path)) if number in numbers}
     if len({frame.shape for frame in chosen.values()}) > 1:
         raise ValueError(f"{path}: its frames change their size")
     return torch.stack([chosen[number] for number in numbers])
@@ -45,46 +40,22 @@ def _decoded(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: is not a video file, or is damaged or truncated") from error
 
 
-class Pictures:
-    """RGB (H, W, 3) of the decoded frames of one file, which `turned` brings the way up that they are to be shown.
+def _picture(frame: Any) -> Tensor:
+    """RGB (H, W, 3) of a decoded frame. Quarter turns and mirrors of its display matrix are followed, as by players.
 
-    Its tables serve for all frames. Left to itself PyAV makes new ones for each, and as many threads as the machine has
-    cores: five times the work, and readers that wait for one another.
+    The matrix brings a pixel at (x, y) to (ax + cy, bx + dy).
     """
-
-    def __init__(self) -> None:
-        self._converter = VideoReformatter()
-        self._matrix: NDArray[np.int32] | None = None
-
-    def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        """The picture of one frame; it may lie in FFmpeg's memory, which saves a copy, and is not to be written to."""
-        if self._matrix is None:
-            self._matrix = display_matrix(frame)
-        plane: Any = self._converter.reformat(frame, format="rgb24", threads=1).planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return turned(pixels, self._matrix) if self._matrix.size else pixels
+    pixels = frame.to_ndarray(format="rgb24")
+    matrix = next((np.frombuffer(bytes(side), np.int32) for side in frame.side_data if _turns(side)), None)
+    a, b, c, d = (1, 0, 0, 1) if matrix is None else (int(matrix[i]) for i in (0, 1, 3, 4))
+    columns, rows = a, d
+    if b and c and not a and not d:
+        pixels, columns, rows = pixels.swapaxes(0, 1), c, b
+    elif b or c or not a or not d:  # turned by less, which players do not follow
+        columns, rows = 1, 1
+    pixels = pixels[:: 1 if rows > 0 else -1, :: 1 if columns > 0 else -1]
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
-def display_matrix(frame: Any) -> NDArray[np.int32]:
-    """How a decoded frame is to be turned and mirrored before it is shown, (9,); empty where it is not."""
-    # `frame.side_data` would keep the frame, and its decoder's memory with it, until Python looks for cycles.
-    sides = SideDataContainer(frame)  # type: ignore[call-arg]
-    data = next((bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"), b"")
-    return np.frombuffer(data, np.int32)
-
-
-def turned(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """`pixels` (H, W, 3) as the display matrix (9,) says: a pixel at (x, y) comes to (ax + cy, bx + dy).
-
-    Only quarter turns and mirrors are followed; a matrix that scales or turns by less is as none, as in most players.
-    """
-    a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
-    if a and d and not b and not c:
-        columns, rows = a, d
-    elif b and c and not a and not d:
-        pixels = pixels.swapaxes(0, 1)
-        columns, rows = c, b
-    else:
-        return pixels
-    return np.ascontiguousarray(pixels[:: 1 if rows > 0 else -1, :: 1 if columns > 0 else -1])
+def _turns(side: Any) -> bool:
+    return bool(side.type.name == "DISPLAYMATRIX")

@@ -9,12 +9,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from tam_triton.pictures import Pictures
 from train.data.entries import Entry
 from train.data.index import Checked, Problem
 from train.data.reader import Decoder, Frames, VideoError, VideoFile, open_frames
 from train.data.reader.files import name_for_ffmpeg
 from train.data.reader.straight import decoded_frames
+from train.data.reader.stream import Pictures
 
 _PROBES = 8  # frames of a video file that are read as training reads them
 _CHUNK = 32  # frames of a folder that are held at once

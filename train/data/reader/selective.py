@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tam_triton.pictures import Pictures
 from train.data.reader.errors import VideoError
 from train.data.reader.packets import Packets
-from train.data.reader.stream import Clip, Stream
+from train.data.reader.stream import Clip, Pictures, Stream
 
 # HEVC is none of them: what nothing of a frame's own layer refers to, frames of a higher layer may.
 _KNOWS_REFERENCES = {"h264", "mpeg4", "vp8"}

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tam_triton.pictures import Pictures
 from train.data.reader.errors import VideoError
-from train.data.reader.stream import Clip, Stream
+from train.data.reader.stream import Clip, Pictures, Stream
 
 
 class StraightFile:

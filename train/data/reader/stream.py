@@ -8,9 +8,10 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from tam_triton.pictures import Pictures, display_matrix, turned
 from train.data.reader.bitstream import look_of
 from train.data.reader.errors import VideoError
 from train.data.reader.files import name_for_ffmpeg
@@ -121,7 +122,7 @@ class Stream:
     @staticmethod
     def turns(frame: Any) -> bool:
         """Whether a decoded frame is to be turned or mirrored before it is shown."""
-        matrix = display_matrix(frame)
+        matrix = _display_matrix(frame)
         probe = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         return bool(matrix.size) and not np.array_equal(turned(probe, matrix), probe)
 
@@ -150,6 +151,27 @@ def _why_not_open(path: Path, error: Exception | None) -> str:
     return "" if error is None else reason(error)
 
 
+class Pictures:
+    """RGB (H, W, 3) of the decoded frames of one file, which `turned` brings the way up that they are to be shown.
+
+    Its tables serve for all frames. Left to itself PyAV makes new ones for each, and as many threads as the machine has
+    cores: five times the work, and readers that wait for one another.
+    """
+
+    def __init__(self) -> None:
+        self._converter = VideoReformatter()
+        self._matrix: NDArray[np.int32] | None = None
+
+    def __call__(self, frame: Any) -> NDArray[np.uint8]:
+        """The picture of one frame; it may lie in FFmpeg's memory, which saves a copy, and is not to be written to."""
+        if self._matrix is None:
+            self._matrix = _display_matrix(frame)
+        plane: Any = self._converter.reformat(frame, format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        return turned(pixels, self._matrix) if self._matrix.size else pixels
+
+
 class Clip:
     """RGB (T, H, W, 3) of the frames of one file that have `numbers` (T,), in which each may be there several times."""
 
@@ -173,3 +195,26 @@ class Clip:
             raise VideoError(self.path, "its frames change their size")
         for row in self.rows.pop(number, ()):
             self.frames[row] = pixels
+
+
+def _display_matrix(frame: Any) -> NDArray[np.int32]:
+    # `frame.side_data` would keep the frame, and its decoder's memory with it, until Python looks for cycles.
+    sides = SideDataContainer(frame)  # type: ignore[call-arg]
+    data = next((bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"), b"")
+    return np.frombuffer(data, np.int32)
+
+
+def turned(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """`pixels` (H, W, 3) as the display matrix (9,) says: a pixel at (x, y) comes to (ax + cy, bx + dy).
+
+    Only quarter turns and mirrors are followed; a matrix that scales or turns by less is as none, as in most players.
+    """
+    a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+    if a and d and not b and not c:
+        columns, rows = a, d
+    elif b and c and not a and not d:
+        pixels = pixels.swapaxes(0, 1)
+        columns, rows = c, b
+    else:
+        return pixels
+    return np.ascontiguousarray(pixels[:: 1 if rows > 0 else -1, :: 1 if columns > 0 else -1])
