@@ -47,7 +47,7 @@ def banded_kernel(
     own = start + lane < (c + 1) * P
     following = tl.minimum(C - 1 - c, 1)
     # Weights lie as x does: channels fastest, or time.
-    step = C if CHANNELS_LAST else 1
+    step = tl.cast(C, INDEX) if CHANNELS_LAST else 1
     if importance_ptr is not None:
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     if offset_ptr is not None:
@@ -139,7 +139,7 @@ def product(
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
             SHARED=shared, REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
             FRAMES=frames, SPAN=block.span, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,
-            ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, block.elements),
+            ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * max(pixels, num_segments, kernel_size), block.elements),
             num_warps=1, **launch.OPTIONS,
         )  # fmt: skip
     return y
