@@ -47,7 +47,7 @@ def banded_kernel(
     own = start + lane < (c + 1) * P
     following = tl.minimum(C - 1 - c, 1)
     # Weights lie as x does: channels fastest, or time.
-    step = C if CHANNELS_LAST else 1
+    step = tl.cast(C, INDEX) if CHANNELS_LAST else 1
     if importance_ptr is not None:
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     if offset_ptr is not None:
@@ -128,6 +128,7 @@ def product(
     blocks = launch.ceil_div(channels * pixels, block.elements)
     frames = launch.frames_of_part(clips * blocks, num_segments)
     parts = launch.ceil_div(num_segments, frames)
+    index = launch.offset_dtype(channels * max(pixels, num_segments, kernel_size), block.elements)
     importance, kernel, offset = (
         None if values is None else layout.dense_weights(values, channels_last)
         for values in (importance, kernel, d_squeezed)
@@ -139,7 +140,7 @@ def product(
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
             SHARED=shared, REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
             FRAMES=frames, SPAN=block.span, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,
-            ACC=launch.accumulator(x.dtype), INDEX=launch.offset_dtype(channels * pixels, block.elements),
+            ACC=launch.accumulator(x.dtype), INDEX=index,
             num_warps=1, **launch.OPTIONS,
         )  # fmt: skip
     return y

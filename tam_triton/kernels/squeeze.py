@@ -25,7 +25,7 @@ def squeeze_kernel(
 ):  # fmt: skip
     split = tl.program_id(0) % splits
     tile = tl.program_id(0) // splits
-    c0 = (tile % tiles) * BLOCK_C
+    c0 = (tile % tiles).to(INDEX) * BLOCK_C
     b = (tile // tiles).to(tl.int64)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     c = c0 + tl.arange(0, BLOCK_C)
@@ -33,7 +33,7 @@ def squeeze_kernel(
         present = (c < C)[:, None]
         scale, shift = folded_norm(norm, eps, c[:, None], present, ACC)
     for step in range(steps):
-        p0 = (split * steps + step) * BLOCK_P
+        p0 = (split * steps + step).to(INDEX) * BLOCK_P
         x = load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
         if norm is not None:
             x = tl.where(p0 + tl.arange(0, BLOCK_P)[None, :] < P, relu(x * scale + shift), 0.0)
@@ -62,7 +62,7 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
             channels, pixels, num_segments, tiles, splits, steps, eps, channels * pixels, frames * channels,
             CHANNELS_LAST=channels_last,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=launch.accumulator(x.dtype),
-            INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
+            INDEX=launch.offset_dtype(channels * splits * steps * tile.pixels, tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
         )  # fmt: skip
         add_parts(parts, squeezed)

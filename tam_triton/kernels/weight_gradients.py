@@ -31,8 +31,8 @@ def weight_gradients_kernel(
     tile = tl.program_id(0) // (pixel_parts * time_parts)
     first = part % time_parts * FRAMES
     end = tl.minimum(first + FRAMES, T)
-    c0 = (tile % tiles) * BLOCK_C
-    p0 = part // time_parts * BLOCK_P
+    c0 = (tile % tiles).to(INDEX) * BLOCK_C
+    p0 = (part // time_parts).to(INDEX) * BLOCK_P
     n = (tile // tiles).to(tl.int64)
     c = (c0 + tl.arange(0, BLOCK_C))[:, None]
     present = c < C
@@ -109,7 +109,7 @@ def weight_gradients(
             T=T, K=kernel_size, CHANNELS_LAST=channels_last, REVERSED=after, FRAMES=frames,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
             COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
-            INDEX=launch.offset_dtype(channels * pixels, tile.channels * tile.pixels),
+            INDEX=launch.offset_dtype(channels * max(pixels, kernel_size), tile.channels * tile.pixels),
             num_warps=launch.warps(tile.threads), **launch.OPTIONS,
             **launch.register_limit(tile, x.dtype, T, kernel_size, excited=importance is not None),
         )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from tam_triton.checks import check_clip_length, check_count
+from tam_triton.checks import check_clip_length
 from tam_triton.nets.ta_block import TABlock, check_block
 from tam_triton.temporal import TAM
 
@@ -50,8 +50,6 @@ def insert_tam(
         ValueError: `stages` is empty, unknown or repeated; a block already has a TAM; `resnet` is for clips of another
             T; or TAM refuses its arguments.
     """
-    check_count("num_segments", num_segments)
-    check_clip_length(resnet, num_segments)
     options = {
         "kernel_size": kernel_size,
         "alpha": alpha,
@@ -65,6 +63,7 @@ def insert_tam(
         # A Sequential of its own: whoever shares the old one keeps plain blocks.
         new[layer] = nn.Sequential(*blocks)
         new[layer].training = stage.training
+    check_clip_length(resnet, num_segments)
     for layer, stage in new.items():
         setattr(resnet, layer, stage)
     return resnet

@@ -39,6 +39,15 @@ def test_equal_the_reference(backend: ModuleType, memory: str, shape: Problem) -
 
 
 @each_layout
+@pytest.mark.parametrize(("T", "K"), [(33, 3), (70, 19)])
+def test_branches_of_long_clips(memory: str, T: int, K: int) -> None:
+    """More frames, and a wider hidden layer, than a block has."""
+    problem = Problem(N=1, T=T, C=18, H=1, W=1, K=K, layout=memory)
+    (branches,) = (operator for operator in OPERATORS if operator.name == "branches")
+    check_against_reference(kernels, branches, problem)
+
+
+@each_layout
 def test_split_pixels_sum_alike(memory: str) -> None:
     """One channel of many pixels is squeezed in several parts."""
     problem = Problem(N=1, T=2, C=1, H=64, W=41, K=3, layout=memory)

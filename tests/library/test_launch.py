@@ -9,14 +9,15 @@ from unittest import mock
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import GridExecutor
 
 from bench.interpreted import counting
 from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
-from bench.static import CALLS
+from bench.static import CALLS, branch_weights
 from bench.traffic import by_kernel
-from tam_triton import kernels
+from tam_triton import kernels, layout
 from tam_triton.kernels import launch, metadata
 
 T, K = 8, 3
@@ -158,6 +159,31 @@ def test_stated_bytes_are_those_counted(size: int, layout: str, dtype: str, mult
         for each, moved in zip(launches, counted, strict=True):
             (count,) = by_kernel([moved], x).values()
             assert each.stated()["bytes"] == pytest.approx(count * x.nbytes, rel=0.05), (name, each.kernel)
+
+
+LONG = torch.zeros(1, 4, 64).normal_(generator=torch.Generator().manual_seed(0))
+TAPS = torch.zeros(1, 16, 15).normal_(generator=torch.Generator().manual_seed(1))
+WIDE_CASES = {
+    "pixels of the last part": (40_000, lambda: kernels.squeeze(torch.ones(1, 1, 300, 128), 1)),
+    "frames of V": (200, lambda: kernels.aggregate(LONG.mT.reshape(64, 4, 1, 1), LONG, TAPS[:, :4])),
+    "taps of Θ": (
+        100,
+        lambda: kernels.weight_gradients(TAPS.mT.reshape(15, 16, 1, 1), TAPS.mT.reshape(15, 16, 1, 1), TAPS, TAPS)[1],
+    ),
+    "weights of the branches": (900, lambda: kernels.branches(LONG, *branch_weights(LONG, TAPS), 1e-5, True)[0]),
+}
+
+
+@pytest.mark.parametrize("name", WIDE_CASES)
+def test_offsets_that_32_bits_cannot_hold(name: str) -> None:
+    """Not of X alone: with a limit below 2³¹, each kernel counts in 64 bits what passes it, and finds the same."""
+    limit, call = WIDE_CASES[name]
+    expected = call()
+    with mock.patch.object(layout, "INT32_ELEMENTS", limit), seen(execute=True) as launches:
+        result = call()
+    assert [each.arguments["INDEX"] for each in launches if "INDEX" in each.arguments] != []
+    assert all(each.arguments.get("INDEX", tl.int64) == tl.int64 for each in launches)
+    assert torch.equal(result, expected)
 
 
 def test_stated_figures() -> None:

@@ -103,8 +103,8 @@ def test_x_is_saved_for_gradients_of_weights_alone(name: str, impl: str) -> None
     saved = large_saved(x, module)
     assert saved == ({x.data_ptr()} if name == "learned" else set())
     learned = ChannelwiseTemporalConv(8, 4, impl=impl)
-    taps = getattr(module, "kernel", torch.full((8, 3), 1 / 3))
-    learned.weight.data.copy_(taps[:, None])
+    kernel = getattr(module, "kernel", torch.full((8, 3), 1 / 3))
+    learned.weight.data.copy_(kernel[:, None])
     dy = problem.features(salt=3)
     gradients = [torch.autograd.grad(each(x), x, dy)[0] for each in (module, learned)]
     torch.testing.assert_close(*gradients)
@@ -120,13 +120,12 @@ def test_an_operator_by_its_name_saves_no_more(wanted: str) -> None:
     assert large_saved(x, lambda x: by_name(x, *list(values.values())[1:])) == (
         set() if wanted == "x" else {x.data_ptr()}
     )
-    expected = torch.autograd.grad(
-        aggregate(x, values["importance"], values["kernel"], impl="torch"), values[wanted], dy
-    )
+    expected = torch.autograd.grad(aggregate(*values.values(), impl="torch"), values[wanted], dy)
     torch.testing.assert_close(torch.autograd.grad(by_name(*values.values()), values[wanted], dy), expected)
-    assert large_saved(
-        x, lambda x: torch.ops.tam_triton.input_gradient(x, *list(values.values())[1:], None, False)
-    ) == (set() if wanted == "x" else {x.data_ptr()})
+    backward = torch.ops.tam_triton.input_gradient
+    assert large_saved(x, lambda x: backward(x, values["importance"], values["kernel"], None, False)) == (
+        set() if wanted == "x" else {x.data_ptr()}
+    )
 
 
 @each_impl
