@@ -3,4 +3,6 @@
 from tam_triton.functional import aggregate, squeeze, squeeze_and_aggregate
 from tam_triton.temporal import TAM
 
+__version__ = "0.1.0"
+
 __all__ = ["TAM", "aggregate", "squeeze", "squeeze_and_aggregate"]
