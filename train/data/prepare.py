@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 from tqdm import tqdm
@@ -30,7 +30,7 @@ from train.errors import InputError
 class PrepareConfig:
     """Check all videos of a data set, count their frames and write an index, which training reads."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """The list, table or JSON file of the data set; for a tree its root."""
     source: Source
     """Form of the list: `list` has lines `path label`, `frames_list` lines `folder num_frames label`, `kinetics` is
