@@ -5,10 +5,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# Beside torch and triton of other versions, the newest that triton-viz runs with.
+# Beside torch and triton of other versions, the newest that triton-viz runs with; `older` tests the library with these.
 SANITIZE := .venv-sanitize
 
-.PHONY: demo test test-thorough lint bench sanitize clean
+.PHONY: demo test test-thorough lint bench sanitize older clean
 
 demo: $(READY)
 	$(RUN) -m train demo
@@ -32,6 +32,11 @@ bench: $(READY)
 
 sanitize: $(SANITIZE)/.ready
 	$(SANITIZE)/bin/python -m pytest tests/sanitize
+
+# What other versions warn of is no error here. Without torchvision: its wheels are for another build of torch.
+older: $(SANITIZE)/.ready
+	$(SANITIZE)/bin/python -m pytest -o filterwarnings=default tests/library/test_kernels.py tests/library/test_module.py \
+		tests/library/test_ops.py tests/library/test_opcheck.py
 
 clean:
 	rm -rf $(VENV) $(SANITIZE) runs

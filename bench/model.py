@@ -33,7 +33,7 @@ class Model(Options):
     """What to measure of whole networks."""
 
     clips: int = 1
-    """N."""
+    """N, the clips of a call."""
     depth: Literal[18, 34, 50, 101, 152] = 50
     """Of the ResNet."""
     pixels: int = 224

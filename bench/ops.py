@@ -37,7 +37,7 @@ class Ops(Options):
     shapes: tuple[str, ...] = ()
     """CxHxW, such as 64x56x56."""
     plot: Path | None = None
-    """A PNG: every time as a multiple of the floor."""
+    """A PNG: every time as a multiple of the floor, which is what a copy takes for the bytes that cannot be avoided."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ class Options:
     dtype: DType = "float32"
     """Of the feature maps; parameters stay in float32 under autocast."""
     clips: int = 2
-    """N."""
+    """N, the clips of a call."""
     segments: int = 8
     """T, the frames of a clip."""
     rounds: int = 15

@@ -1,5 +1,6 @@
 """The command line: one command a subcommand, of which only what it needs is imported when it is named."""
 
+import inspect
 import io
 import os
 import sys
@@ -20,7 +21,7 @@ def compare(arguments: Sequence[str]) -> int:
     """Train several systems on one data set, over several seeds: mean ± std, cost and speed of each."""
     from train.compare.config import CompareConfig, compare_subcommands
 
-    config: CompareConfig = parse("compare", compare_subcommands(), arguments, CompareConfig.__doc__)
+    config: CompareConfig = parse("compare", compare_subcommands(), arguments, inspect.getdoc(CompareConfig))
     from train.compare.compare import run_compare
 
     return _status(run_compare(config))
@@ -57,7 +58,7 @@ def fit(arguments: Sequence[str]) -> int:
     """Train a network by a recipe, such as k400-8f; on one GPU, or on several under torchrun."""
     from train.fit.config import FitConfig, fit_subcommands
 
-    config: FitConfig = parse("fit", fit_subcommands(), arguments, FitConfig.__doc__)
+    config: FitConfig = parse("fit", fit_subcommands(), arguments, inspect.getdoc(FitConfig))
     if config.find_batch:
         from bench.batch_finder import find_batch
         from train.team import choose_device

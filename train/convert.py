@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -18,9 +18,9 @@ from train.fields import check_types
 class ConvertConfig:
     """Write the weights of a checkpoint for the authors' code or for mmaction2."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """Checkpoint of a training run. Where the run kept an average of its weights, these are it."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write."""
     to: Literal["authors", "mmaction2"] = "mmaction2"
     """authors: liu-zhy/temporal-adaptive-module. mmaction2: a Recognizer2D of open-mmlab/mmaction2."""

@@ -40,7 +40,7 @@ else:  # so that the command line offers, and an error lists, what there is
 
 @dataclass(frozen=True)
 class Data:
-    """Which videos."""
+    """Which videos; `train` and `val` are needed."""
 
     train: Path | None = None
     """Index of the training videos, as `python -m train prepare` writes it."""
@@ -166,7 +166,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimization:
-    """SGD on the cross-entropy of a clip's logits; BatchNorm trains along. There is no warm-up in paper and script."""
+    """SGD on the cross-entropy of a clip's logits; BatchNorm trains along. There is no warm-up in paper and script.
+
+    Paper: arXiv 2005.06803; script: its authors' training scripts; mmaction2: OpenMMLab's implementation.
+    """
 
     batch_size: int = 64
     """Clips of one step, over all processes and accumulated parts. Paper; the script agrees but for Something-Something

@@ -1,5 +1,6 @@
 """Autograd over the operators: gradcheck, one gradient of X, what is saved, double backward."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -177,9 +178,9 @@ def test_a_transform_inside_a_compiled_graph_is_right_or_refused(transform: Any)
         eager = transform(lambda x, impl=impl: aggregate(x, importance, kernel, impl=impl))
         compiled = torch.compile(eager, fullgraph=True, backend="aot_eager")
         results.append(eager(x))
-        if impl == "torch":
+        try:
             torch.testing.assert_close(compiled(x), results[-1])
-        else:
-            with pytest.raises(torch._dynamo.exc.Unsupported, match=r"tam_triton: .* without torch.compile"):
-                compiled(x)
+        except torch._dynamo.exc.Unsupported as error:  # torch 2.11 still gave the right numbers
+            if impl == "torch" or not re.search(r"tam_triton: .* without torch.compile", str(error)):
+                raise
     torch.testing.assert_close(*results)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Annotated, NamedTuple, get_args
 
 import tyro
 from tqdm import tqdm
@@ -35,7 +35,7 @@ LISTS = tuple(form for form in get_args(Source) if form != "tree")
 class PrepareConfig:
     """Check all videos of a data set, count their frames and write an index, which training reads."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """The list, table or JSON file of the data set; for a tree its root."""
     source: Source | None = None
     """Form of the list: `list` has lines `path label`, `frames_list` lines `folder num_frames label`, `kinetics` is

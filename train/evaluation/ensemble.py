@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ _SHOWN = 3
 class EnsembleConfig:
     """Average the scores that several tests have saved, and report as a test does."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]]
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SCORES …")]
     """The `scores.npz` of two tests or more, of the same videos and classes, or the folders that hold them."""
     weights: tuple[float, ...] = ()
     """How much each file counts, in their order; by default all the same."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -46,7 +46,7 @@ class ViewChanges:
 class EvaluationConfig:
     """Score a trained network on all videos of a data set. Under torchrun every process takes its share of them."""
 
-    checkpoint: tyro.conf.Positional[Path | None] = None
+    checkpoint: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="CHECKPOINT")] = None
     """Checkpoint of a training run. Where the run kept an average of its weights, that is the network."""
     weights: Path | None = None
     """Instead of a checkpoint: weights of another program, such as the authors' code and mmaction2, with --recipe."""

@@ -52,6 +52,10 @@ class FitConfig:
     """Train a network. Under torchrun every process takes its share of each step's clips.
 
     SIGTERM and Ctrl-C stop it after the step at hand with a checkpoint; --resume goes on as if nothing had been.
+
+    Most runs change five options alone: --data.train, --data.val, --out, --optimization.batch-size and
+    --compute.precision. In their texts *paper* is arXiv 2005.06803, *script* its authors' training scripts, *mmaction2*
+    the implementation in OpenMMLab's library of that name; all other values are those of the recipe.
     """
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
