@@ -16,6 +16,7 @@ from tam_triton.checks import check_parameter, check_taps
 from tam_triton.temporal.base import TemporalModule
 
 torch.fx.wrap("convolve_frames")
+torch.fx.wrap("convolve_space_and_frames")
 
 
 class TemporalConv(TemporalModule):
@@ -57,32 +58,37 @@ class TemporalConv(TemporalModule):
 
 
 class InflatedConv(TemporalModule):
-    """A 1×1 convolution of a 2D network made K×1×1: I3D's first of a block (paper section 4.3; arXiv 1705.07750, 3).
+    """A convolution of a 2D network with K taps over frames: I3D's first of a block (arXiv 1705.07750, section 3).
+
+    1×1 is made K×1×1 (paper section 4.3). In basic blocks 3×3 is made K×3×3, as in mmaction2's ResNet3d (*reading*).
 
     Every tap is the 2D weight over K, so a clip that stands still gives the 2D network's values, but at its ends,
-    beyond which there are zeros. `weight` `(C_out, C_in, K, 1)` and `bias` keep the names of the layer replaced.
+    beyond which there are zeros. `weight` `(C_out, C_in / groups, K·kh, kw)`, tap after tap, and `bias` keep the names
+    of the layer replaced.
 
     Args:
-        conv: the layer: 1×1, without padding. It is left as it is.
+        conv: the layer, a square, padded with zeros by numbers if at all. It is left as it is.
         num_segments: T, the frames of a clip.
         kernel_size: K; odd.
 
     Raises:
         TypeError: `conv` is no Conv2d, or a number no int.
-        ValueError: `conv` is not 1×1 or pads, T is below 1, or the taps are even.
+        ValueError: `conv` is no square or pads in another way, T is below 1, or the taps are even.
     """
 
     def __init__(self, conv: nn.Conv2d, num_segments: int, kernel_size: int = 3) -> None:
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"conv: got {type(conv).__name__}, expected a Conv2d")
-        if conv.kernel_size != (1, 1):
-            raise ValueError(f"conv: got kernel_size={conv.kernel_size}, expected (1, 1)")
-        if conv.padding not in ((0, 0), "valid", "same"):
-            raise ValueError(f"conv: got padding={conv.padding}, expected none")
+        if conv.kernel_size[0] != conv.kernel_size[1]:
+            raise ValueError(f"conv: got kernel_size={conv.kernel_size}, expected a square")
+        padding = (0, 0) if conv.kernel_size == (1, 1) and isinstance(conv.padding, str) else conv.padding
+        if isinstance(padding, str) or conv.padding_mode != "zeros":
+            raise ValueError(f"conv: got padding={conv.padding!r} of {conv.padding_mode}, expected numbers of zeros")
         super().__init__(conv.in_channels, num_segments)
         check_taps("kernel_size", kernel_size)
         self.out_channels, self.kernel_size = conv.out_channels, kernel_size
-        self.stride, self.groups = conv.stride, conv.groups
+        self.spatial_size, self.stride, self.padding = conv.kernel_size, conv.stride, padding
+        self.dilation, self.groups = conv.dilation, conv.groups
         weight = conv.weight.detach() / kernel_size
         self.weight = nn.Parameter(weight.repeat(1, 1, kernel_size, 1), conv.weight.requires_grad)
         bias = conv.bias
@@ -90,15 +96,20 @@ class InflatedConv(TemporalModule):
         self.train(conv.training)
 
     def compute(self, x: Any) -> Any:
-        """The convolution: `(N·T, C_in, H, W)` → `(N·T, C_out, H/stride, W/stride)`."""
+        """The convolution: `(N·T, C_in, H, W)` → `(N·T, C_out, H', W')`, of the size that the 2D one gives."""
+        if self.spatial_size != (1, 1) or self.padding != (0, 0):
+            return convolve_space_and_frames(
+                x, self.weight, self.bias, self.num_segments, self.stride, self.padding, self.dilation, self.groups
+            )
         if self.stride != (1, 1):
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
         return convolve_frames(x, self.weight, self.bias, self.num_segments, self.groups)
 
     def extra_repr(self) -> str:
         """The configuration, in `print(model)`."""
+        kernel_size = (self.kernel_size, *self.spatial_size)
         return (
-            f"{super().extra_repr()}, out_channels={self.out_channels}, kernel_size={self.kernel_size}, "
+            f"{super().extra_repr()}, out_channels={self.out_channels}, kernel_size={kernel_size}, "
             f"stride={self.stride}, groups={self.groups}, bias={self.bias is not None}"
         )
 
@@ -113,3 +124,25 @@ def convolve_frames(
     y = F.conv2d(clips.transpose(1, 2).flatten(3), weight, bias, (stride, 1), padding, groups=groups)
     frames = y.unflatten(3, x.shape[2:]).transpose(1, 2).flatten(0, 1)  # (N, C_out, T, P) → (N·T, C_out, H, W)
     return layout.to_layout(frames, channels_last)
+
+
+def convolve_space_and_frames(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    num_segments: int,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """`(N·T, C_in, H, W)` → `(N·T, C_out, H', W')` in x's layout, by a weight `(C_out, C_in/groups, K·kh, kw)`.
+
+    kh is kw: kernels of 2D networks are squares here. As a 3D convolution a channels_last map is convolved where it is.
+    """
+    channels_last = layout.is_channels_last(x)
+    taps = weight.shape[2] // weight.shape[3]
+    clips = layout.to_layout(x, channels_last).unflatten(0, (x.shape[0] // num_segments, num_segments))
+    cube = weight.unflatten(2, (taps, weight.shape[3]))
+    y = F.conv3d(clips.transpose(1, 2), cube, bias, (1, *stride), (taps // 2, *padding), (1, *dilation), groups)
+    return layout.to_layout(y.transpose(1, 2).flatten(0, 1), channels_last)

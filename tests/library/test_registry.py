@@ -232,7 +232,6 @@ def test_lists() -> None:
         (("slowfast_4x16", "resnet18"), {}, ValueError, "backbone: got 'resnet18' for slowfast_4x16"),
         (("tanet", "resnet18", 0), {}, ValueError, "num_classes: got 0"),
         (("tanet", "resnet18"), {"dropout": 2}, ValueError, "dropout: got 2"),
-        (("i3d", "resnet18"), {}, ValueError, r"instead layer1.0.conv1: conv: got kernel_size=\(3, 3\)"),
     ],
 )
 def test_bad_calls(arguments, options, error, message) -> None:

@@ -278,6 +278,29 @@ def test_an_inflated_convolution_is_the_2d_one_on_a_clip_that_stands_still() -> 
     torch.testing.assert_close(conv.state_dict(), before, rtol=0, atol=0)
 
 
+@each_layout
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "groups": 2}, {"dilation": 2, "bias": False}])
+def test_an_inflated_convolution_over_space_is_a_3d_one(options: dict[str, Any], memory: str) -> None:
+    """As in basic blocks, whose first convolution is 3×3: the gradients in float64, the layout, what stands still."""
+    x = Problem(N=2, T=4, C=6, H=7, W=7, K=3, dtype=torch.float64, layout=memory).features().requires_grad_()
+    conv = nn.Conv2d(6, 4, 3, padding=1, **options).double()
+    module = InflatedConv(conv, 4)
+    y = module(x)
+    clips = x.detach().unflatten(0, (2, 4)).transpose(1, 2).contiguous().requires_grad_()
+    weight = (conv.weight.detach()[:, :, None] / 3).expand(-1, -1, 3, -1, -1).clone().requires_grad_()
+    spread = {name: (1, *getattr(conv, name)) for name in ("stride", "padding", "dilation")}
+    expected = F.conv3d(clips, weight, conv.bias, **spread, groups=conv.groups)
+    torch.testing.assert_close(y, expected.transpose(1, 2).flatten(0, 1))
+    assert y.is_contiguous(memory_format=torch.channels_last if memory == "channels_last" else torch.contiguous_format)
+    dy = torch.randn_like(y)
+    dx, d_weight = torch.autograd.grad(y, (x, module.weight), dy)
+    d_clips, d_cube = torch.autograd.grad(expected, (clips, weight), dy.unflatten(0, (2, 4)).transpose(1, 2))
+    torch.testing.assert_close(dx, d_clips.transpose(1, 2).flatten(0, 1))
+    torch.testing.assert_close(d_weight, d_cube.flatten(2, 3))
+    still = x.detach()[:1].expand(4, -1, -1, -1)
+    torch.testing.assert_close(module(still)[1:3], conv(still)[1:3])
+
+
 @each_impl
 def test_a_shared_convolution_after_tada_is_one_calibrated_for_each_frame(impl: str) -> None:
     """W_t = a_t·W, as the public code has it: N·T groups."""

@@ -186,8 +186,15 @@ def test_refuses_a_bad_configuration(name: str, arguments: Any, error: type[Exce
         (lambda: ChannelwiseTemporalConv(16, 4, initial="tsm"), "initial: got 'tsm', expected one of identity, shift,"),
         (lambda: ChannelwiseTemporalConv(16, 4, 5, initial="shift"), "kernel_size: got 5, expected 3 for initial="),
         (lambda: MODULES["tea_mta"](16, 4, groups=1), "groups: got 1, expected at least 2"),
-        (lambda: InflatedConv(nn.Conv2d(4, 4, 3), 4), r"conv: got kernel_size=\(3, 3\), expected \(1, 1\)"),
-        (lambda: InflatedConv(nn.Conv2d(4, 4, 1, padding=1), 4), r"conv: got padding=\(1, 1\), expected none"),
+        (lambda: InflatedConv(nn.Conv2d(4, 4, (3, 1)), 4), r"conv: got kernel_size=\(3, 1\), expected a square"),
+        (
+            lambda: InflatedConv(nn.Conv2d(4, 4, 3, padding="same"), 4),
+            "conv: got padding='same' of zeros, expected",
+        ),
+        (
+            lambda: InflatedConv(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), 4),
+            r"conv: got padding=\(1, 1\) of reflect, expected numbers of zeros",
+        ),
         (lambda: MODULES["tei"](16, 4, impl="cuda"), "impl: got 'cuda', expected"),
     ],
 )

@@ -51,9 +51,7 @@ def config_for(system, out, data):
         recipe = replace(recipe, augmentation=augmentation, optimization=optimization)
         model = replace(recipe.model, system=system)
     else:
-        # I3D inflates a bottleneck's first convolution, and the small network has no bottlenecks.
-        backbone = "resnet50" if system.startswith("i3d") else "small"
-        model = replace(tiny.model, system=system, backbone=backbone)
+        model = replace(tiny.model, system=system)
         recipe = replace(tiny, optimization=replace(tiny.optimization, batch_size=6, epochs=2))
     changes = {"data": data, "model": model, "validation": tiny.validation, "test": tiny.validation}
     return replace(config, recipe=replace(recipe, **changes))

@@ -249,7 +249,6 @@ def test_errors_of_predict_are_one_line(config, results, tmp_path, capfd):
         (["--tasks"], "tasks: got (), expected at least one"),
         (["--systems"], "systems: got (), expected at least one, none of them twice"),
         (["--systems", "tsm", "tsm"], "systems: got ('tsm', 'tsm'), expected at least one, none of them twice"),
-        (["--systems", "c2d", "i3d"], "systems: i3d: model: "),
         (["--systems", "slowfast_4x16"], "systems: slowfast_4x16: model.backbone: got 'small', expected resnet50"),
         (["--train-videos", "8", "--val-videos", "8", "--batch-size", "9"], "number of videos, 8; got 9"),
     ],
