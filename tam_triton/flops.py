@@ -78,7 +78,8 @@ FORMULAS: dict[str, Callable[..., int]] = {
 def register() -> None:
     """Puts the formulas into torch's registry; runs once, when this module is imported."""
     for name, formula in FORMULAS.items():
-        register_flop_formula(getattr(torch.ops.tam_triton, name))(formula)
+        for namespace in (torch.ops.tam_triton, torch.ops.tam_triton_plain):
+            register_flop_formula(getattr(namespace, name))(formula)
 
 
 register()

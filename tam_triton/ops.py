@@ -136,7 +136,7 @@ def on_triton(name: str) -> Any:
 
 
 def register() -> None:
-    """Defines `torch.ops.tam_triton`; runs once, when this module is imported."""
+    """Defines `torch.ops.tam_triton`, and `tam_triton_plain` for plain torch everywhere; runs once, at import."""
     # The fakes derive the result's strides from the input's: the compiler must not pass others.
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
     for name, (schema, fake) in OPERATORS.items():
@@ -146,12 +146,18 @@ def register() -> None:
         torch.library.impl(full_name, "default", on_triton(name) if INTERPRETED else in_plain_torch(name))
         if HAS_TRITON and not INTERPRETED:
             torch.library.impl(full_name, "cuda", on_triton(name))
+        torch.library.define(f"tam_triton_plain::{name}", schema, tags=tags)
+        torch.library.impl(f"tam_triton_plain::{name}", "default", in_plain_torch(name))
 
 
 register()
 
-IMPLEMENTATIONS = {
+BY_NAME = {
     "triton": SimpleNamespace(**{name: getattr(torch.ops.tam_triton, name) for name in OPERATORS}),
+    "torch": SimpleNamespace(**{name: getattr(torch.ops.tam_triton_plain, name) for name in OPERATORS}),
+}
+IMPLEMENTATIONS = {
+    "triton": BY_NAME["triton"],
     "torch": SimpleNamespace(**{name: in_plain_torch(name) for name in OPERATORS}),
 }
 """The operators of each, with arguments and shapes as in `plain`."""
@@ -160,13 +166,18 @@ IMPLEMENTATIONS = {
 def operators(impl: str) -> SimpleNamespace:
     """Those of an implementation.
 
-    While a FLOP counter watches they are called by their names, whatever then runs: in plain torch it would see
-    elementwise products and sums, which it does not count.
+    While a FLOP counter watches, those of plain torch have names too: it would else see elementwise products and sums,
+    which it does not count. What computes stays what was asked for.
     """
+    return (BY_NAME if is_counted() else IMPLEMENTATIONS)[impl]
+
+
+def is_counted() -> bool:
+    """Whether a FLOP counter watches, which then knows the operators; nothing is imported where there is none."""
     if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
-        return IMPLEMENTATIONS[impl]
+        return False
     if "torch.utils.flop_counter" not in sys.modules:
-        return IMPLEMENTATIONS[impl]
+        return False
     from tam_triton.flops import is_counting
 
-    return IMPLEMENTATIONS["triton" if is_counting() else impl]
+    return is_counting()

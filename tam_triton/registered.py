@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tam_triton import derivatives
 from tam_triton.checks import transforming
-from tam_triton.ops import OPERATORS
+from tam_triton.ops import OPERATORS, is_counted
 
 
 def refuse_backward(ctx: Any, *_: Tensor) -> None:
@@ -40,6 +40,7 @@ def refusing(name: str, autograd: Callable[..., Any]) -> Callable[..., Any]:
     """Autograd of an operator by its name. torch would run it on the values alone, and take all tangents for zero."""
 
     def run(keyset: Any, *args: Any) -> Any:
+        is_counted()
         if transforming():
             refuse_transforms(name, [one for one in pytree.tree_leaves(args) if isinstance(one, Tensor)])
         return autograd(keyset, *args)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 CONVOLUTIONS = ("convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward")
 LINEARS = ("mm", "addmm")
+OURS = ("tam_triton", "tam_triton_plain")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Activations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func._overloadpacket in self.counter.flop_registry:
             self.elements += sum(one.numel() for one in pytree.tree_leaves(result) if isinstance(one, Tensor))
-        elif func.namespace == "tam_triton":
+        elif func.namespace in OURS:
             raise ValueError(
                 f"operators: no formula for {func._overloadpacket}; add it to FORMULAS in tam_triton/flops.py"
             )
@@ -76,7 +77,7 @@ def count(call: Callable[[], object]) -> Counts:
 def kind(packet: Any) -> str:
     """The attribute of `Counts` that an operator's MACs go to."""
     namespace, _, name = packet._qualified_op_name.partition("::")
-    if namespace == "tam_triton":
+    if namespace in OURS:
         return "aggregation"
     if name.startswith(CONVOLUTIONS):
         return "convolutions"
