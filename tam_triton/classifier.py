@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tam_triton.checks import check_count
 from tam_triton.clips import middle_frames, normalize, resize_short_side, slide_crops
 
 FORMAT = "tam_triton/train/2"
@@ -32,6 +33,9 @@ class VideoClassifier(nn.Module):
             equal parts of it. See `clips.middle_frames`.
         short_side: pixels to which the shorter side of frames is resized, …
         crop_size: … and of the square that is cut out of their center.
+
+    Raises:
+        TypeError, ValueError: no class names, or a number of frames below 1.
     """
 
     def __init__(
@@ -45,6 +49,9 @@ class VideoClassifier(nn.Module):
         crop_size: int = 224,
     ) -> None:
         super().__init__()
+        check_count("num_segments", num_segments)
+        if not class_names:
+            raise ValueError("class_names: got none, expected at least one")
         self.network, self.class_names = network, tuple(class_names)
         self.num_segments, self.reach = num_segments, reach
         self.short_side, self.crop_size = short_side, crop_size

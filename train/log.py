@@ -174,6 +174,11 @@ def tensorboard_writer(folder: Path) -> Callable[..., Any]:
     return functools.partial(SummaryWriter, str(folder))
 
 
+def accuracy_text(top1: float, top5: float, num_classes: int) -> str:
+    """Such as `top-1 76.10%, top-5 92.30%`; where there are five classes or fewer top-5 says nothing."""
+    return f"top-1 {top1:.2%}" + (f", top-5 {top5:.2%}" if num_classes > 5 else "")
+
+
 def _plain(value: Any) -> Any:
     """`value` as JSON knows it."""
     if isinstance(value, Mapping):

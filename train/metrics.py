@@ -36,11 +36,6 @@ class Score:
         return self.correct_top5 / self.total
 
 
-def accuracy_text(top1: float, top5: float, num_classes: int) -> str:
-    """Such as `top-1 76.10%, top-5 92.30%`; where there are five classes or fewer top-5 says nothing."""
-    return f"top-1 {top1:.2%}" + (f", top-5 {top5:.2%}" if num_classes > 5 else "")
-
-
 class Tally:
     """The sums behind a score, kept on their device so that no step waits for it.
 

@@ -144,6 +144,8 @@ def with_tangent(call: Callable[[Tensor], Tensor]) -> object:
 NAMES = {
     "ResNet18_Weights": ResNet18_Weights,
     "Bottleneck": Bottleneck,
+    "VideoClassifier": tam_triton.VideoClassifier,
+    "classifier": tam_triton.VideoClassifier(nn.Identity(), ("a", "b"), num_segments=4),
     **{name: getattr(nets, name) for name in nets.__all__},
     **globals(),
 }
@@ -225,6 +227,7 @@ def test_every_row_is_run_and_nothing_public_is_left_out() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert sum(map(len, ROWS.values())) == page.count("\n>>> ") > 190
     names_on_page = {"squeeze_and_aggregate": "fused", "evaluate": "folded", "load_published": "load"}
+    names_on_page["load"] = "tam_triton.load"
     for name in {*tam_triton.__all__, *nets.__all__, "evaluate"} - {"LoadReport"}:
         if name not in OF_ONE_DEPTH:
             assert f">>> {names_on_page.get(name, name)}(" in page, name

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from train.errors import InputError
 from train.evaluation.scores import VideoScores
-from train.metrics import accuracy_text
+from train.log import accuracy_text
 
 SCORES = "scores.npz"
 

@@ -22,8 +22,8 @@ from train.fit.config import FitConfig
 from train.fit.learner import Learner
 from train.fit.meter import Meter
 from train.fit.stopping import FiniteWatch, Outcome, Stopped, StopRequest, Verdict
-from train.log import RunLog
-from train.metrics import Score, Tally, accuracy_text, tally_batches
+from train.log import RunLog, accuracy_text
+from train.metrics import Score, Tally, tally_batches
 from train.precision import seed_generators
 from train.team import Team
 
