@@ -76,7 +76,8 @@ class Data:
             raise InputError(f"{split.name}: all is of one class, {split.class_names[0]!r}; expected two or more")
         if self.num_classes not in (None, len(split.class_names)):
             raise InputError(
-                f"data.num_classes: got {self.num_classes}, but {split.name} has {len(split.class_names)} classes"
+                f"data.num_classes: got {self.num_classes}, but {split.name} has {len(split.class_names)} classes; "
+                "--data.num-classes None takes as many as there are"
             )
 
 

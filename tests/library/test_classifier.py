@@ -15,6 +15,7 @@ from torch import nn
 
 import tam_triton
 from tam_triton.clips import middle_frames
+from tam_triton.command import main
 from tests.support.video_files import VP9, encode, striped_frames, with_display_matrix
 from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from train.evaluation.predict import predict
@@ -148,6 +149,22 @@ def test_no_video(checkpoint, tmp_path):
         model.predict(tmp_path / "absent.mp4", top=0)
     with pytest.raises(ValueError, match="expected 1 or more, reach ≥ T"):
         middle_frames(10, 8, reach=4)
+
+
+def test_the_command(checkpoint, videos, tmp_path, capsys):
+    broken = _written(tmp_path, b"no video" * 100)
+    assert main([str(checkpoint), str(videos[0]), "--top", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (said[0], len(said)) == (str(videos[0]), 3)
+    assert main([str(checkpoint), str(broken), str(videos[1])]) == 1
+    said = capsys.readouterr()
+    assert f"error: {broken}: is not a video file" in said.err
+    assert str(videos[1]) in said.out  # the others are looked at
+    for arguments in ([str(broken), str(videos[0])], [str(checkpoint), str(videos[0]), "--device", "nowhere"]):
+        assert main(arguments) == 1
+        assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(SystemExit):
+        main([str(checkpoint), str(videos[0]), "--top", "0"])
 
 
 PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "using-a-network.md"

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -225,3 +226,17 @@ def test_converted(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "tanet.pt"), str(tmp_path / "none.pth")]) == 1
     assert "expected bottlenecks for mmaction2" in capsys.readouterr().err
     assert not (tmp_path / "none.pth").exists()
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    """Where there is no network: which file, where it may be put, and how to do without."""
+
+    def no_network(*args, **options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"IMAGENET1K_V1 of resnet18 cannot be downloaded \(no route") as error:
+        build_network(Model(backbone="resnet18"), 3, 4)
+    for text in (str(tmp_path / "checkpoints"), "--model.weights FILE", "--model.weights None"):
+        assert text in str(error.value)
