@@ -60,7 +60,8 @@ class TemporalConv(TemporalModule):
 class InflatedConv(TemporalModule):
     """A convolution of a 2D network with K taps over frames: I3D's first of a block (arXiv 1705.07750, section 3).
 
-    1×1 is made K×1×1 (paper section 4.3). In basic blocks 3×3 is made K×3×3, as in mmaction2's ResNet3d (*reading*).
+    1×1 is made K×1×1 (paper section 4.3). In basic blocks 3×3 is made K×3×3 (*reading*; mmaction2's ResNet3d inflates
+    both convolutions of such a block, this the first alone, as in bottlenecks).
 
     Every tap is the 2D weight over K, so a clip that stands still gives the 2D network's values, but at its ends,
     beyond which there are zeros. `weight` `(C_out, C_in / groups, K·kh, kw)`, tap after tap, and `bias` keep the names
@@ -72,13 +73,13 @@ class InflatedConv(TemporalModule):
         kernel_size: K; odd.
 
     Raises:
-        TypeError: `conv` is no Conv2d, or a number no int.
+        TypeError: `conv` is not torch's own Conv2d, as one that is parametrized is not, or a number is no int.
         ValueError: `conv` is no square or pads in another way, T is below 1, or the taps are even.
     """
 
     def __init__(self, conv: nn.Conv2d, num_segments: int, kernel_size: int = 3) -> None:
-        if not isinstance(conv, nn.Conv2d):
-            raise TypeError(f"conv: got {type(conv).__name__}, expected a Conv2d")
+        if type(conv) is not nn.Conv2d:  # what a subclass or a parametrization does of its own would be lost
+            raise TypeError(f"conv: got {type(conv).__name__}, expected torch's own Conv2d")
         if conv.kernel_size[0] != conv.kernel_size[1]:
             raise ValueError(f"conv: got kernel_size={conv.kernel_size}, expected a square")
         padding = (0, 0) if conv.kernel_size == (1, 1) and isinstance(conv.padding, str) else conv.padding

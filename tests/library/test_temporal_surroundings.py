@@ -203,9 +203,25 @@ def test_refuses_bad_options(make: Any, message: str) -> None:
         make()
 
 
-def test_refuses_to_inflate_what_is_no_convolution() -> None:
-    with pytest.raises(TypeError, match=r"^conv: got Linear, expected a Conv2d$"):
-        InflatedConv(nn.Linear(4, 4), 4)  # type: ignore[arg-type]
+class Doubling(nn.Conv2d):
+    """A convolution with a forward of its own, as timm has some."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.Linear(4, 4), "Linear"),
+        (Doubling(4, 4, 1), "Doubling"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, padding=1)), "ParametrizedConv2d"),
+    ],
+)
+def test_refuses_to_inflate_what_is_not_torchs_own_convolution(layer: Any, name: str) -> None:
+    """What it does of its own would be lost without a word."""
+    with pytest.raises(TypeError, match=rf"^conv: got {name}, expected torch's own Conv2d$"):
+        InflatedConv(layer, 4)
 
 
 def test_an_inflated_convolution_keeps_mode_and_frozen_weights() -> None:
