@@ -22,6 +22,13 @@ class Prediction(NamedTuple):
     probability: float
 
 
+def most_probable(logits: Tensor, class_names: Sequence[str], top: int) -> list[Prediction]:
+    """The `top` most probable classes by logits (classes,), the best first."""
+    best = logits.softmax(0).topk(min(top, len(class_names)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Prediction(class_names[index], probability) for index, probability in pairs]
+
+
 class VideoClassifier(nn.Module):
     """A network, the names of its classes, and how it is fed. A call takes clips as `clip` makes them.
 
@@ -101,9 +108,7 @@ class VideoClassifier(nn.Module):
         """
         if top < 1:
             raise ValueError(f"top: got {top}, expected at least 1")
-        best = self(self._batch(video)).float().softmax(1)[0].topk(min(top, len(self.class_names)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Prediction(self.class_names[index], probability) for index, probability in pairs]
+        return most_probable(self(self._batch(video))[0].float(), self.class_names, top)
 
     @torch.no_grad()  # and no inference mode: what comes of it may be learned from
     def features(self, video: str | os.PathLike[str] | Tensor) -> Tensor:
@@ -170,19 +175,11 @@ def load(
 
 def _network(model: Mapping[str, Any], num_classes: int, num_segments: int, impl: str | None) -> nn.Module:
     from tam_triton.nets import create_model, list_options
-    from tam_triton.nets.small_resnet import SMALL, SmallResNet
+    from tam_triton.nets.small_resnet import with_head
 
     system = str(model.get("system") or str(model["kind"]).lower())  # before there were others: TANet, C2D
-    backbone = model["backbone"]
     options = {name: model[name] for name in list_options(system) if name in model and name != "impl"}
     if impl is not None and "impl" in list_options(system):
         options["impl"] = impl
-    is_small = backbone == SMALL
-    return create_model(
-        system,
-        SmallResNet(num_classes) if is_small else backbone,
-        None if is_small else num_classes,
-        num_segments,
-        dropout=model["dropout"],
-        **options,
-    )
+    network = with_head(model["backbone"], num_classes)
+    return create_model(system, *network, num_segments, dropout=model["dropout"], **options)

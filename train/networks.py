@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tam_triton.nets import create_model
-from tam_triton.nets.small_resnet import SMALL, SmallResNet
+from tam_triton.nets.small_resnet import with_head
 from train.errors import InputError
 from train.recipes import Model
 
@@ -25,12 +25,10 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
         InputError: a system that does not fit the backbone or the clips, or weights that are damaged in torch's cache
             or cannot be downloaded.
     """
-    is_small = model.backbone == SMALL
     try:
         return create_model(
             model.system,
-            SmallResNet(num_classes) if is_small else model.backbone,
-            None if is_small else num_classes,  # the small network starts with its own head
+            *with_head(model.backbone, num_classes),
             num_segments,
             weights=model.pretrained if pretrained else None,
             dropout=model.dropout,

@@ -37,6 +37,11 @@ class SmallResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
+def with_head(backbone: str, num_classes: int) -> tuple[str | nn.Module, int | None]:
+    """The two as `create_model` takes them, to which the small network is no name; it comes with its own head."""
+    return (SmallResNet(num_classes), None) if backbone == SMALL else (backbone, num_classes)
+
+
 def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
     downsample = None
     if stride != 1 or channels_in != channels:

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from tam_triton.classifier import Prediction, most_probable
 from train.checkpoint import TrainedNetwork, load_checkpoint
 from train.data.batches import evaluation_batches
 from train.data.dataset import EvaluationClips
@@ -83,13 +83,6 @@ def find_videos(places: Sequence[Path]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-class Prediction(NamedTuple):
-    """A class and its probability."""
-
-    class_name: str
-    probability: float
-
-
 def predict(trained: TrainedNetwork, video: Path, top: int = 5) -> list[Prediction]:
     """The `top` most probable classes of `video`, best first, by the one view of a validation. Raises VideoError."""
     ((_, outcome),) = predict_videos(trained, [Entry(video, 0)], top)
@@ -116,7 +109,4 @@ def predict_videos(
             if batch.missing:
                 yield entry, VideoError(*batch.failures[0])
                 continue
-            probabilities = logits_of(network, batch.clips, device).softmax(1)[0]
-            best = probabilities.topk(min(top, len(names)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            yield entry, [Prediction(names[index], probability) for index, probability in pairs]
+            yield entry, most_probable(logits_of(network, batch.clips, device)[0], names, top)
