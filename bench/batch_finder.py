@@ -10,7 +10,7 @@ from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.learner import Learner
 from train.networks import build_network
-from train.recipes import Recipe
+from train.recipe import Recipe
 from train.team import Team
 
 LARGEST = 1024

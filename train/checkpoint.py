@@ -20,7 +20,7 @@ from train.atomic import replacing
 from train.errors import InputError
 from train.fields import from_plain, to_plain
 from train.networks import build_network
-from train.recipes import Recipe
+from train.recipe import Recipe
 
 
 @dataclass(frozen=True)

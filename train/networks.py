@@ -9,7 +9,7 @@ from torch import nn
 from tam_triton.nets import create_model
 from tam_triton.nets.small_resnet import with_head
 from train.errors import InputError
-from train.recipes import Model
+from train.recipe import Model
 
 
 def build_network(model: Model, num_classes: int, num_segments: int, *, pretrained: bool = True) -> nn.Module:

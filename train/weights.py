@@ -14,7 +14,8 @@ from tam_triton.temporal.base import TemporalModule
 from train.checkpoint import FORMAT, TrainedNetwork
 from train.errors import InputError
 from train.networks import build_network
-from train.recipes import RECIPES, Model, Recipe
+from train.recipe import Model, Recipe
+from train.recipes import RECIPES
 
 
 def start_from_file(network: nn.Module, model: Model, class_names: tuple[str, ...]) -> LoadReport:

@@ -30,7 +30,8 @@ from train.errors import InputError
 from train.fit.config import FitConfig
 from train.fit.fit import fit
 from train.fit.stopping import stop_on_signals
-from train.recipes import RECIPES, Data
+from train.recipe import Data
+from train.recipes import RECIPES
 from train.team import join_team
 
 CLASSES = ("falls", "rises", "stays")

@@ -10,7 +10,8 @@ from tests.support.video_files import run_python
 from train.checkpoint import FORMAT, RunCheckpoints, TrainedNetwork, load_checkpoint, read_checkpoint, save_checkpoint
 from train.errors import InputError
 from train.networks import build_network
-from train.recipes import RECIPES, Model
+from train.recipe import Model
+from train.recipes import RECIPES
 
 NAMES = ("up", "down", "left")
 

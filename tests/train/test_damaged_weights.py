@@ -18,7 +18,8 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter
 from train.errors import InputError
 from train.networks import build_network
-from train.recipes import RECIPES, Model
+from train.recipe import Model
+from train.recipes import RECIPES
 
 
 def flip_exponents(path):

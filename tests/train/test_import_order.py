@@ -16,6 +16,7 @@ STOREYS = (
     {"checkpoint"},
     {"networks"},
     {"recipes", "metrics"},
+    {"recipe"},
     {"precision"},
     {"data"},
     {"team", "log", "fields", "figures"},

@@ -10,7 +10,7 @@ from train.demo.side_by_side import train_side_by_side
 from train.errors import InputError
 from train.fit.learner import Learner
 from train.metrics import Tally, evaluate
-from train.recipes import Optimization
+from train.recipe import Optimization
 
 
 class Linear(nn.Module):

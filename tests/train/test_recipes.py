@@ -13,7 +13,8 @@ from train.data.entries import Entry, Split
 from train.data.sampling import Sampling
 from train.data.transforms import Augmentation
 from train.errors import InputError
-from train.recipes import RECIPES, SUMMARIES, Data, Model, Optimization, Recipe, recipe_subcommands
+from train.recipe import Data, Model, Optimization, Recipe
+from train.recipes import RECIPES, SUMMARIES, recipe_subcommands
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 

@@ -21,7 +21,8 @@ from train.evaluation.test import EvaluationConfig, run_test
 from train.fit.fit import run_fit
 from train.fit.optimizer import parameter_groups
 from train.networks import build_network, check_network
-from train.recipes import RECIPES, Data, Model, Optimization
+from train.recipe import Data, Model, Optimization
+from train.recipes import RECIPES
 
 CLASSES = 6
 

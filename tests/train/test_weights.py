@@ -20,7 +20,8 @@ from train.evaluation.predict_config import PredictConfig
 from train.evaluation.test import EvaluationConfig
 from train.fit.config import FitConfig
 from train.networks import build_network
-from train.recipes import RECIPES, Model, Recipe
+from train.recipe import Model, Recipe
+from train.recipes import RECIPES
 
 SMALL = ("--loading.workers", "0", "--threads", "1", "--device", "cpu")
 

@@ -25,7 +25,7 @@ from train.fit.resume import describe_run, differences
 from train.fit.stopping import StopRequest, stop_on_signals
 from train.networks import check_network
 from train.precision import computing
-from train.recipes import Recipe
+from train.recipe import Recipe
 from train.team import Team, join_team
 
 RESULT = "comparison.json"

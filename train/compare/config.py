@@ -8,7 +8,8 @@ import tyro
 
 from train.fields import require
 from train.fit.config import FitConfig
-from train.recipes import RECIPES, System, recipe_subcommands
+from train.recipe import System
+from train.recipes import RECIPES, recipe_subcommands
 
 SMALL_SCALE = "demo data, small scale"
 

@@ -8,7 +8,8 @@ from train.demo.synthetic import DatasetSpec
 from train.errors import InputError
 from train.fields import check_types, require
 from train.networks import check_network
-from train.recipes import RECIPES, Recipe, System
+from train.recipe import Recipe, System
+from train.recipes import RECIPES
 
 # What fits into some minutes on two cores: epochs, training videos, validation videos.
 SIZES: dict[Task, tuple[int, int, int]] = {"order": (8, 600, 150), "motion": (16, 800, 200)}

@@ -25,7 +25,7 @@ from train.fit.optimizer import build_schedule
 from train.log import JsonLines
 from train.networks import build_network
 from train.precision import reproducible
-from train.recipes import Recipe
+from train.recipe import Recipe
 
 
 def run_demo(config: DemoConfig) -> list[TaskResult]:

@@ -10,7 +10,8 @@ from train.data.loader import Loading
 from train.errors import InputError
 from train.fields import check_types, require
 from train.precision import Precision
-from train.recipes import Recipe, recipe_subcommands
+from train.recipe import Recipe
+from train.recipes import recipe_subcommands
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
 from train.log import RunLog, tensorboard_writer
 from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
-from train.recipes import Recipe
+from train.recipe import Recipe
 from train.team import Team, join_team
 from train.weights import describe_start, start_from_file
 

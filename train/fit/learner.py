@@ -17,7 +17,7 @@ from train.fit.optimizer import Schedule, build_sgd, set_rate
 from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
 from train.precision import logits_of
-from train.recipes import Optimization
+from train.recipe import Optimization
 from train.team import Team
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tam_triton import TAM
 from tam_triton.temporal import GlobalTAM
 from train.errors import InputError
-from train.recipes import Optimization
+from train.recipe import Optimization
 
 Schedule = Callable[[int], float]
 """From the number of steps done to the factor of the learning rate for the next one."""

@@ -11,7 +11,7 @@ from train.fields import from_plain, to_plain
 from train.fit.config import Compute
 from train.fit.optimizer import build_schedule
 from train.fit.run import Run
-from train.recipes import Recipe
+from train.recipe import Recipe
 
 MAY_DIFFER = (
     "recipe.name",

@@ -17,7 +17,8 @@ from train.fit.learner import Learner
 from train.fit.optimizer import build_schedule, build_sgd, parameter_groups
 from train.networks import build_network, check_network
 from train.precision import reproducible
-from train.recipes import RECIPES, Model, Optimization
+from train.recipe import Model, Optimization
+from train.recipes import RECIPES
 
 PLAIN = Optimization(lr=0.05, weight_decay=0.01, groups=False)
 SMALL = Model(backbone="small", weights=None, dropout=0.0)
