@@ -23,7 +23,7 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
 from train.data.killable import CRASHED, call_each, took_too_long
 from train.data.reader import Decoder, VideoError, open_frames
-from train.data.sources import Source, read_split, read_tree, split_folders
+from train.data.sources import Source, read_split, split_folders
 from train.data.sources.tree import TRAIN
 from train.data.transcode import scaled_size, transcode
 from train.errors import InputError
@@ -119,15 +119,17 @@ def _prepare_all(config: PrepareConfig) -> list[Index]:
     if config.out is not None:
         raise InputError(f"out: got {config.out}, but {config.dataset} holds {len(folders)} splits, an index for each")
     splits = [read_split("tree", folder, classes=config.classes) for folder in folders]
-    class_names = sorted({name for split in splits for name in split.class_names})
-    for folder, split in zip(folders, splits, strict=True):
-        if config.classes is None and (absent := [name for name in class_names if name not in split.class_names]):
-            print(f"note: {folder}: has no clip of {', '.join(absent)}", file=sys.stderr)
-    given, parts = None if config.classes else class_names, []
+    if config.classes is None:
+        class_names = sorted({name for split in splits for name in split.class_names})
+        for folder, split in zip(folders, splits, strict=True):
+            if absent := [name for name in class_names if name not in split.class_names]:
+                print(f"note: {folder}: has no clip of {', '.join(absent)}", file=sys.stderr)
+        splits = [_with_classes(split, class_names) for split in splits]
+    parts = []
     for folder in folders:
         target = config.transcode and config.transcode / folder.name  # clips of two splits may have one name
         parts.append(replace(config, dataset=folder, transcode=target))
-    indices = [prepare(part, given) for part in parts]
+    indices = [prepare(part, split) for part, split in zip(parts, splits, strict=True)]
     train = [shlex.quote(str(part.index)) for part in parts if part.dataset.name.lower() in TRAIN]
     others = [shlex.quote(str(part.index)) for part in parts if part.dataset.name.lower() not in TRAIN]
     if train and others:
@@ -135,16 +137,20 @@ def _prepare_all(config: PrepareConfig) -> list[Index]:
     return indices
 
 
-def prepare(config: PrepareConfig, class_names: Sequence[str] | None = None) -> Index:
+def _with_classes(split: Split, class_names: Sequence[str]) -> Split:
+    """`split` with its labels counted in `class_names`, which hold its own."""
+    labels = [class_names.index(name) for name in split.class_names]
+    entries = tuple(replace(entry, label=labels[entry.label]) for entry in split.entries)
+    return Split(split.name, entries, tuple(class_names))
+
+
+def prepare(config: PrepareConfig, split: Split | None = None) -> Index:
     """Look at every entry of the data set that has not been looked at, write the index, print what was found.
 
-    `class_names` are those of a tree, where it is not to be asked alone. Returns the finished index. Raises InputError
-    where the data set or the index cannot be used.
+    `split` is what the data set lists, where that has been read. Returns the finished index. Raises InputError where
+    the data set or the index cannot be used.
     """
-    if class_names is None:
-        split = read_split(config.form, config.dataset, config.root, config.classes, config.frames)
-    else:
-        split = read_tree(config.dataset, class_names)
+    split = split or read_split(config.form, config.dataset, config.root, config.classes, config.frames)
     root = config.root or (config.dataset if config.form == "tree" else config.dataset.parent)
     settings = {"min_frames": config.min_frames}
     if config.transcode is not None:
