@@ -74,12 +74,13 @@ def _load(file: IO[bytes], names: list[str]) -> Any:
 
 def _read_safetensors(name: str) -> dict[str, torch.Tensor]:
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ValueError(f"{name}: is of safetensors, which is not installed: pip install safetensors") from error
     try:
         return load_file(name)
-    except Exception as error:  # of its own kinds, which it does not document
+    except SafetensorError as error:
         raise ValueError(f"{name}: is not a checkpoint, or a damaged one") from error
 
 
