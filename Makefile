@@ -8,13 +8,17 @@ READY := $(VENV)/.ready
 # Beside torch and triton of other versions, the newest that triton-viz runs with; `older` tests the library with these.
 SANITIZE := .venv-sanitize
 
-.PHONY: demo test test-thorough lint bench sanitize older clean
+.PHONY: demo test deep test-thorough lint bench sanitize older clean
 
 demo: $(READY)
 	$(RUN) -m train demo
 
 test: lint
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not deep"
+
+# What compiles many networks, apart from `test`, so that this stays within a quarter of an hour.
+deep: $(READY)
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m deep
 
 # For a night: forty times the examples of `test`, others each time, and how many there were.
 test-thorough: $(READY)

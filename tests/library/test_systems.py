@@ -12,8 +12,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tam_triton.nets import create_model, list_models
 from tam_triton.temporal.base import TemporalModule
+from tests.library.test_registry import FAMILIES, randomise
 from tests.library.test_temporal import eager, normalized
-from tests.support.networks import normal, randomised
+from tests.support.networks import eager_twin, normal, randomised
 
 T = 4
 # The module by its formulation's name, and where it is: before conv1 (a), before conv2 (b), after conv2 with its
@@ -109,6 +110,7 @@ def test_forward_and_backward(system: str, make: Any) -> None:
     torch.testing.assert_close(gradients(network(x), network, x), expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_compiled(system: str, block: Any) -> None:
@@ -117,4 +119,18 @@ def test_compiled(system: str, block: Any) -> None:
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     expected = gradients(by_hand(network, x, system), network, x)
     torch.testing.assert_close(gradients(compiled(x), network, x), expected, rtol=1e-8, atol=1e-9)
+    torch.compiler.reset()
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("backbone", "pixels"), FAMILIES.items(), ids=FAMILIES)
+def test_tanet_on_every_backbone(backbone: str, pixels: int) -> None:
+    """Against the same places with TAM in its usual formulation."""
+    network = randomise(create_model("tanet", backbone, 3, 2, dropout=0.0, impl="torch")).double().eval()
+    x = normal(1, 2, 3, pixels, pixels).double().requires_grad_()
+    twin = eager_twin(network)
+    expected = gradients(twin(x), twin, x)
+    torch.testing.assert_close(gradients(network(x), network, x), expected, rtol=1e-7, atol=1e-9)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients(compiled(x), network, x), expected, rtol=1e-7, atol=1e-9)
     torch.compiler.reset()
