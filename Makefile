@@ -14,7 +14,8 @@ demo: $(READY)
 	$(RUN) -m train demo
 
 test: lint
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not deep"
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not deep and not executed"
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m executed tests/executed
 
 # What compiles many networks, apart from `test`, so that this stays within a quarter of an hour.
 deep: $(READY)

@@ -1,4 +1,4 @@
-"""How the suite runs: kernels interpreted on the CPU, unless `pytest -m gpu` asks for the tests that need a GPU."""
+"""How the suite runs: kernels interpreted on the CPU, unless `pytest -m gpu` or `-m executed` asks otherwise."""
 
 import os
 import sys
@@ -17,10 +17,12 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+COMPILED = ("gpu", "executed")  # kernels are interpreted in a process or compiled, not both
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "out_of_bounds: launches kernels that leave their tensors on purpose")
-    if config.getoption("markexpr") == "gpu":
+    if config.getoption("markexpr") in COMPILED:
         return
     if "triton" in sys.modules:
         raise RuntimeError("triton was imported before TRITON_INTERPRET could be set")
@@ -52,8 +54,13 @@ def addresses(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import torch
 
-    reason = "no GPU" if not torch.cuda.is_available() else "kernels are interpreted in this run; use `pytest -m gpu`"
-    if not torch.cuda.is_available() or config.getoption("markexpr") != "gpu":
+    for mark in COMPILED:
+        if mark == "gpu" and not torch.cuda.is_available():
+            reason = "no GPU"
+        elif config.getoption("markexpr") != mark:
+            reason = f"kernels are interpreted in this run; use `pytest -m {mark}`"
+        else:
+            continue
         for item in items:
-            if "gpu" in item.keywords:
+            if mark in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
