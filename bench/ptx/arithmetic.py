@@ -67,7 +67,7 @@ def bfloat16(values: Array) -> Array:
 
 
 def approximate(name: str, exact: Array, error: float) -> Array:
-    """A function's float64 values as the hardware may return them: `error` is the share, in −1 … 1, of what is allowed."""
+    """A function's float64 values as the hardware may return them, by a share of the error that is allowed."""
     return (exact * (1 + error * ALLOWED[name])).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from bench.ptx import arithmetic
 from bench.ptx.arithmetic import ALLOWED, Array, bfloat16, flushed, typed
 from bench.ptx.machine import Handler, Instruction, Known, Lanes, Machine, all_known, chosen
-from bench.ptx.memory import WARP, KernelError, Index, Mask
+from bench.ptx.memory import WARP, Index, KernelError, Mask
 
 Active = Mask | None
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.ptx import arithmetic
 from bench.ptx.arithmetic import Array, as_bits, typed
-from bench.ptx.memory import WARP, Bytes, Counts, KernelError, GlobalMemory, Index, Mask, Region, SharedMemory
+from bench.ptx.memory import WARP, Bytes, Counts, GlobalMemory, Index, KernelError, Mask, Region, SharedMemory
 from bench.ptx.program import Instruction, Operand, Program, parse
 
 Known = Mask | None
