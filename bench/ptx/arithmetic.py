@@ -1,0 +1,118 @@
+"""What PTX computes, in NumPy, to the bit; and what it only promises within bounds."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray  # of any type; lanes first
+
+TYPES: dict[str, str] = {
+    "pred": "?", "f16": "f2", "f32": "f4", "f64": "f8", "f32x2": "f4",
+    **{f"s{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"{kind}{bits}": f"u{bits // 8}" for kind in "ub" for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+# Relative errors that the PTX manual allows approximate functions; to division, 2 units in the last place.
+ALLOWED = {"ex2": 2.0**-22, "sqrt": 2.0**-23, "rsqrt": 2.0**-22.9, "rcp": 2.0**-23, "div": 2.0**-22}
+SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+def typed(bits: Array, kind: str) -> Array:
+    """A register's bits as values of a type: cut off where the type is narrower; packed pairs get an axis of two."""
+    if kind == "bf16":
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    dtype = np.dtype(TYPES[kind])
+    if kind == "f32x2":
+        return bits.view(dtype).reshape(-1, 2)
+    return bits if kind == "pred" else bits.astype(f"u{dtype.itemsize}", copy=False).view(dtype)
+
+
+def as_bits(values: Array, width: int) -> Array:
+    """The reverse: what a register of so many bits holds. Narrower values are extended by their sign."""
+    if width == 1:
+        return values.astype(np.bool_, copy=False)
+    if values.ndim == 2:
+        values = np.ascontiguousarray(values).view(np.uint64).reshape(-1)
+    if values.dtype.kind == "i":
+        values = values.astype(f"i{width // 8}", copy=False)
+    bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+    return bits.astype(f"u{width // 8}", copy=False)
+
+
+def flushed(values: Array) -> Array:
+    """Zero, with its sign, in place of denormals, as `.ftz` asks for."""
+    return np.where(np.abs(values) < SMALLEST_NORMAL, np.copysign(np.float32(0), values), values)
+
+
+def fused(a: Array, b: Array, c: Array) -> Array:
+    """a·b + c of float32 values, rounded once.
+
+    The product is exact in float64. Where the sum is not, its last bit is made odd, so that the second rounding errs
+    no more than one alone would (Boldo and Melquiond, 2008).
+    """
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = np.asarray(product + addend)
+    back = total - product
+    lost = (product - (total - back)) + (addend - back)
+    bits = total.view(np.int64)
+    even = (lost != 0) & (bits & 1 == 0) & np.isfinite(total)
+    towards = np.where((lost > 0) == (total > 0), 1, -1)
+    return (bits + np.where(even, towards, 0)).view(np.float64).astype(np.float32)
+
+
+def bfloat16(values: Array) -> Array:
+    """The bits of float32 values rounded to the nearest bfloat16, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(values), np.uint16(0x7FFF), rounded.astype(np.uint16))
+
+
+def approximate(name: str, exact: Array, error: float) -> Array:
+    """A function's float64 values as the hardware may return them, by a share of the error that is allowed."""
+    return (exact * (1 + error * ALLOWED[name])).astype(np.float32)
+
+
+def quotient(a: Array, b: Array) -> Array:
+    """Of integers, towards zero; anything where the divisor is zero."""
+    wide_a, wide_b = a.astype(np.int64), b.astype(np.int64)
+    magnitude = np.abs(wide_a) // np.maximum(np.abs(wide_b), 1)
+    return (magnitude * np.sign(wide_a) * np.sign(wide_b)).astype(a.dtype)
+
+
+def product(a: Array, b: Array, kind: str, wide: bool) -> Array:
+    """Of integers: the low half, or all of it."""
+    if wide:
+        return a.astype(TYPES[double(kind)]) * b.astype(TYPES[double(kind)])
+    return a * b
+
+
+def double(kind: str) -> str:
+    """The type of twice the width."""
+    return f"{kind[0]}{2 * int(kind[1:])}"
+
+
+def permuted(a: Array, b: Array, selector: int) -> Array:
+    """Four of the eight bytes of b and a, chosen by four digits (`prmt.b32`).
+
+    Raises:
+        NotImplementedError: a digit asks for a sign.
+    """
+    if selector & 0x8888:
+        raise NotImplementedError(f"prmt with replicated signs: {selector:#x}")
+    bytes_ = [(half >> np.uint32(8 * i)) & np.uint32(0xFF) for half in (a, b) for i in range(4)]
+    chosen = [bytes_[selector >> 4 * i & 7] << np.uint32(8 * i) for i in range(4)]
+    return chosen[0] | chosen[1] | chosen[2] | chosen[3]
+
+
+def field(a: Array, start: int, length: int) -> Array:
+    """`length` bits from `start`, extended by their sign where the type has one (`bfe`)."""
+    width = 8 * a.dtype.itemsize
+    unsigned = a.view(f"u{a.dtype.itemsize}")
+    return (unsigned << unsigned.dtype.type(width - start - length)).view(a.dtype) >> a.dtype.type(width - length)
+
+
+def shifted(a: Array, amount: Array, left: bool) -> Array:
+    """By as many bits; all are shifted out where there are too many, and the sign stays."""
+    width = 8 * a.dtype.itemsize
+    by = np.minimum(amount, width - 1).astype(a.dtype)
+    shifted = a << by if left else a >> by
+    return np.where((amount >= width) & (left | (a.dtype.kind == "u")), a.dtype.type(0), shifted)
