@@ -82,6 +82,7 @@ def device(target: str, execute: Execute = execute) -> Iterator[list[Launch]]:
         raise ValueError(f"target: got {target!r}, expected one of {', '.join(TARGETS)}")
     if knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it and start again")
+    torch._C._ensureCUDADeviceGuardSet()  # where there is no GPU: "cuda" without a number is then no call of its driver
     gpu = GPU()
     stand_in = Driver(target, gpu, execute)
     with (

@@ -40,6 +40,7 @@ def test_tensors_are_where_torch_would_put_them() -> None:
         assert made.grad.device == made.detach().device == HERE
         with torch.cuda.device(1):
             assert torch.empty(1, device="cuda").device == OTHER
+        assert {host.cuda().device, host.to("cuda").device} == {HERE}
         assert {type(moved), type(layer.weight)} == {Tensor, nn.Parameter}
         with pytest.raises(RuntimeError, match="got cuda:2, expected below 2"):
             torch.empty(1, device="cuda:2")
