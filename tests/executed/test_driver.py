@@ -11,9 +11,9 @@ from triton import knobs
 
 from tam_triton import functional
 from tam_triton.kernels import launch
-from tests.support.ptx.driver import TARGETS, Argument, device
-from tests.support.ptx.memory import Counts, Region
-from tests.support.ptx.program import parse
+from bench.ptx.driver import TARGETS, Argument, device
+from bench.ptx.memory import Counts, Region
+from bench.ptx.program import parse
 
 pytestmark = pytest.mark.executed
 

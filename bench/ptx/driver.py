@@ -29,8 +29,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import get_cache_manager
 
-from tests.support.ptx.machine import execute
-from tests.support.ptx.memory import Counts, Region
+from bench.ptx.machine import execute
+from bench.ptx.memory import Counts, Region
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
