@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from triton import knobs
 
-from tam_triton import functional
-from tam_triton.kernels import launch
 from bench.ptx.driver import TARGETS, Argument, device
 from bench.ptx.memory import Counts, Region
 from bench.ptx.program import parse
+from tam_triton import functional
+from tam_triton.kernels import launch
 
 pytestmark = pytest.mark.executed
 
