@@ -43,20 +43,40 @@ def flushed(values: Array) -> Array:
     return np.where(np.abs(values) < SMALLEST_NORMAL, np.copysign(np.float32(0), values), values)
 
 
-def fused(a: Array, b: Array, c: Array) -> Array:
-    """a·b + c of float32 values, rounded once.
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """A sum and what its rounding lost, exactly (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
-    The product is exact in float64. Where the sum is not, its last bit is made odd, so that the second rounding errs
-    no more than one alone would (Boldo and Melquiond, 2008).
-    """
-    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
-    total = np.asarray(product + addend)
-    back = total - product
-    lost = (product - (total - back)) + (addend - back)
-    bits = total.view(np.int64)
+
+def odd_sum(a: Array, b: Array) -> Array:
+    """Of float64 values; where the sum is not exact its last bit is odd, so that rounding it once more does no harm."""
+    total, lost = two_sum(a, b)
+    bits = np.asarray(total).view(np.int64)
     even = (lost != 0) & (bits & 1 == 0) & np.isfinite(total)
-    towards = np.where((lost > 0) == (total > 0), 1, -1)
-    return (bits + np.where(even, towards, 0)).view(np.float64).astype(np.float32)
+    return (bits + np.where(even, np.where((lost > 0) == (total > 0), 1, -1), 0)).view(np.float64)
+
+
+def fused(a: Array, b: Array, c: Array) -> Array:
+    """a·b + c, rounded once, by sums rounded to odd (Boldo and Melquiond, 2008); in float64 far from its limits."""
+    if a.dtype != np.float64:
+        return odd_sum(a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)).astype(np.float32)
+    high, low = two_product(a, b)
+    middle, rest = two_sum(c, low)
+    total, lost = two_sum(high, middle)
+    return total + odd_sum(rest, lost)
+
+
+def two_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """A product of float64 values and what its rounding lost, exactly (Dekker, Veltkamp)."""
+
+    def halves(x: Array) -> tuple[Array, Array]:
+        high = (2.0**27 + 1) * x - ((2.0**27 + 1) * x - x)
+        return high, x - high
+
+    total, (a_high, a_low), (b_high, b_low) = a * b, halves(a), halves(b)
+    return total, a_low * b_low - (((total - a_high * b_high) - a_low * b_high) - a_high * b_low)
 
 
 def bfloat16(values: Array) -> Array:

@@ -40,7 +40,7 @@ def elementwise(machine: Machine, lanes: Lanes, instruction: Instruction, active
     elif name in UNARY:
         result = UNARY[name](*values)
     elif kind[0] == "f":
-        result = floating(machine, name, values, "ftz" in opcode)
+        result = floating(machine, name, values, "ftz" in opcode, "rn" in opcode)
     else:
         if name in ("div", "rem") and (chosen(values[1], lanes, active) == 0).any():
             raise KernelError("arithmetic", "an integer is divided by zero")
@@ -49,7 +49,7 @@ def elementwise(machine: Machine, lanes: Lanes, instruction: Instruction, active
     machine.write(lanes, destination, result, known, active)
 
 
-def floating(machine: Machine, name: str, values: list[Array], flush: bool) -> Array:
+def floating(machine: Machine, name: str, values: list[Array], flush: bool, rounded_exactly: bool) -> Array:
     """One float32 operation, rounded once."""
     if flush:
         values = [flushed(value) for value in values]
@@ -57,6 +57,8 @@ def floating(machine: Machine, name: str, values: list[Array], flush: bool) -> A
         result = np.multiply(*values)
     elif name == "fma":
         result = arithmetic.fused(*values)
+    elif name in ("div", "sqrt") and rounded_exactly:
+        result = (np.divide if name == "div" else np.sqrt)(*values)
     elif name == "div":
         result = arithmetic.approximate(name, np.divide(*(v.astype(np.float64) for v in values)), machine.error)
     else:
@@ -125,9 +127,11 @@ def compare(machine: Machine, lanes: Lanes, instruction: Instruction, active: Ac
     """A predicate."""
     _, comparison, kind = instruction.opcode
     (a, known_a), (b, known_b) = (machine.read(lanes, source, kind) for source in instruction.operands[1:])
-    result = COMPARISONS[comparison[:2]](a, b)
-    if kind[0] == "f":  # the forms that end in u hold of what is no number, the others do not
-        nan = np.isnan(a) | np.isnan(b)
+    nan = np.isnan(a) | np.isnan(b) if kind[0] == "f" else np.zeros(1, bool)
+    if comparison in ("nan", "num"):
+        result = nan == (comparison == "nan")
+    else:  # the forms that end in u hold of what is no number, the others do not
+        result = COMPARISONS[comparison[:2]](a, b)
         result = result | nan if comparison.endswith("u") else result & ~nan
     machine.write(lanes, instruction.operands[0], result, all_known(known_a, known_b), active)
 
@@ -315,12 +319,12 @@ def store_matrices(machine: Machine, lanes: Lanes, instruction: Instruction, act
 
 INTEGER = r"[sub](16|32|64)"
 FORMS: dict[str, Handler] = {
-    rf"(add|sub)\.({INTEGER}|(rn\.)?f32(x2)?)": elementwise,
-    rf"(min|max)\.{INTEGER}|(min|max)(\.NaN)?\.f32": elementwise,
+    rf"(add|sub)\.({INTEGER}|(rn\.)?(f32(x2)?|f64))": elementwise,
+    rf"(min|max)\.{INTEGER}|(min|max)(\.NaN)?\.f32|(min|max)\.f64": elementwise,
     rf"(div|rem)\.{INTEGER}": elementwise,
     r"(and|or|xor|not)\.(pred|b16|b32|b64)": elementwise,
-    r"(neg|abs)\.(s16|s32|s64|f32)": elementwise,
-    r"mul(\.rn)?\.f32(x2)?|fma\.rn\.f32(x2)?": elementwise,
+    r"(neg|abs)\.(s16|s32|s64|f32|f64)": elementwise,
+    r"(mul(\.rn)?|fma\.rn)\.(f32(x2)?|f64)|(div|sqrt)\.rn\.(f32|f64)": elementwise,
     rf"div\.full(\.ftz)?\.f32|({'|'.join(ALLOWED)})\.approx(\.ftz)?\.f32": elementwise,
     r"fma\.rn\.f32\.(f16|bf16)": mixed_fma,
     r"(mul|mad)\.(lo\.[su](16|32|64)|wide\.[su](16|32))": multiply,
@@ -328,10 +332,10 @@ FORMS: dict[str, Handler] = {
     r"bfe\.[su]32": bit_field,
     r"prmt\.b32": permute,
     r"selp\.[usbf](16|32|64)": select,
-    rf"setp\.(eq|ne|lt|le|gt|ge)\.{INTEGER}|setp\.(eq|ne|lt|le|gt|ge)u?\.f32": compare,
+    rf"setp\.(eq|ne|lt|le|gt|ge)\.{INTEGER}|setp\.((eq|ne|lt|le|gt|ge)u?|nan|num)\.(f32|f64)": compare,
     r"mov\.(pred|[usbf](16|32|64))": move,
     r"cvt\.[us](16|32|64)\.[us](8|16|32|64)": convert,
-    r"cvt\.f32\.(f16|bf16)|cvt\.rn\.(bf16|f16)(x2)?\.f32|cvt\.rn\.f32\.[su](16|32|64)": convert,
+    r"cvt\.f32\.(f16|bf16)|cvt\.rn\.(bf16|f16)(x2)?\.f32|cvt\.rn\.(f32|f64)\.[su](16|32|64)|cvt\.f64\.f32|cvt\.rn\.f32\.f64": convert,
     r"ld\.param\.[busf](32|64)": load,
     r"ld\.(global|shared)(\.L1::evict_(first|last|normal))?(\.v[24])?\.[busf](8|16|32|64)": load,
     r"st\.(global|shared(::cta)?)(\.L1::evict_(first|last|normal))?(\.v[24])?\.[busf](8|16|32|64)": store,
