@@ -51,11 +51,11 @@ class AbsentDevice:
         """Decides the backend and the architecture."""
         return self.target
 
-    def get_current_device(self) -> int:
+    def get_current_device(self) -> int | str:
         """Keys the caches of compiled kernels."""
         return 0
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, device: int | str) -> int:
         """Asked for before any launch, used by none."""
         return 0
 

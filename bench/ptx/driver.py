@@ -25,18 +25,18 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton import knobs
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import get_cache_manager
 
+from bench import offline
 from bench.ptx.machine import execute
 from bench.ptx.memory import Counts, Region
 
-TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+TARGETS = {name: target for name, target in offline.TARGETS.items() if target.backend == "cuda"}
 SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 """What one block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
 MOST_THREADS = 1024
-DEVICES = 2
+DEVICES = 2  # enough to tell whether a launch is where its tensors are
 
 Argument = int | float | Region
 Execute = Callable[[str, tuple[int, int, int], Sequence[Argument], int], Counts]
@@ -159,32 +159,26 @@ class GPU(TorchDispatchMode):
 REAL_DEVICE = Tensor.device.__get__
 
 
-class Driver:
+class Driver(offline.AbsentDevice):
     """What Triton asks of a driver, beside compilers.
 
     Where Triton wants a device's number it gets the target's name with it, by which it keeps compiled kernels apart.
     """
 
     def __init__(self, target: str, gpu: GPU, execute: Execute) -> None:
-        self.target, self.gpu, self.execute = target, gpu, execute
+        super().__init__(TARGETS[target])
+        self.name, self.gpu, self.execute = target, gpu, execute
         self.launches: list[Launch] = []
         self.utils = self
         self.launcher_cls = Launcher
 
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", TARGETS[self.target], 32)
-
     def get_current_device(self) -> str:
-        return f"{self.target}, cuda:{self.gpu.current}"
-
-    def get_current_stream(self, device: str) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cuda", self.gpu.current)
+        """Keys the caches of compiled kernels."""
+        return f"{self.name}, cuda:{self.gpu.current}"
 
     def get_device_properties(self, device: str) -> dict[str, int]:
-        return {"max_shared_mem": SHARED_BYTES[device.partition(",")[0]]}
+        """Asked for once a kernel."""
+        return {"max_shared_mem": SHARED_BYTES[self.name]}
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: str) -> tuple[None, str, int, int, int]:
         """Module, function, registers, spills, and the most threads of a block."""
@@ -192,7 +186,7 @@ class Driver:
 
     def launch(self, kernel: str, metadata: Any, grid: tuple[int, int, int], ptx: str, values: dict[str, Any]) -> None:
         """Executes one."""
-        current = self.get_active_torch_device()
+        current = torch.device("cuda", self.gpu.current)
         arguments = [self.argument(name, value, current) for name, value in values.items()]
         if math.prod(grid):
             counts = self.execute(ptx, grid, arguments, metadata.shared)
@@ -215,7 +209,7 @@ class Driver:
 
 
 class Launcher:
-    """What Triton makes of each compiled kernel, to call it."""
+    """What Triton makes of each compiled kernel, to call it; for whichever driver is then active."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
         self.source, self.metadata = source, metadata
@@ -227,6 +221,7 @@ class Launcher:
         self, x: int, y: int, z: int, stream: int, function: str, packed: Any, launch_metadata: Any,
         enter_hook: Any, exit_hook: Any, *values: Any,
     ) -> None:  # fmt: skip
+        """One launch; its values are those of the signature."""
         named = dict(zip(self.source.signature, values, strict=True))
         flat = dict(parameters(self.source.signature, named))
         driver.active.launch(function, self.metadata, (x, y, z), self.ptx, flat)
