@@ -335,7 +335,7 @@ FORMS: dict[str, Handler] = {
     rf"setp\.(eq|ne|lt|le|gt|ge)\.{INTEGER}|setp\.((eq|ne|lt|le|gt|ge)u?|nan|num)\.(f32|f64)": compare,
     r"mov\.(pred|[usbf](16|32|64))": move,
     r"cvt\.[us](16|32|64)\.[us](8|16|32|64)": convert,
-    r"cvt\.f32\.(f16|bf16)|cvt\.rn\.(bf16|f16)(x2)?\.f32|cvt\.rn\.(f32|f64)\.[su](16|32|64)|cvt\.f64\.f32|cvt\.rn\.f32\.f64": convert,
+    r"cvt\.(f32\.(f16|bf16)|rn\.(bf16|f16)(x2)?\.f32|f64\.f32|rn\.f32\.f64|rn\.(f32|f64)\.[su](16|32|64))": convert,
     r"ld\.param\.[busf](32|64)": load,
     r"ld\.(global|shared)(\.L1::evict_(first|last|normal))?(\.v[24])?\.[busf](8|16|32|64)": load,
     r"st\.(global|shared(::cta)?)(\.L1::evict_(first|last|normal))?(\.v[24])?\.[busf](8|16|32|64)": store,

@@ -20,6 +20,8 @@ from bench.ptx.program import Instruction, Operand, Program, parse
 Known = Mask | None
 """Which lanes hold a value that something wrote, or which half of it, if there are two columns; None: all."""
 Value = tuple[Array, Known]
+Order = Callable[[int], Sequence[int]]
+"""Of so many things, as a permutation of their numbers."""
 Handler = Callable[["Machine", "Lanes", Instruction, Mask | None], None]
 
 
@@ -68,9 +70,9 @@ def execute(
     arguments: Sequence[int | float | Region],
     shared_bytes: int,
     *,
-    order: Sequence[int] | None = None,
+    order: Order = range,
     batch: int = 16,
-    warp_order: Sequence[int] | None = None,
+    warp_order: Order | None = None,
     error: float = 0.0,
 ) -> Counts:
     """Executes one launch, and writes what it stores into the regions.
@@ -80,7 +82,7 @@ def execute(
         grid: programs along x, y and z.
         arguments: by position; parameters beyond them, which Triton adds, are null.
         shared_bytes: of dynamic shared memory, for each program.
-        order: of the programs. None: as they are numbered.
+        order: of the programs.
         batch: so many programs are executed together.
         warp_order: in which warps of a program go from barrier to barrier, one after the other. None: together.
         error: of approximate functions, as a share, in −1 … 1, of what the manual allows.
@@ -98,7 +100,7 @@ def execute(
     values = [memory.addresses[a] if isinstance(a, Region) else a for a in arguments]
     extra = len(program.parameters) - len(values)
     machine = Machine(program, (*grid, 1, 1)[:3], [*values, *[0] * extra], memory, counts, shared_bytes, error)
-    programs = np.arange(np.prod(grid)) if order is None else np.asarray(order)
+    programs = np.asarray(order(int(np.prod(grid))))
     with np.errstate(all="ignore"):
         for start in range(0, len(programs), batch):
             machine.run(programs[start : start + batch], warp_order)
@@ -123,7 +125,7 @@ class Machine:
         self.shared_bytes = shared_bytes
         self.arguments = dict(zip((name for _, name in program.parameters), arguments, strict=True))
 
-    def run(self, programs: Index, warp_order: Sequence[int] | None) -> None:
+    def run(self, programs: Index, warp_order: Order | None) -> None:
         """From the first instruction to the last."""
         threads = self.code.threads
         self.shared = SharedMemory(len(programs), self.shared_bytes, self.counts)
@@ -131,7 +133,9 @@ class Machine:
             np.repeat(programs, threads), np.repeat(np.arange(len(programs)), threads),
             np.tile(np.arange(threads), len(programs)),
         )  # fmt: skip
-        ready = [every] if warp_order is None else [every.chosen(every.thread // WARP == w, 0) for w in warp_order]
+        ready = [every]
+        if warp_order is not None:
+            ready = [every.chosen(every.thread // WARP == warp, 0) for warp in warp_order(threads // WARP)]
         while ready:
             waiting = []
             while ready:

@@ -1,0 +1,91 @@
+"""The compiled operators, executed, against the reference: the properties of the interpreted ones, by the same rule."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from triton.runtime import driver
+
+from bench.offline import AbsentDevice
+from bench.ptx import execute
+from bench.ptx.driver import TARGETS, Launch, device
+from tam_triton import kernels
+from tests.support.operators import OPERATORS, Operator, check_against_reference, each_operator, each_tensor
+from tests.support.strategies import Problem, examples, problems
+
+pytestmark = pytest.mark.executed
+
+
+class Compiled:
+    """`tam_triton.kernels` as a GPU of a target has them.
+
+    Tensors go there with their strides, and the distance of their first element from the start of their memory.
+    """
+
+    def __init__(self, target: str, **options: Any) -> None:
+        self.target, self.options = target, options
+        self.launches: list[Launch] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self.call, name)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """One operator."""
+        with device(self.target, partial(execute, **self.options)) as launches:
+            there = each_tensor(to_gpu, {str(i): value for i, value in enumerate(arguments)})
+            result = getattr(kernels, name)(*there.values())
+        self.launches += launches
+        return result
+
+
+def to_gpu(x: Tensor) -> Tensor:
+    """A copy of all of its memory, and the same part of that."""
+    memory = x.as_strided((x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
+    return memory.to("cuda:0").as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def absent_gpu() -> Iterator[None]:
+    """The edges of blocks, and strides that fakes promise, are asked for outside `device`."""
+    with mock.patch.object(driver, "_active", AbsentDevice(TARGETS["sm_90"])):
+        yield
+
+
+@each_operator
+@examples(0.25)
+@given(problem=problems(), target=st.sampled_from(list(TARGETS)))
+def test_equals_the_reference(operator: Operator, problem: Problem, target: str) -> None:
+    check_against_reference(Compiled(target), operator, problem)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [-1.0, 1.0])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_what_is_approximate_may_err_as_far_as_it_is_allowed(layout: str, error: float) -> None:
+    """Square roots and exponentials of a GPU are not exact."""
+    names = {"branches", "activated_squeeze", "activated_aggregate"}
+    for operator in (row for row in OPERATORS if row.name in names):
+        problem = Problem(N=2, T=4, C=16, H=3, W=3, K=3, layout=layout)
+        check_against_reference(Compiled("sm_90", error=error), operator, problem)  # type: ignore[arg-type]
+
+
+def backwards(count: int) -> range:
+    return range(count)[::-1]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@each_operator
+def test_order_changes_no_bit(operator: Operator, target: str) -> None:
+    """Of programs, and of the warps of each between two barriers."""
+    orders: list[dict[str, Any]] = [{"order": backwards, "batch": 1}, {"warp_order": backwards}]
+    for layout in ("contiguous", "channels_last"):
+        arguments = operator.arguments(Problem(N=2, T=4, C=24, H=6, W=6, K=3, layout=layout, dy_layout=layout))
+        expected = operator.call(Compiled(target), arguments)  # type: ignore[arg-type]
+        for order in orders:
+            results = operator.call(Compiled(target, **order), arguments)  # type: ignore[arg-type]
+            assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True)), order
