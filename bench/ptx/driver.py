@@ -68,7 +68,7 @@ class Launch:
 def device(target: str, execute: Execute = execute) -> Iterator[list[Launch]]:
     """Puts `cuda:0` and `cuda:1` of a target into this process, and yields the list of launches there.
 
-    Outside, their tensors are the CPU's.
+    `cpu()` brings tensors back; outside, all are the CPU's.
 
     Args:
         target: "sm_80", "sm_90" or "sm_100".
@@ -89,6 +89,7 @@ def device(target: str, execute: Execute = execute) -> Iterator[list[Launch]]:
         knobs.cache.scope(),
         mock.patch.object(driver, "_active", stand_in),
         mock.patch.object(torch.Tensor, "device", property(gpu.where)),
+        mock.patch.object(torch.Tensor, "cpu", lambda tensor: gpu.to_host(tensor)),
         mock.patch.object(torch.cuda, "_lazy_init"),
         mock.patch.object(torch.cuda, "_exchange_device", gpu.exchange),
         mock.patch.object(torch.cuda, "_maybe_exchange_device", gpu.exchange),
@@ -119,6 +120,10 @@ class GPU(TorchDispatchMode):
         """`tensor.device`."""
         known = self.devices.get(tensor.untyped_storage()._cdata)
         return REAL_DEVICE(tensor) if known is None else known[1]
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        """`tensor.cpu()`: torch would not copy what it finds to be there already."""
+        return torch.ops.aten._to_copy(tensor, device="cpu") if self.where(tensor).type == "cuda" else tensor
 
     def exchange(self, index: int) -> int:
         """Makes another device the current one, if `index` is one; the one before."""

@@ -91,6 +91,7 @@ def parse(ptx: str) -> Program:
 
 DECLARATIONS = re.compile(r"\.reg \.(pred|[bfsu]\d+)\s+(%\w+)<")
 PARTS = re.compile(r"(?:@(!?%\w+)\s+)?(\S+)\s*(.*)")
+UNSIGNED = re.compile(r"\b(0[xX][\da-fA-F]+|\d+)U\b")  # PTX ISA, "Integer Constants"
 OPERANDS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
 
 
@@ -102,7 +103,7 @@ def instruction(text: str, source: str) -> Instruction:
 
 
 def operand(text: str) -> Operand:
-    """Vectors are taken apart, spaces within addresses left out."""
+    """Vectors are taken apart; spaces within addresses are left out, and the U of an unsigned constant."""
     if text.startswith("{"):
         return tuple(part.strip() for part in text[1:-1].split(","))
-    return text.replace(" ", "")
+    return UNSIGNED.sub(r"\1", text.replace(" ", ""))

@@ -109,7 +109,7 @@ def recording() -> Iterator[list[Recorded]]:
 def copied(tensor: Tensor) -> Bytes:
     """The bytes from its first element to the last that its strides reach."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.detach().as_strided((last + 1,), (1,)).clone().cpu().view(torch.uint8).numpy()
+    return tensor.detach().as_strided((last + 1,), (1,)).cpu().view(torch.uint8).numpy()
 
 
 def compare(recorded: Recorded) -> Comparison:

@@ -101,6 +101,7 @@ WHOLE: dict[str, Callable[[int, int, int], int]] = {
     "bfe.u32 %r20, %r10, 5, 3": lambda a, b, c: a >> 5 & 7,
     "bfe.s32 %r20, %r10, 5, 3": lambda a, b, c: (a >> 5 & 7) - (a >> 7 & 1) * 8,
     "prmt.b32 %r20, %r10, %r11, 0x5410": lambda a, b, c: a & 0xFFFF | (b & 0xFFFF) << 16,
+    "prmt.b32 %r20, %r10, %r11, 0x1054U": lambda a, b, c: b & 0xFFFF | (a & 0xFFFF) << 16,
     "cvt.u16.u32 %rs1, %r10; cvt.u32.u16 %r20, %rs1": lambda a, b, c: a & 0xFFFF,
     "cvt.s64.s32 %rd6, %r10; shr.s64 %rd6, %rd6, 16; cvt.u32.u64 %r20, %rd6": lambda a, b, c: signed(a) >> 16,
     "mov.b32 {%rs1, %rs2}, %r10; mov.b32 %r20, {%rs2, %rs1}": lambda a, b, c: a >> 16 | (a & 0xFFFF) << 16,

@@ -15,13 +15,13 @@ from bench.ptx.recorded import Comparison, Recorded, compare, recording
 from bench.timing import Time, interleaved
 from tam_triton import kernels
 from tests.support.operators import OPERATORS, Operator, each_operator, each_tensor
-from tests.support.strategies import Problem
+from tests.support.strategies import DTYPES, Problem
 
 GPU = "cuda:0"
 ROUNDS = 20
 
 each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
-each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Two clips; rows of pixels that vectors fit and that they do not; a last block that is not full.
 each_size = pytest.mark.parametrize("size", [8, 7])
 # Of TANet-50: 8 clips of 8 frames, in its first and its last stage.

@@ -12,6 +12,7 @@ from bench.ptx.driver import TARGETS, device
 from tam_triton import TAM, layout
 from tam_triton.nets import TABlock
 from tests.support.networks import eager_twin, exact_twin, normal, randomised
+from tests.support.temporal import WITH_OPERATORS, in_float64
 from tests.support.tolerance import assert_close, nudged
 
 pytestmark = pytest.mark.executed
@@ -137,7 +138,7 @@ def test_inference(name: str, memory: str) -> None:
     assert check_module(name, "inference", memory) == [SQUEEZE, HIDDEN, WEIGHTS, BANDED]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "mode"), [("tam", "train"), ("bottleneck", "inference")])
 def test_every_dtype(name: str, mode: str, dtype: torch.dtype) -> None:
     check_module(name, mode, "channels_last", dtype)
@@ -147,3 +148,13 @@ def test_every_dtype(name: str, mode: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("mode", ["train", "inference"])
 def test_every_target(mode: str, target: str) -> None:
     check_module("basic", mode, "nchw", target=target)
+
+
+@each_layout
+@pytest.mark.parametrize("name", WITH_OPERATORS)
+def test_temporal_modules_equal_those_on_the_cpu(name: str, memory: str) -> None:
+    expected = in_float64(name, LAYOUTS[memory], "cpu")
+    with device("sm_90") as launches:
+        ours = in_float64(name, LAYOUTS[memory], "cuda:1")
+    assert launches
+    torch.testing.assert_close(ours, expected)

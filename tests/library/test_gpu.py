@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tam_triton import TAM, kernels, layout, plain
-from tam_triton.temporal import MODULES
 from tests.library.test_kernels import each_layout, each_shape
 from tests.support.strategies import Problem
-from tests.support.temporal import WITHOUT_OPERATORS, feature_maps, random_module
+from tests.support.temporal import WITH_OPERATORS, in_float64
 from tests.support.tolerance import INPUTS, assert_close, nudged
 
 pytestmark = pytest.mark.gpu
@@ -52,19 +51,11 @@ def test_compiled_kernels_equal_plain_torch_in_float64(dtype: torch.dtype, memor
 
 
 @each_layout
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in WITHOUT_OPERATORS])
+@pytest.mark.parametrize("name", WITH_OPERATORS)
 def test_temporal_modules_equal_those_on_the_cpu(name: str, memory: str) -> None:
-    module, x = random_module(name, num_segments=8).double(), feature_maps(num_segments=8).double()
-    x = x.contiguous(memory_format=torch.channels_last if memory == "channels_last" else torch.contiguous_format)
-    results = []
-    for device in ("cpu", "cuda"):
-        module.to(device).train()
-        leaf = x.to(device).requires_grad_()
-        y = module(leaf)
-        gradients = torch.autograd.grad(y.sin().sum(), (leaf, *module.parameters()))
-        results.append([t.cpu() for t in (y, *gradients)])
-    for ours, expected in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(ours, expected)
+    memory_format = torch.channels_last if memory == "channels_last" else torch.contiguous_format
+    expected, ours = (in_float64(name, memory_format, device) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(ours, expected)
 
 
 def as_tuple(results: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

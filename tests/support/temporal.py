@@ -8,7 +8,8 @@ from tests.support.networks import normal, randomised
 
 FRAMES, CHANNELS = 3, 16
 WITHOUT_OPERATORS = ("conv", "inflated_conv", "non_local")
-EACH = [(name, impl) for name in MODULES for impl in ("triton", "torch") if name not in WITHOUT_OPERATORS] + [
+WITH_OPERATORS = [name for name in MODULES if name not in WITHOUT_OPERATORS]
+EACH = [(name, impl) for name in WITH_OPERATORS for impl in ("triton", "torch")] + [
     (name, "") for name in WITHOUT_OPERATORS
 ]
 """Names with each implementation that they take."""
@@ -31,3 +32,12 @@ def feature_maps(
 ) -> Tensor:
     """`(N·T, C, 5, 4)`."""
     return normal(clips * num_segments, CHANNELS, 5, 4).contiguous(memory_format=memory_format)
+
+
+def in_float64(name: str, memory_format: torch.memory_format, device: str) -> list[Tensor]:
+    """On the CPU, what a module gave on a device: y, and the gradients of x and of every parameter."""
+    module = random_module(name, num_segments=8).double().to(device).train()
+    leaf = feature_maps(memory_format=memory_format, num_segments=8).double().to(device).requires_grad_()
+    y = module(leaf)
+    gradients = torch.autograd.grad(y.sin().sum(), (leaf, *module.parameters()))
+    return [one.cpu() for one in (y.detach(), *gradients)]
