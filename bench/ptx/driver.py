@@ -1,11 +1,14 @@
 """A stand-in for a GPU: tensors on `cuda` devices, and a driver of Triton's whose launches execute PTX.
 
 Inside `device(target)` the library runs as on a GPU: it finds x on `cuda`, chooses Triton, makes x's device the current
-one, launches by its own rules. Triton specialises on the real pointers and compiles for the target. Only what is below
+one, launches by its own rules. Triton specializes on the real pointers and compiles for the target. Only what is below
 that is another: tensors lie in memory of the CPU, where torch's own operators run, and a launch goes to `execute`.
 
 Each tensor is one of torch's own, whose property `device` tells where its memory was said to be: a subclass would be
 refused where kernels take the place of layers, and autograd has no engine for a GPU where there is none.
+
+Not as on a GPU: autocast, which torch decides by what a tensor is; `to("cpu")`, which finds it there already; and nothing
+is known of streams.
 """
 
 import ctypes

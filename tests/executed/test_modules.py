@@ -10,8 +10,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from bench.ptx.driver import TARGETS, device
 from tam_triton import TAM, layout
-from tam_triton.nets import TABlock
-from tests.support.networks import eager_twin, exact_twin, normal, randomised
+from tam_triton.nets import TABlock, TANet
+from tam_triton.nets.small_resnet import SmallResNet
+from tests.support.networks import CLASSES, eager_twin, exact_twin, normal, randomised
 from tests.support.temporal import WITH_OPERATORS, in_float64
 from tests.support.tolerance import assert_close, nudged
 
@@ -158,3 +159,22 @@ def test_temporal_modules_equal_those_on_the_cpu(name: str, memory: str) -> None
         ours = in_float64(name, LAYOUTS[memory], "cuda:1")
     assert launches
     torch.testing.assert_close(ours, expected)
+
+
+def learned(where: str) -> dict[str, Tensor]:
+    """On the CPU, the state of a network after two steps of SGD on a device; in float64."""
+    network = randomised(TANet(SmallResNet(CLASSES), FRAMES, dropout=0.0)).double().to(where).train()
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+    clips, labels = normal(CLIPS, FRAMES, 3, 32, 32).double().to(where), torch.arange(CLIPS).to(where)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(clips), labels).backward()
+        optimizer.step()
+    return {name: value.cpu() for name, value in network.state_dict().items()}
+
+
+def test_a_network_learns_the_same() -> None:
+    with device("sm_90") as launches:
+        ours = learned("cuda:1")
+    assert {one.kernel for one in launches} >= {SQUEEZE, *BACKWARD}
+    torch.testing.assert_close(ours, learned("cpu"))
