@@ -7,8 +7,7 @@ that is another: tensors lie in memory of the CPU, where torch's own operators r
 Each tensor is one of torch's own, whose property `device` tells where its memory was said to be: a subclass would be
 refused where kernels take the place of layers, and autograd has no engine for a GPU where there is none.
 
-Not as on a GPU: autocast, which torch decides by what a tensor is; `to("cpu")`, which finds it there already; and nothing
-is known of streams.
+Not as on a GPU: autocast, which torch decides by what a tensor is, and `to("cpu")`, which finds it there already.
 """
 
 import ctypes

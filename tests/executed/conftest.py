@@ -1,5 +1,7 @@
 """What the tests found, kernel by kernel, printed at the end of a run."""
 
+from typing import Any
+
 import pytest
 
 LINES = pytest.StashKey[list[str]]()
@@ -11,7 +13,7 @@ def report(pytestconfig: pytest.Config) -> list[str]:
     return pytestconfig.stash.setdefault(LINES, [])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if lines := config.stash.get(LINES, []):
         terminalreporter.section("kernels")
         for line in lines:
