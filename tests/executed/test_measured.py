@@ -15,13 +15,15 @@ from bench.ptx.recorded import Comparison, Recorded, compare, recording
 from bench.timing import Time, interleaved
 from tam_triton import kernels
 from tests.support.operators import OPERATORS, Operator, each_operator, each_tensor
-from tests.support.strategies import DTYPES, Problem
+from tests.support.strategies import Problem
 
 GPU = "cuda:0"
 ROUNDS = 20
 
 each_layout = pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_dtype = pytest.mark.parametrize(
+    ("operator", "dtype"), [(operator, dtype) for operator in OPERATORS for dtype in operator.dtypes], ids=str
+)
 # Two clips; rows of pixels that vectors fit and that they do not; a last block that is not full.
 each_size = pytest.mark.parametrize("size", [8, 7])
 # Of TANet-50: 8 clips of 8 frames, in its first and its last stage.
@@ -58,7 +60,6 @@ def check(operator: Operator, problem: Problem, report: list[str]) -> list[Compa
 @each_layout
 @each_size
 @each_dtype
-@each_operator
 def test_values_on_a_gpu(operator: Operator, dtype: torch.dtype, size: int, memory: str, report: list[str]) -> None:
     check(operator, Problem(N=2, T=4, C=24, H=size, W=size, K=3, layout=memory, dtype=dtype), report)
 
