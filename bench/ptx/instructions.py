@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.ptx import arithmetic
-from bench.ptx.arithmetic import ALLOWED, Array, bfloat16, flushed, typed
+from bench.ptx.arithmetic import ALLOWED, Array, bfloat16, flushed
 from bench.ptx.machine import Handler, Instruction, Known, Lanes, Machine, all_known, chosen
 from bench.ptx.memory import WARP, Index, KernelError, Mask
 
@@ -78,12 +78,13 @@ def multiply(machine: Machine, lanes: Lanes, instruction: Instruction, active: A
     machine.write(lanes, instruction.operands[0], result, known, active)
 
 
-def mixed_fma(machine: Machine, lanes: Lanes, instruction: Instruction, active: Active) -> None:
-    """Half-precision factors, a float32 sum."""
-    *_, sum_kind, factor_kind = instruction.opcode
-    kinds = factor_kind, factor_kind, sum_kind
-    operands = [machine.read(lanes, o, kind) for o, kind in zip(instruction.operands[1:], kinds, strict=True)]
-    result = arithmetic.fused(*(value.astype(np.float32) for value, _ in operands))
+def mixed(machine: Machine, lanes: Lanes, instruction: Instruction, active: Active) -> None:
+    """A float32 sum of which all but the last term, or the factors of it, are in half precision."""
+    name, *_, kind, half = instruction.opcode
+    *terms, last = instruction.operands[1:]
+    operands = [*(machine.read(lanes, term, half) for term in terms), machine.read(lanes, last, kind)]
+    values = [value.astype(np.float32) for value, _ in operands]
+    result = arithmetic.fused(*values) if name == "fma" else BINARY[name](*values)
     machine.write(lanes, instruction.operands[0], result, all_known(*(known for _, known in operands)), active)
 
 
@@ -191,9 +192,7 @@ def load(machine: Machine, lanes: Lanes, instruction: Instruction, active: Activ
     target, source = instruction.operands
     space, kind = instruction.opcode[1], instruction.opcode[-1]
     if space == "param":
-        value = machine.arguments[str(source)[1:-1]]
-        bits = np.array([value], np.float32 if isinstance(value, float) else np.int64)
-        machine.write(lanes, str(target), typed(bits.view(f"u{bits.itemsize}"), f"u{kind[1:]}"), None, active)
+        machine.write(lanes, str(target), machine.arguments[str(source)[1:-1]], None, active)
         return
     names, width = registers(target), int(kind[1:]) // 8
     address = machine.address(lanes, source, active)
@@ -326,7 +325,7 @@ FORMS: dict[str, Handler] = {
     r"(neg|abs)\.(s16|s32|s64|f32|f64)": elementwise,
     r"(mul(\.rn)?|fma\.rn)\.(f32(x2)?|f64)|(div|sqrt)\.rn\.(f32|f64)": elementwise,
     rf"div\.full(\.ftz)?\.f32|({'|'.join(ALLOWED)})\.approx(\.ftz)?\.f32": elementwise,
-    r"fma\.rn\.f32\.(f16|bf16)": mixed_fma,
+    r"(fma\.rn|(add|sub)(\.rn)?)\.f32\.(f16|bf16)": mixed,
     r"(mul|mad)\.(lo\.[su](16|32|64)|wide\.[su](16|32))": multiply,
     r"(shl\.b|shr\.[usb])(16|32|64)": shift,
     r"bfe\.[su]32": bit_field,

@@ -123,7 +123,10 @@ class Machine:
     ) -> None:
         self.code, self.grid, self.memory, self.counts, self.error = program, grid, memory, counts, error
         self.shared_bytes = shared_bytes
-        self.arguments = dict(zip((name for _, name in program.parameters), arguments, strict=True))
+        self.arguments = {
+            name: np.array([value]).astype(arithmetic.TYPES[kind])
+            for (kind, name), value in zip(program.parameters, arguments, strict=True)
+        }
 
     def run(self, programs: Index, warp_order: Order | None) -> None:
         """From the first instruction to the last."""

@@ -22,7 +22,7 @@ from tam_triton.kernels.frames import folded_norm, relu
 @triton.jit(launch_metadata=metadata.banded)
 def banded_kernel(
     x_ptr, importance_ptr, kernel_ptr, offset_ptr, y_ptr, norm,
-    C, P, blocks, parts, eps, frame: tl.int64,
+    C, P, blocks, parts, eps: tl.float64, frame: tl.int64,
     T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     SHARED: tl.constexpr, REVERSED: tl.constexpr, V_OF_RESULT: tl.constexpr,
     FRAMES: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,

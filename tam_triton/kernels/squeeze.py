@@ -19,7 +19,7 @@ from tam_triton.kernels.parts import add_parts, room
 @triton.jit(launch_metadata=metadata.squeeze)
 def squeeze_kernel(
     x_ptr, squeezed_ptr, norm,
-    C, P, T, tiles, splits, steps, eps, frame: tl.int64, part: tl.int64,
+    C, P, T, tiles, splits, steps, eps: tl.float64, frame: tl.int64, part: tl.int64,
     CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
