@@ -30,6 +30,8 @@ Linear = tuple[int, dict[int, int]]
 """A constant, and terms with their factors."""
 
 COMMUTE = {"add", "mul", "min", "max", "and", "or", "xor"}
+CONTRACTIBLE = {"mul.f32"}
+"""Rounded as it pleases ptxas, which may make a product and a sum one `fma`, and choose which product it takes."""
 WIDEN = {("cvt", "s64", "s32"), ("cvt", "u64", "u32")}
 
 
@@ -209,8 +211,12 @@ class Symbolic:
             return self.term("is", 0 if name == "and" else 1)
         if kind[0] in "su" and name in ("add", "sub", "mul", "mad", "neg") or name == "shl":
             return self.linear(name, *operands)
-        first = sorted(operands) if name in COMMUTE else [*sorted(operands[:2]), *operands[2:]] if name == "fma" else operands
-        return self.term(".".join(opcode), *first)
+        products = [operand for operand in operands if self.keys[operand][0] in CONTRACTIBLE]
+        if name in COMMUTE and not (name == "add" and "rn" not in opcode and products):
+            operands = tuple(sorted(operands))
+        elif name == "fma":
+            operands = (*sorted(operands[:2]), operands[2])
+        return self.term(".".join(opcode), *operands)
 
     def linear(self, name: str, *operands: int) -> int:
         """Sums and multiples of whole numbers."""

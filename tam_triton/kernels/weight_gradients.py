@@ -110,7 +110,7 @@ def weight_gradients(
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
             COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * max(pixels, kernel_size), tile.channels * tile.pixels),
-            num_warps=launch.warps(tile.threads), **launch.OPTIONS,
+            num_warps=launch.warps(tile.threads), **launch.SUMS_OF_PRODUCTS,
             **launch.register_limit(tile, x.dtype, T, kernel_size, excited=importance is not None),
         )  # fmt: skip
         add_parts(importance_parts, d_importance)
