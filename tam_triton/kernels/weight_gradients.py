@@ -17,7 +17,7 @@ from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import load_tile
 from tam_triton.kernels.parts import add_parts, room
 
-MOST_COLUMNS = 64  # of a program's sums: with those of 128 frames, a thread takes up to 148 registers
+MOST_FRAMES = 32  # of a program: with the sums of 128 frames, a thread takes up to 211 registers
 
 
 @triton.jit(launch_metadata=metadata.weight_gradients)
@@ -97,7 +97,7 @@ def weight_gradients(
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
     tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
     tiles, pixel_parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
-    most = launch.ceil_div(T, launch.ceil_div(T, max(1, MOST_COLUMNS - kernel_size)))
+    most = launch.ceil_div(T, launch.ceil_div(T, MOST_FRAMES))
     frames = min(most, launch.frames_of_part(clips * tiles * pixel_parts, T))
     time_parts = launch.ceil_div(T, frames)
     dtype = kernel.dtype if importance is None else importance.dtype
