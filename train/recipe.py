@@ -252,10 +252,10 @@ class Recipe:
 
     name: tyro.conf.Suppress[str]
     data: Data
+    optimization: Optimization = dataclasses.field(metadata={"formerly": "optimisation"})
     model: Model
     sampling: Sampling
     augmentation: Augmentation
-    optimization: Optimization = dataclasses.field(metadata={"formerly": "optimisation"})
     validation: Views
     """How the network is scored while it is trained."""
     test: Views
