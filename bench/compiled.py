@@ -59,6 +59,7 @@ MULTIPROCESSORS = {
     "sm_80": Multiprocessor(64, 32, 32, 164 * 1024, 128, 1024),
     "sm_90": Multiprocessor(64, 32, 32, 228 * 1024, 128, 1024),
     "sm_100": Multiprocessor(64, 32, 32, 228 * 1024, 128, 1024),
+    "sm_120": Multiprocessor(48, 24, 24, 100 * 1024, 128, 1024),
     "gfx942": Multiprocessor(32, 32, 16, 64 * 1024, 512, 0),
     "gfx950": Multiprocessor(32, 32, 16, 160 * 1024, 1280, 0),
 }

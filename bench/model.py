@@ -39,7 +39,9 @@ class Model(Options):
     pixels: int = 224
     """Frames are squares of this side."""
     modes: tuple[Mode, ...] = ("evaluation", "training")
+    """evaluation: a forward pass without gradients. training: forward and backward."""
     layouts: tuple[Layout, ...] = ("nchw", "channels_last")
+    """Of the frames and of the network's weights."""
     compile: bool = False
     """Measure every network under torch.compile too; compiling takes minutes."""
 

@@ -27,9 +27,12 @@ class Ops(Options):
     """What to measure of the operators."""
 
     layouts: tuple[Layout, ...] = ("nchw", "channels_last")
+    """Of the feature maps."""
     operators: tuple[Operator, ...] = tuple(PASSES)
     """reversed, filter and shift are the other forms of the aggregation."""
     candidates: tuple[Candidate, ...] = ("ours", "compiled_plain", "eager", "compiled_eager")
+    """ours: this library. compiled_plain: its plain torch under torch.compile. eager: the usual formulation, and that
+    under torch.compile."""
     kernel_size: int = 3
     """K, the taps; odd."""
     pixels: int = 224

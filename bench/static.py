@@ -1,20 +1,21 @@
 """The compiled kernels, read without a GPU: registers, spills, shared memory, occupancy, width of accesses.
 
 Every public launcher is called as the operators call it, on TANet-50's shapes, and what it launches is compiled for
-every target. Occupancy is the share of a multiprocessor's warps that registers, shared memory and block slots allow.
-`widest` and `128-bit` are about tensors of X's size: the widest access, and whether no access is narrower than 16
-bytes. `int64` says that every address in them starts from a 64-bit product. A dash stands where a kernel has no tensor
-of that size.
+every target; on the first shape and on the smallest maps for clips of many frames, too. Occupancy is the share of a
+multiprocessor's warps that registers, shared memory and block slots allow. `widest` and `128-bit` are about tensors of
+X's size: the widest access, and whether no access is narrower than 16 bytes. `int64` says that every address in them
+starts from a 64-bit product. A dash stands where a kernel has no tensor of that size.
 """
 
 import csv
+import itertools
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "static.csv"
 VECTOR_BYTES = 16
 EPS = 1e-5
 
-Target = Literal["sm_80", "sm_90", "sm_100", "gfx942", "gfx950"]
+Target = Literal["sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950"]
 
 
 def batch_norm(x: Tensor) -> list[Tensor]:
@@ -69,16 +70,24 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
 class Static:
     """Everything by default; each option selects a part."""
 
-    targets: tuple[Target, ...] = ("sm_80", "sm_90", "sm_100", "gfx942", "gfx950")
+    targets: tuple[Target, ...] = get_args(Target)
+    """Architectures to compile for: NVIDIA's from the A100 to the RTX 50 series, AMD's MI300 and MI350."""
     dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] = ("float32", "float16", "bfloat16")
+    """Of X, V and Θ."""
     layouts: tuple[Literal["nchw", "channels_last"], ...] = ("nchw", "channels_last")
+    """Of X."""
     pixels: tuple[int, ...] = (224, 256)
     """Frames of these sizes through TANet-50 give the shapes, unless `shapes` names others."""
     shapes: tuple[tuple[int, int], ...] = ()
     """Pairs of channels and height (= width)."""
     clips: int = 8
+    """Clips in X (N)."""
     segments: int = 8
+    """Frames of a clip (T)."""
+    long: tuple[int, ...] = (64, 128)
+    """Frames of longer clips, for the first shape and the smallest maps alone; `--long` without a number: none."""
     kernel_size: int = 3
+    """Taps of Θ (K)."""
     jobs: int = 2
     """Processes that compile at the same time; 1 compiles in this one."""
     out: Path | None = None
@@ -92,6 +101,7 @@ class Row:
     target: str
     dtype: str
     layout: str
+    segments: int
     shape: str
     operator: str
     kernel: str
@@ -113,10 +123,10 @@ class Row:
 
 COLUMNS = tuple(field.name for field in fields(Row))
 HEADINGS = (
-    "target", "dtype", "layout", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs", "spills",
-    "local", "shared", "occupancy", "widest", "128-bit", "int64",
+    "target", "dtype", "layout", "frames", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs",
+    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64",
 )  # fmt: skip
-WIDTHS = (6, 8, 13, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
+WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
 
 
 def run(options: Static) -> list[Row]:
@@ -154,29 +164,32 @@ def compile_part(options: Static, target: str, dtype: str) -> list[Row]:
     rows = []
     with offline.launches(target) as launched:
         for layout in options.layouts:
-            for shape in shapes:
-                size = (options.clips * options.segments, shape.channels, shape.size, shape.size)
+            usual = itertools.product((options.segments,), shapes)
+            long = itertools.product(options.long, (shapes[0], min(shapes, key=lambda shape: shape.size)))
+            for segments, shape in (*usual, *long):
+                size = (options.clips * segments, shape.channels, shape.size, shape.size)
                 x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout])
-                v = torch.empty(options.clips, shape.channels, options.segments, dtype=x.dtype)
+                v = torch.empty(options.clips, shape.channels, segments, dtype=x.dtype)
                 theta = torch.empty(options.clips, shape.channels, options.kernel_size, dtype=x.dtype)
                 for operator, call in CALLS.items():
                     launched.clear()
                     call(x, v, theta)
-                    rows += [row(target, dtype, layout, str(shape), operator, launch, x.nbytes) for launch in launched]
+                    described = (target, dtype, layout, segments, str(shape), operator)
+                    rows += [row(described, launch, x.nbytes) for launch in launched]
     return rows
 
 
-def row(target: str, dtype: str, layout: str, shape: str, operator: str, launch: Launch, size: int) -> Row:
+def row(described: tuple[str, str, str, int, str, str], launch: Launch, size: int) -> Row:
     """What one launch shows; tensors of at least `size` bytes are of X's size."""
     used, accesses = inspect(launch.compiled)
     large = [name for name, nbytes in launch.tensors.items() if nbytes >= size and name in accesses]
     widths = [width for name in large for width in accesses[name]]
-    occupancy = compiled.MULTIPROCESSORS[target].occupancy(used.registers, used.shared_bytes, launch.num_warps)
+    occupancy = compiled.MULTIPROCESSORS[described[0]].occupancy(used.registers, used.shared_bytes, launch.num_warps)
     programs = 1
     for extent in launch.grid:
         programs *= extent
     return Row(
-        target, dtype, layout, shape, operator, launch.kernel, programs, launch.num_warps,
+        *described, launch.kernel, programs, launch.num_warps,
         used.registers, used.accumulation, used.spills, used.local_bytes, used.shared_bytes, f"{occupancy:.0%}",
         widest=str(max(widths)) if large else "-",
         all_128_bit=yes(min(widths) >= VECTOR_BYTES) if large else "-",

@@ -29,13 +29,19 @@ class Traffic:
     """Passes of the forward and the backward, kernel by kernel."""
 
     dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Of the feature maps."""
     layouts: tuple[Literal["nchw", "channels_last"], ...] = ("nchw", "channels_last")
+    """The same."""
     pixels: int = 224
     """Frames of this size through TANet-50 give the feature maps."""
     channels: int = 16
+    """C, the same at every size: passes hardly depend on it, the interpreter's time does."""
     clips: int = 1
+    """N, the clips of a call."""
     segments: int = 8
+    """T, the frames of a clip."""
     kernel_size: int = 3
+    """K, the taps."""
     jobs: int = 2
     """Processes that count at the same time."""
 

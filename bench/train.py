@@ -33,6 +33,7 @@ class Train(Options):
     pixels: int = 224
     """Frames are squares of this side."""
     layouts: tuple[Layout, ...] = ("nchw", "channels_last")
+    """Of the frames and of the network's weights."""
     eager: bool = False
     """Every TAM in the usual eager formulation instead of this library's."""
 

@@ -6,13 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import tyro
 
 from train.errors import InputError
 
+COMPLETION, SHELLS = "--tyro-print-completion", ("bash", "zsh", "tcsh", "fish")
 LEADER_SPEAKS = 5.0
 """Seconds that other processes leave the leading one to print: torchrun ends all when the first one ends."""
 
@@ -119,8 +120,10 @@ def usage() -> str:
 
 def parse(name: str, kind: Any, arguments: Sequence[str], description: str | None = None) -> Any:
     """What a command is asked for. SystemExit ends `--help`, with 0, and options that are none, with 2."""
+    completion = bool(arguments) and arguments[0].startswith("--tyro-")  # for a shell, in which a command is one word
+    prog = f"train-{name}" if completion else f"python -m train {name}"
     with _leader_speaking():
-        return tyro.cli(kind, prog=f"python -m train {name}", description=description, args=arguments)
+        return tyro.cli(kind, prog=prog, description=description, args=arguments)
 
 
 @contextmanager
@@ -144,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
+        if name == COMPLETION:
+            return complete(rest)
         return COMMANDS[name](rest) if name in COMMANDS else _no_command(name)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -151,6 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def complete(shell: Sequence[str]) -> int:
+    """Print what lets a shell complete every command's options, under the names train-fit, train-test, …"""
+    if len(shell) != 1 or shell[0] not in SHELLS:
+        raise InputError(f"{COMPLETION}: got {' '.join(shell)!r}, expected one of {', '.join(SHELLS)}")
+    for command in COMMANDS.values():
+        with suppress(SystemExit):
+            command([COMPLETION, *shell])
+    return 0
 
 
 def _no_command(name: str) -> int:

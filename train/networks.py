@@ -6,7 +6,7 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from tam_triton.nets import create_model
+from tam_triton import nets
 from tam_triton.nets.small_resnet import with_head
 from train.errors import InputError
 from train.recipe import Model
@@ -26,7 +26,7 @@ def build_network(model: Model, num_classes: int, num_segments: int, *, pretrain
             or cannot be downloaded.
     """
     try:
-        return create_model(
+        return nets.create_model(
             model.system,
             *with_head(model.backbone, num_classes),
             num_segments,

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
-from tam_triton.nets import list_backbones, list_models, list_options
-from tam_triton.nets.backbones import TIMM, check_backbone
-from tam_triton.nets.slowfast import CONFIGS
+from tam_triton.nets import list_models, list_options
+from tam_triton.nets.slowfast_config import CONFIGS
 from tam_triton.nets.small_resnet import SMALL
 from train.data.dataset import Views
 from train.data.entries import Split
@@ -31,10 +30,11 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     System = str
-    Backbone = str
 else:  # so that the command line offers, and an error lists, what there is
     System = Literal[tuple(list_models())]
-    Backbone = Literal[(*list_backbones(), SMALL)] | str  # timm's, which only timm can list
+
+USUAL = (("resnet50", "IMAGENET1K_V1"), ("resnet50", None))
+"""Backbones and weights that need no check: only torchvision can list the others, and takes a second to import."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,11 @@ class Model:
 
     system: System = dataclasses.field(default="tanet", metadata=FORMER_KINDS)
     """TANet, or another of the paper's systems on the same backbone; c2d has no temporal modeling."""
-    backbone: Backbone = "resnet50"
-    """The 2D network below, also timm's, such as timm/convnext_tiny, where it is installed. The paper trains resnet50,
-    and for Kinetics-400 101 and 152 too. small is the demo's. SlowFast has its own and takes resnet50 here alone."""
+    backbone: str = "resnet50"
+    """The 2D network below: torchvision's, any of the families of ResNet, ResNeXt, RegNet, MobileNet, ShuffleNet V2,
+    EfficientNet, ConvNeXt and Inception V3 (a name that there is not lists them); timm's, such as timm/convnext_tiny,
+    where it is installed; small, the demo's. The paper trains resnet50, and for Kinetics-400 101 and 152 too. SlowFast
+    has its own and takes resnet50 here alone."""
     weights: str | None = "IMAGENET1K_V1"
     """The backbone's weights at the start, by torchvision's name or timm's tag, or DEFAULT; None draws them. ImageNet's
     in paper and script; V1 because it is the set that torchvision had when these were written. None for SlowFast. Or a
@@ -124,7 +126,7 @@ class Model:
                 require(self, field, holds, f"{expected} for {self.system}, which has a backbone of its own")
         if self.backbone == SMALL:
             require(self, "weights", self.pretrained is None, "None, or a file, for the small backbone")
-        else:
+        elif (self.backbone, self.pretrained) not in USUAL:
             self._check_backbone()
         require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         for field in ("kernel_size", "local_kernel_size"):
@@ -138,6 +140,8 @@ class Model:
                 require(self, option.name, holds, f"{option.default}, as {self.system} has no such option")
 
     def _check_backbone(self) -> None:
+        from tam_triton.nets.backbones import TIMM, check_backbone, list_backbones
+
         known = (*list_backbones(), SMALL)
         expected = f"one of {', '.join(map(repr, known))}, or one of timm's: '{TIMM}…'"
         require(self, "backbone", self.backbone in known or self.backbone.startswith(TIMM), expected)
@@ -248,10 +252,10 @@ class Recipe:
 
     name: tyro.conf.Suppress[str]
     data: Data
+    optimization: Optimization = dataclasses.field(metadata={"formerly": "optimisation"})
     model: Model
     sampling: Sampling
     augmentation: Augmentation
-    optimization: Optimization = dataclasses.field(metadata={"formerly": "optimisation"})
     validation: Views
     """How the network is scored while it is trained."""
     test: Views

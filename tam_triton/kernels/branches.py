@@ -2,7 +2,7 @@
 
 The first computes the local branch's hidden layer; the second V from it, and Θ of the same channels from X̂. All of it
 is small, `(N, C, T)`: what counts is the number of launches, where the layers of torch take a dozen. Clips of many
-frames go in blocks of them, so that registers and shared memory are those of a short clip.
+frames go in blocks of few, so that registers and shared memory are those of a short clip.
 """
 
 from collections.abc import Sequence
@@ -16,50 +16,48 @@ from tam_triton import layout
 from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import folded_norm, relu
 
-OUTPUTS = 16  # rows of a program's product; a matrix product takes 16 at least
+# Blocks of products, whatever T is: rows and frames, of which a product takes 16 at least, and what is summed over. At
+# twice the frames, compilers run out of registers from T = 64 on.
+OUTPUTS = 16
 INPUTS = 32
-MOST_FRAMES = 32  # of a block: with more, every shape of product takes over 128 registers, and 64 KB from 128 on
-MOST_WEIGHTS = 1024  # of a block of W₂
 
 
 @triton.jit(launch_metadata=metadata.hidden)
 def hidden_kernel(
     squeezed_ptr, conv_ptr, norm, hidden_ptr,
-    C, HIDDEN, blocks, eps,
+    C, HIDDEN, blocks, times, eps,
     T: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
     """hidden[n,h,t] = ReLU(BN(Σ_{c,j} W₃[h,c,j]·X̂[n,c,t+j−1]))."""
-    n = (tl.program_id(0) // blocks).to(tl.int64)
-    h = (tl.program_id(0) % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
+    n = (tl.program_id(0) // (blocks * times)).to(tl.int64)
+    h = (tl.program_id(0) // times % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
+    t = tl.program_id(0) % times * FRAMES + tl.arange(0, FRAMES)
     present = (h < HIDDEN)[:, None]
-    for t0 in range(0, T, FRAMES):
-        t = t0 + tl.arange(0, FRAMES)
-        total = tl.zeros([BLOCK_H, FRAMES], tl.float32)
-        for c0 in range(0, C, BLOCK_C):
-            c = c0 + tl.arange(0, BLOCK_C)
-            for j in tl.static_range(TAPS):
-                s = t + j - TAPS // 2
-                weight = tl.load(
-                    conv_ptr + (h[:, None] * C + c[None, :]) * TAPS + j,
-                    mask=(h < HIDDEN)[:, None] & (c < C)[None, :], other=0.0,
-                ).to(tl.float32)  # fmt: skip
-                frames = tl.load(
-                    squeezed_ptr + (n * C + c[:, None]) * T + s[None, :],
-                    mask=(c < C)[:, None] & (s >= 0)[None, :] & (s < T)[None, :], other=0.0,
-                ).to(tl.float32)  # fmt: skip
-                total = tl.dot(weight, frames, total, input_precision="ieee")
-        scale, shift = folded_norm(norm, eps, h[:, None], present, tl.float32)
-        total = relu(total * scale + shift)
-        tl.store(hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :], total, mask=present & (t < T)[None, :])
+    total = tl.zeros([BLOCK_H, FRAMES], tl.float32)
+    for c0 in range(0, C, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        for j in tl.static_range(TAPS):
+            s = t + j - TAPS // 2
+            weight = tl.load(
+                conv_ptr + (h[:, None] * C + c[None, :]) * TAPS + j, mask=present & (c < C)[None, :], other=0.0
+            )
+            frames = tl.load(
+                squeezed_ptr + (n * C + c[:, None]) * T + s[None, :],
+                mask=(c < C)[:, None] & (s >= 0)[None, :] & (s < T)[None, :], other=0.0,
+            )  # fmt: skip
+            total = tl.dot(weight.to(tl.float32), frames.to(tl.float32), total, input_precision="ieee")
+    scale, shift = folded_norm(norm, eps, h[:, None], present, tl.float32)
+    total = relu(total * scale + shift)
+    tl.store(hidden_ptr + (n * HIDDEN + h[:, None]) * T + t[None, :], total, mask=present & (t < T)[None, :])
 
 
 @triton.jit(launch_metadata=metadata.weights)
 def weights_kernel(
     squeezed_ptr, hidden_ptr, conv_ptr, first_ptr, norm, second_ptr,
     importance_ptr, kernel_ptr,
-    C, HIDDEN, WIDTH, blocks, eps,
-    T: tl.constexpr, K: tl.constexpr, FRAMES: tl.constexpr, WIDE: tl.constexpr, WIDE_BLOCKS: tl.constexpr,
+    C, HIDDEN, blocks, eps,
+    T: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr, FRAMES: tl.constexpr, WIDE: tl.constexpr,
     TAPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -87,8 +85,8 @@ def weights_kernel(
 
     k = tl.arange(0, TAPS)
     scores = tl.zeros([BLOCK_C, TAPS], tl.float32)
-    for block in range(WIDE_BLOCKS):
-        w = block * WIDE + tl.arange(0, WIDE)
+    for w0 in range(0, WIDTH, WIDE):
+        w = w0 + tl.arange(0, WIDE)
         known = (w < WIDTH)[None, :]
         wide = tl.zeros([BLOCK_C, WIDE], tl.float32)
         for t0 in range(0, T, FRAMES):
@@ -124,24 +122,22 @@ def branches(
     hidden = squeezed.new_empty((clips, hidden_channels, num_segments), dtype=torch.float32)
     importance = layout.empty_weights(squeezed, num_segments, channels_last)
     kernel = layout.empty_weights(squeezed, kernel_size, channels_last)
-    frames = min(MOST_FRAMES, launch.product_size(num_segments))
-    taps = launch.product_size(kernel_size)
-    wide = min(launch.product_size(width), max(OUTPUTS, MOST_WEIGHTS // taps))
     rows = max(hidden_channels, channels, width, kernel_size)
     index = launch.offset_dtype(rows * max(channels * l_first.shape[-1], width, num_segments), OUTPUTS * INPUTS)
     hidden_blocks, blocks = launch.ceil_div(hidden_channels, OUTPUTS), launch.ceil_div(channels, OUTPUTS)
+    times = launch.ceil_div(num_segments, OUTPUTS)
     with launch.on_device(squeezed):
-        hidden_kernel[(clips * hidden_blocks,)](
-            squeezed, l_first, tuple(l_norm), hidden, channels, hidden_channels, hidden_blocks, eps,
-            T=num_segments, FRAMES=frames, TAPS=l_first.shape[-1], BLOCK_H=OUTPUTS, BLOCK_C=INPUTS,
-            INDEX=index,
+        hidden_kernel[(clips * hidden_blocks * times,)](
+            squeezed, l_first, tuple(l_norm), hidden, channels, hidden_channels, hidden_blocks, times, eps,
+            T=num_segments, FRAMES=OUTPUTS, TAPS=l_first.shape[-1], BLOCK_H=OUTPUTS, BLOCK_C=INPUTS, INDEX=index,
             num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
         )  # fmt: skip
         weights_kernel[(clips * blocks,)](
             squeezed, hidden, l_second, g_first, tuple(g_norm), g_second, importance, kernel,
-            channels, hidden_channels, width, blocks, eps,
-            T=num_segments, K=kernel_size, FRAMES=frames, WIDE=wide, WIDE_BLOCKS=launch.ceil_div(width, wide),
-            TAPS=taps, CHANNELS_LAST=channels_last, BLOCK_C=OUTPUTS, BLOCK_H=INPUTS, INDEX=index,
+            channels, hidden_channels, blocks, eps,
+            T=num_segments, K=kernel_size, WIDTH=width, FRAMES=OUTPUTS, WIDE=min(INPUTS, launch.product_size(width)),
+            TAPS=launch.product_size(kernel_size), CHANNELS_LAST=channels_last, BLOCK_C=OUTPUTS, BLOCK_H=INPUTS,
+            INDEX=index,
             num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
         )  # fmt: skip
     return importance, kernel

@@ -1,10 +1,10 @@
 """Gradients of V and Θ in one pass over X and dY.
 
 Both are sums over the band B[s,k] = Σ_p dY[s−k+K//2,p]·X[s,p] of dY·Xᵀ: dV[s] = Σ_k Θ[k]·B[s,k] and
-dΘ[k] = Σ_s V[s]·B[s,k]. A program takes some channels, a part of their pixels, and all frames or a part of them; where
-that is not all, it writes its share of both sums, and the shares are added in a fixed order; so are the clips' shares
-of a Θ that they have in common. Where V stands after the aggregation, X and dY change places and taps are reversed:
-⟨dY, V ⊙ (Θ ⊗ X)⟩ = ⟨X, Θ reversed ⊗ (V ⊙ dY)⟩.
+dΘ[k] = Σ_s V[s]·B[s,k]. A program takes some channels, a part of their pixels, and all frames, or a part of those of
+long clips; where that is not all, it writes its share of both sums, and the shares are added in a fixed order; so are
+the clips' shares of a Θ that they have in common. Where V stands after the aggregation, X and dY change places and taps
+are reversed: ⟨dY, V ⊙ (Θ ⊗ X)⟩ = ⟨X, Θ reversed ⊗ (V ⊙ dY)⟩.
 """
 
 import torch
@@ -16,6 +16,8 @@ from tam_triton import layout
 from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import load_tile
 from tam_triton.kernels.parts import add_parts, room
+
+MOST_FRAMES = 32  # of a program: with the sums of 128 frames, a thread takes up to 211 registers
 
 
 @triton.jit(launch_metadata=metadata.weight_gradients)
@@ -95,7 +97,8 @@ def weight_gradients(
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
     tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
     tiles, pixel_parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
-    frames = launch.frames_of_part(clips * tiles * pixel_parts, T)
+    most = launch.ceil_div(T, launch.ceil_div(T, MOST_FRAMES))
+    frames = min(most, launch.frames_of_part(clips * tiles * pixel_parts, T))
     time_parts = launch.ceil_div(T, frames)
     dtype = kernel.dtype if importance is None else importance.dtype
     d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), torch.empty_like(kernel)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tam_triton.nets.publish import published_state as published_state
     from tam_triton.nets.registry import config_of as config_of
     from tam_triton.nets.registry import create_model as create_model
-    from tam_triton.nets.registry import list_models as list_models
-    from tam_triton.nets.registry import list_options as list_options
     from tam_triton.nets.resnet import insert_tam as insert_tam
     from tam_triton.nets.slowfast import SlowFast as SlowFast
+    from tam_triton.nets.systems import list_models as list_models
+    from tam_triton.nets.systems import list_options as list_options
     from tam_triton.nets.ta_block import TABlock as TABlock
     from tam_triton.nets.video import C2D as C2D
     from tam_triton.nets.video import TANet as TANet
@@ -45,9 +45,10 @@ NAMES = {
     "insertion": ("Place", "insert"),
     "places": ("known_places",),
     "publish": ("published_state",),
-    "registry": ("config_of", "create_model", "list_models", "list_options"),
+    "registry": ("config_of", "create_model"),
     "resnet": ("insert_tam",),
     "slowfast": ("SlowFast",),
+    "systems": ("list_models", "list_options"),
     "ta_block": ("TABlock",),
     "video": ("C2D", "TANet"),
     "zoo": tuple(f"{network}{depth}" for network in ("c2d", "tanet") for depth in ("", 18, 34, 50, 101, 152)),

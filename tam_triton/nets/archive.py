@@ -8,12 +8,14 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torchvision.models import WeightsEnum
 
 from tam_triton.nets.stand_ins import standing_in, unknown_names
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 _ZIP = b"PK\x03\x04"  # by these torch.load too tells archives from the format before them
 _SAFETENSORS = b"{"  # of the header, after its length in 8 bytes
@@ -84,7 +86,7 @@ def _read_safetensors(name: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{name}: is not a checkpoint, or a damaged one") from error
 
 
-def check_download(weights: WeightsEnum) -> None:
+def check_download(weights: "WeightsEnum") -> None:
     """Raise ValueError if torch's cache holds a damaged file of torchvision's `weights`.
 
     Torchvision compares a file with the SHA-256 in its name when it has downloaded it, and never again.

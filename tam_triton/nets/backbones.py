@@ -1,7 +1,5 @@
 """2D backbones by name: torchvision's, and timm's where it is installed."""
 
-import re
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,6 +7,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from tam_triton.nets.archive import check_download
+from tam_triton.nets.systems import as_people_count
 
 TIMM = "timm/"
 _FAMILIES = (
@@ -78,17 +77,6 @@ def build_backbone(name: str, weights: WeightsEnum | str | None = None) -> nn.Mo
     # As torchvision has it with weights: else one that is built without, to load what was saved, sees other frames.
     network.transform_input = True
     return network
-
-
-def as_people_count(names: Iterable[str]) -> list[str]:
-    """Sorted with the numbers in them as numbers: tanet18 before tanet101."""
-    return sorted(
-        names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else part) for part in _parts(name)]
-    )
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in re.split(r"(\d+)", name) if part]
 
 
 def _check_timm(name: str, weights: WeightsEnum | str | None) -> str | None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterator
 from torch import nn
 
 from tam_triton.nets.insertion import Place
-from tam_triton.nets.resnet import STAGES, check_stages
 
 STYLES = ("a", "b", "c", "d")
+# The paper's names of the residual stages and torchvision's attributes for them.
+STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
 
 def known_places(network: nn.Module, style: str = "b", *, stages: Collection[str] | None = None) -> list[Place]:
@@ -53,6 +54,22 @@ def known_places(network: nn.Module, style: str = "b", *, stages: Collection[str
     if style != "b":
         raise ValueError(f"style: got {style!r} for {type(network).__name__}, expected 'b': it is no ResNet")
     return [Place(name) for name in found]
+
+
+def check_stages(names: Collection[str]) -> list[str]:
+    """The chosen stages in the network's order, so that a seed gives the same modules whatever the order of `names`.
+
+    Raises:
+        TypeError: they are no sequence of names.
+        ValueError: there are none, or one is unknown or repeated.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"stages: got the string {names!r}, expected a sequence such as ('res4', 'res5')")
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"stages: got {names!r}, expected a sequence of names such as ('res4', 'res5')")
+    if not names or len(set(names)) != len(names) or not set(names) <= set(STAGES):
+        raise ValueError(f"stages: got {tuple(names)}, expected one or more different names out of {tuple(STAGES)}")
+    return [name for name in STAGES if name in names]
 
 
 def residual_blocks(network: nn.Module) -> dict[str, list[str]]:

@@ -1,10 +1,7 @@
-"""Every system of the paper as a row of one table, and the ways to make them by name."""
+"""The ways to make every system of the paper by name."""
 
-import inspect
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from functools import partial
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,85 +9,15 @@ from torchvision.models import ResNet, WeightsEnum
 
 from tam_triton.checks import check_count
 from tam_triton.nets import places as where
-from tam_triton.nets.backbones import as_people_count, build_backbone, check_backbone
+from tam_triton.nets.backbones import build_backbone, check_backbone
 from tam_triton.nets.framewise import Framewise, head_name
-from tam_triton.nets.insertion import Place, insert
-from tam_triton.nets.slowfast import CONFIGS, SlowFast
+from tam_triton.nets.insertion import insert
+from tam_triton.nets.slowfast import SlowFast
+from tam_triton.nets.slowfast_config import CONFIGS
+from tam_triton.nets.systems import SYSTEMS, check_system, list_options
 from tam_triton.nets.ta_block import FORWARDS
 from tam_triton.nets.video import C2D, CHILDREN, TANet, VideoNetwork, check_probability
-from tam_triton.temporal import MODULES
 from tam_triton.temporal.folding import is_hooked
-
-
-@dataclass(frozen=True)
-class System:
-    """A row: what goes where into a 2D network.
-
-    Attributes:
-        module: a name in `tam_triton.temporal.MODULES`; None for nothing.
-        source: in the paper.
-        style: of the places, if the system is known on other backbones than ResNets and in single stages.
-        places: from a ResNet to the places, otherwise.
-        name: the module's in its block.
-        options: of the module, where they are not its defaults.
-    """
-
-    module: str | None
-    source: str
-    style: str | None = None
-    places: Callable[[nn.Module], list[Place]] | None = None
-    name: str = "tam"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def places_in(self, network: nn.Module, stages: Collection[str] | None) -> list[Place]:
-        """Where the module goes."""
-        if self.places is not None:
-            return self.places(network)
-        assert self.style is not None
-        return [replace(place, name=self.name) for place in where.known_places(network, self.style, stages=stages)]
-
-
-SYSTEMS = {
-    "c2d": System(None, "table 2: frame by frame, logits averaged"),
-    "c2d_pool": System("avg_pool", "table 2: average pooling 3×1×1 in place of each TAM", "b", name="pool"),
-    "c2d_tconv": System("conv", "table 2: dense 3×1×1 convolution in place of each TAM", "b", name="temporal_conv"),
-    "tsm": System("shift", "section 4.3; arXiv 1811.08383", places=where.shifts),
-    "teinet": System("tei", "section 4.3; arXiv 1911.09435", places=partial(where.block_inputs, name="tei")),
-    "i3d": System("inflated_conv", "section 4.3: I3D 3×1×1 in every block", places=where.first_convs),
-    "i3d_every_other": System(
-        "inflated_conv", "arXiv 1711.07971, section 4.1", places=partial(where.first_convs, every_other=True)
-    ),
-    "nl_c2d": System("non_local", "section 4.3; arXiv 1711.07971", places=where.non_locals),
-    "global": System("global", "table 2: the global branch alone", "b"),
-    "local": System("local", "table 2: the local branch alone", "b"),
-    "global_se": System("global_se", "table 2: the global branch and squeeze-and-excitation", "b"),
-    "tanet_r": System("tanet_r", "table 2: excitation after the aggregation", "b"),
-    "tanet_a": System("tam", "table 2: before conv1", "a"),
-    "tanet_b": System("tam", "table 2: before conv2, which is TANet", "b"),
-    "tanet_c": System("tam", "table 2: after conv2", "c"),
-    "tanet_d": System("tam", "table 2: after conv3", "d"),
-    "tanet": System("tam", "section 3.4", "b"),
-}
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """The systems whose names match, as file names are matched ("tanet*"), sorted as people count."""
-    if not isinstance(pattern, str):
-        raise TypeError(f"pattern: got {type(pattern).__name__}, expected a str")
-    return as_people_count(name for name in (*SYSTEMS, *CONFIGS) if fnmatchcase(name, pattern))
-
-
-def list_options(system: str) -> tuple[str, ...]:
-    """The options that a system's temporal module has: `kernel_size`, `alpha`, `beta`, `impl`, …
-
-    Raises:
-        TypeError, ValueError: an unknown name, with a list of what there is.
-    """
-    _check_system(system)
-    if system in CONFIGS:
-        return ("impl",)
-    module = SYSTEMS[system].module
-    return () if module is None else tuple(inspect.signature(MODULES[module]).parameters)[2:]
 
 
 def create_model(
@@ -127,7 +54,7 @@ def create_model(
         TypeError, ValueError: an unknown name or option, with a list of what there is; weights of another network; or
             an argument that the network, the module or the place refuses.
     """
-    _check_system(system)
+    check_system(system)
     config = {
         "system": system,
         "backbone": backbone if isinstance(backbone, str) else None,
@@ -213,13 +140,6 @@ def _has_own_forward(backbone: nn.Module) -> bool:
     kind = type(backbone)
     patched = {"forward", "_forward_impl"} & vars(backbone).keys()
     return bool(patched) or (kind.forward, kind._forward_impl) != (ResNet.forward, ResNet._forward_impl)
-
-
-def _check_system(system: str) -> None:
-    if not isinstance(system, str):
-        raise TypeError(f"system: got {type(system).__name__}, expected a name such as 'tanet'")
-    if system not in (known := list_models()):
-        raise ValueError(f"system: got {system!r}, expected one of {', '.join(known)}")
 
 
 def _check_options(system: str, options: dict[str, Any]) -> None:

@@ -1,16 +1,14 @@
 """TA-Blocks in the stages of a ResNet (paper §3.4)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
 from tam_triton.checks import check_clip_length
+from tam_triton.nets.places import STAGES, check_stages
 from tam_triton.nets.ta_block import TABlock, check_block
 from tam_triton.temporal import TAM
-
-# The paper's names of the residual stages and torchvision's attributes for them.
-STAGES = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -67,22 +65,6 @@ def insert_tam(
     for layer, stage in new.items():
         setattr(resnet, layer, stage)
     return resnet
-
-
-def check_stages(names: Collection[str]) -> list[str]:
-    """The chosen stages in the network's order, so that a seed gives the same modules whatever the order of `names`.
-
-    Raises:
-        TypeError: they are no sequence of names.
-        ValueError: there are none, or one is unknown or repeated.
-    """
-    if isinstance(names, str):
-        raise TypeError(f"stages: got the string {names!r}, expected a sequence such as ('res4', 'res5')")
-    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"stages: got {names!r}, expected a sequence of names such as ('res4', 'res5')")
-    if not names or len(set(names)) != len(names) or not set(names) <= set(STAGES):
-        raise ValueError(f"stages: got {tuple(names)}, expected one or more different names out of {tuple(STAGES)}")
-    return [name for name in STAGES if name in names]
 
 
 def _stages(resnet: nn.Module, names: Sequence[str]) -> dict[str, nn.Sequential]:

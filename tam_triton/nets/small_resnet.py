@@ -1,7 +1,6 @@
 """A ResNet small enough to learn in a minute on two CPU cores, with torchvision's blocks and attribute names."""
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 SMALL = "small"
 """What recipes call it."""
@@ -43,6 +42,8 @@ def with_head(backbone: str, num_classes: int) -> tuple[str | nn.Module, int | N
 
 
 def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
+    from torchvision.models.resnet import BasicBlock  # here: what only needs the name is not to wait for it
+
     downsample = None
     if stride != 1 or channels_in != channels:
         downsample = nn.Sequential(

@@ -18,7 +18,8 @@ from tam_triton.checks import (
     check_parameter,
     fails,
 )
-from tam_triton.nets.resnet import STAGES, insert_tam
+from tam_triton.nets.places import STAGES
+from tam_triton.nets.resnet import insert_tam
 from tam_triton.temporal.folding import is_hooked
 from tam_triton.temporal.tracing import is_traced
 

@@ -8,7 +8,7 @@ from torchvision.models import WeightsEnum
 
 from tam_triton.checks import check_int
 from tam_triton.nets.backbones import build_backbone
-from tam_triton.nets.resnet import STAGES
+from tam_triton.nets.places import STAGES
 from tam_triton.nets.video import C2D, TANet
 
 DEPTHS = (18, 34, 50, 101, 152)

@@ -1,5 +1,6 @@
 """`python -m bench`: every command from its flags to its JSON, and that no time is taken of a wrong result."""
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.__main__ import COMMANDS, main
 from bench.candidates import PASSES
 from tam_triton import TAM
 from tam_triton.nets import tanet
+from tests.support.options import options_without_text
 
 QUICK = ["--rounds", "3", "--seconds", "0", "--segments", "2", "--threads", "1"]
 
@@ -180,6 +182,11 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in printed for name in COMMANDS)
     assert main(["nothing"]) == 2
     assert "got command 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_text(name: str) -> None:
+    assert options_without_text(getattr(importlib.import_module(f"bench.{name}"), COMMANDS[name][0])) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What compiled kernels must be, read without a GPU, and that they still are what the committed table says."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -16,6 +17,12 @@ PART = ["--targets", "sm_90", "gfx942", "--dtypes", "bfloat16", "--shapes", "64"
 # has multiprocessors. Half precision, of eight elements to a 128-bit vector, falls short on NVIDIA in two operators.
 OCCUPANCY = 50
 OCCUPANCY_SHORT = {"activated_aggregate": 44, "weight_gradients": 38}
+# Two blocks in the smallest shared memory, the 64 KB of gfx942; NVIDIA's smaller GPUs give a block 48 KB unasked.
+SHARED = 32 * 1024
+# In the gradients of V and Θ of long clips: a pair of registers that ptxas puts aside over the loop, and scalar ones
+# that AMD's compiler keeps in lanes of a vector register; bench/README.md has them.
+SPILLED_BYTES, SPILLED_SCALARS = 8, 12
+SEGMENTS = {"8", "64", "128"}
 MAX_WARPS_HIP = 16
 MAX_PROGRAMS = 2**31 - 1
 MAX_THREADS_HIP = 2**32 - 1
@@ -61,23 +68,32 @@ def test_the_committed_table_is_what_the_kernels_compile_to(compiled: Rows, comm
 
 def test_every_target_dtype_and_layout_is_committed(committed: Rows) -> None:
     combinations = {(row["target"], row["dtype"], row["layout"]) for row in committed}
-    assert len(combinations) == 5 * 3 * 2
+    assert len(combinations) == 6 * 3 * 2
     kernels = {row["kernel"] for row in committed}
     for combination in combinations:
         there = [row for row in committed if (row["target"], row["dtype"], row["layout"]) == combination]
-        assert {row["kernel"] for row in there} == kernels, combination
+        assert {(row["kernel"], row["segments"]) for row in there} == set(itertools.product(kernels, SEGMENTS))
         assert len({row["shape"] for row in there}) == 14, combination
 
 
 @pytest.mark.parametrize("source", ["compiled", "committed"])
 def test_goals(source: str, request: pytest.FixtureRequest) -> None:
+    """Of occupancy for eight frames alone; long clips keep more sums in a thread."""
     for row in request.getfixturevalue(source):
-        assert (row["spills"], row["local_bytes"]) == ("0", "0"), row
+        spills, local = int(row["spills"]), int(row["local_bytes"])
+        if row["segments"] == "8" or row["kernel"] != "weight_gradients_kernel":
+            assert (spills, local) == (0, 0), row
+        elif row["target"].startswith("gfx"):
+            assert (spills <= SPILLED_SCALARS, local) == (True, 0), row
+        else:
+            assert local <= SPILLED_BYTES, row
+        assert int(row["shared_bytes"]) <= SHARED, row
         assert row["all_128_bit"] in ("yes", "-"), row
         assert row["int64"] in ("yes", "-"), row
         short = row["dtype"] != "float32" and row["target"].startswith("sm_")
         goal = OCCUPANCY_SHORT.get(row["operator"].split(",")[0], OCCUPANCY) if short else OCCUPANCY
-        assert row["widest"] == "-" or int(row["occupancy"].rstrip("%")) >= goal, row
+        if row["widest"] != "-" and row["segments"] == "8":
+            assert int(row["occupancy"].rstrip("%")) >= goal, row
         programs, warps = int(row["programs"]), int(row["warps"])
         assert 1 <= programs <= MAX_PROGRAMS, row
         if row["target"].startswith("gfx"):
@@ -87,9 +103,9 @@ def test_goals(source: str, request: pytest.FixtureRequest) -> None:
 
 def test_few_rows_fall_short_of_half_the_warps(committed: Rows) -> None:
     """Those that `test_goals` lets pass: a change for the worse is seen even where it stays above their own goals."""
-    large = [row for row in committed if row["widest"] != "-"]
+    large = [row for row in committed if row["widest"] != "-" and row["segments"] == "8"]
     short = [row for row in large if int(row["occupancy"].rstrip("%")) < OCCUPANCY]
-    assert (len(short), len(large)) == (135, 4200)
+    assert (len(short), len(large)) == (135, 5040)
 
 
 def test_tensors_of_x_size_are_recognised(compiled: Rows) -> None:
@@ -112,6 +128,8 @@ def test_interpreted_kernels_are_refused() -> None:
         ("sm_90", 65, 0, 4, 28 / 64),
         ("sm_90", 32, 0, 1, 0.5),
         ("sm_80", 32, 48 * 1024, 4, 12 / 64),
+        ("sm_120", 64, 0, 4, 32 / 48),
+        ("sm_120", 32, 32 * 1024, 4, 12 / 48),
         ("gfx942", 64, 0, 4, 1.0),
         ("gfx942", 128, 0, 4, 0.5),
         ("gfx942", 32, 0, 1, 1.0),

@@ -131,7 +131,7 @@ def test_compiled_base_offsets_are_int64(tmp_path: Path) -> None:
     channels, size = 4, 23171
     assert channels * size**2 > INT32_ELEMENTS
     command = ["--targets", "sm_90", "--dtypes", "bfloat16", "--shapes", str(channels), str(size)]
-    command += ["--clips", "1", "--segments", "2", "--jobs", "1", "--out", str(tmp_path / "huge.csv")]
+    command += ["--clips", "1", "--segments", "2", "--long", "--jobs", "1", "--out", str(tmp_path / "huge.csv")]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     subprocess.run([sys.executable, "-m", "bench", "static", *command], cwd=ROOT, env=environment, check=True)
     rows = read(tmp_path / "huge.csv")

@@ -18,7 +18,8 @@ from tam_triton.nets import C2D, insert_tam
 from tam_triton.nets.framewise import Framewise
 from tam_triton.nets.insertion import Place, insert
 from tam_triton.nets.registry import create_model
-from tam_triton.nets.slowfast import SlowFast, SlowFastConfig
+from tam_triton.nets.slowfast import SlowFast
+from tam_triton.nets.slowfast_config import SlowFastConfig
 from tam_triton.nets.small_resnet import SmallResNet
 from tam_triton.temporal import InflatedConv, NonLocal, TemporalConv, TemporalShift
 from tests.support.networks import CLASSES, FRAMES, randomised, videos

@@ -18,7 +18,8 @@ from tam_triton import TAM
 from tam_triton.nets import C2D, TANet, load_published, tanet18
 from tam_triton.nets.backbones import build_backbone, list_backbones
 from tam_triton.nets.framewise import Framewise
-from tam_triton.nets.registry import config_of, create_model, list_models
+from tam_triton.nets.registry import config_of, create_model
+from tam_triton.nets.systems import list_models
 from tests.library.test_nets import neutralise, parameters, randomise
 
 COUNTS = {

@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tam_triton import TAM
 from tam_triton.nets import TABlock
 from tam_triton.nets.pathway import StemConv, TimeConv
-from tam_triton.nets.slowfast import BLOCKS, CONFIGS, SlowFast, SlowFastConfig, slowfast
+from tam_triton.nets.slowfast import SlowFast, slowfast
 from tam_triton.nets.slowfast_checkpoints import library_name, load_slowfast
+from tam_triton.nets.slowfast_config import BLOCKS, CONFIGS, SlowFastConfig
 from tests.library.test_nets import neutralise
 from tests.support.networks import eager_twin, normal, randomised
 

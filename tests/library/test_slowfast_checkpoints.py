@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tam_triton.nets.slowfast import BLOCKS
 from tam_triton.nets.slowfast_checkpoints import library_name, load_slowfast
+from tam_triton.nets.slowfast_config import BLOCKS
 from tests.library.test_slowfast import small
 
 

@@ -1,7 +1,8 @@
-"""Every kernel, in both layouts, stays inside its tensors in all programs of its grid; wrong kernels are seen to fail.
+"""Every kernel, in both layouts, stays inside its tensors in all programs of its grid, and no integer wraps; wrong
+kernels are seen to fail.
 
-Shapes are those of TANet-50, whole, and the sizes where a rule of `launch` takes another turn. No tensor's memory is
-touched, so even a frame of more than 2³¹ elements costs nothing.
+Shapes are those of TANet-50, whole, the sizes where a rule of `launch` takes another turn, and the largest: the product
+of any two dimensions, or one of them, reaches 2³¹. No tensor's memory is touched, so that they cost nothing.
 """
 
 # isort: off
@@ -12,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from triton_viz.core.trace import TritonTrace  # type: ignore[import-not-found]
 
 from tam_triton import kernels
+from tam_triton.layout import is_channels_last
 from tests.properties.mutants import MUTANTS, Mutant, injected
 
 EPS = 1e-5
@@ -58,7 +61,21 @@ CASES = [
     Case(1, 1, 1, 1, 1, dtype=F64),
 ]
 WHOLE, RAGGED, PARTS = CASES[3], CASES[5], CASES[6]
-HUGE = Case(1, 2, 2, 32768, 32769, dtype=BF16)
+HUGE = {
+    "C·P": Case(1, 2, 2, 32768, 32769, dtype=BF16),
+    "P": Case(1, 1, 1, 1, 2**31 - 1, dtype=BF16),
+    "H·W": Case(1, 1, 1, 2**16, 2**15 + 1, dtype=BF16),
+    "C": Case(1, 1, 2**31 - 1, 1, 1, K=1, dtype=BF16),
+    "N": Case(2**31 - 1, 1, 1, 1, 1, K=1, dtype=BF16),
+    "C·T": Case(1, 128, 2**24 + 8, 1, 1, dtype=BF16),
+    "T·C": Case(1, 128, 2**24 + 8, 1, 2, dtype=BF16),  # of two pixels: only these tell channels_last
+    "C·K": Case(1, 1, 2**29 + 8, 1, 1, K=5, dtype=BF16),
+    "C²": Case(1, 8, 2**16, 7, 7, dtype=BF16),
+}
+"""By what reaches 2³¹."""
+SQUARE = (
+    2**16
+)  # channels from which on the local branch has one hidden channel: its weights are as many as their square
 
 
 def features(case: Case, layout: str) -> Tensor:
@@ -69,28 +86,37 @@ def features(case: Case, layout: str) -> Tensor:
 
 def batch_norm(channels: int) -> list[Tensor]:
     """Weight, bias, mean and variance, each in memory of its own."""
-    return [torch.ones(channels) for _ in range(4)]
+    return [torch.empty(channels) for _ in range(4)]
 
 
 def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
     """Every public launcher, with no tensor given twice."""
     x, dy = features(case, layout), features(case, layout)
-    importance, squeezed, d_squeezed = torch.zeros(3, case.N, case.C, case.T, dtype=case.dtype).clone().unbind()
-    kernel = torch.zeros(case.N, case.C, case.K, dtype=case.dtype)
-    width, hidden = 2 * case.T, max(1, case.C // 4)
-    global_branch = [torch.zeros(width, case.T), *batch_norm(width), torch.zeros(case.K, width)]
-    local_branch = [torch.zeros(hidden, case.C, 3), *batch_norm(hidden), torch.zeros(case.C, hidden, 1)]
-    norm, channels_last = batch_norm(case.C), layout == "channels_last"
+    channels_last = is_channels_last(x)
+    width, hidden = 2 * case.T, max(1, case.C // 4) if case.C <= SQUARE else 1
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=case.dtype)
+
+    def dense(length: int, *clips: int) -> Tensor:
+        return empty(*clips, length, case.C).mT if channels_last else empty(*clips, case.C, length)
+
+    v, theta, d_squeezed = dense(case.T, case.N), dense(case.K, case.N), dense(case.T, case.N)
+    importance, squeezed = (empty(case.N, case.C, case.T) for _ in range(2))
+    kernel = empty(case.N, case.C, case.K)
+    global_branch = [empty(width, case.T), *batch_norm(width), empty(case.K, width)]
+    local_branch = [empty(hidden, case.C, 3), *batch_norm(hidden), empty(case.C, hidden, 1)]
+    norm = batch_norm(case.C)
     return {
         "squeeze": lambda: kernels.squeeze(x, case.T),
         "activated_squeeze": lambda: kernels.activated_squeeze(x, norm, EPS, case.T),
         "branches": lambda: kernels.branches(squeezed, global_branch, local_branch, EPS, channels_last),
-        "aggregate": lambda: kernels.aggregate(x, importance, kernel),
-        "aggregate, shared": lambda: kernels.aggregate(x, None, kernel[0].clone(), case.T),
-        "activated_aggregate": lambda: kernels.activated_aggregate(x, norm, EPS, importance, kernel),
+        "aggregate": lambda: kernels.aggregate(x, v, theta),
+        "aggregate, shared": lambda: kernels.aggregate(x, None, dense(case.K), case.T),
+        "activated_aggregate": lambda: kernels.activated_aggregate(x, norm, EPS, v, theta),
         "weight_gradients": lambda: kernels.weight_gradients(dy, x, importance, kernel),
-        "weight_gradients, shared": lambda: kernels.weight_gradients(dy, x, None, kernel[0].clone(), case.T),
-        "input_gradient": lambda: kernels.input_gradient(dy, importance, kernel, d_squeezed, channels_last),
+        "weight_gradients, shared": lambda: kernels.weight_gradients(dy, x, None, empty(case.C, case.K), case.T),
+        "input_gradient": lambda: kernels.input_gradient(dy, v, theta, d_squeezed, channels_last),
     }
 
 
@@ -108,7 +134,7 @@ def prove(case: Case, layout: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", [*CASES, HUGE], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *HUGE.values()], ids=str)
 def test_every_access_is_inside(case: Case, layout: str) -> None:
     assert all(prove(case, layout).values())
 
@@ -138,6 +164,78 @@ def test_a_mutant_that_leaves_its_tensors_is_seen(mutant: Mutant) -> None:
         for case in (WHOLE, PARTS, RAGGED):
             calls(case, "nchw")[mutant.operator.replace("+", ", ")]()
     assert any(proof.failures for proof in proofs)
+
+
+def wraps(file: str, operator: str, right: str, wrong: str, case: str, layout: str = "nchw") -> Any:
+    """Parameters of the test below: a mutant, and where it wraps."""
+    mutant = Mutant(f"not widened: {right}", f"kernels/{file}", right, wrong, "", operator)
+    return pytest.param(mutant, HUGE[case], layout, id=f"{operator}, {case}")
+
+
+@pytest.mark.parametrize(
+    ("mutant", "case", "layout"),
+    [
+        wraps("banded.py", "aggregate", "tl.cast(C, INDEX) if", "C if", "T·C", "channels_last"),
+        wraps(
+            "banded.py",
+            "input_gradient",
+            "channels * max(pixels, num_segments, kernel_size)",
+            "channels * pixels",
+            "C·T",
+        ),
+        wraps("squeeze.py", "squeeze", "(split * steps + step).to(INDEX)", "(split * steps + step)", "P"),
+        wraps("weight_gradients.py", "weight_gradients", "(part // time_parts).to(INDEX)", "part // time_parts", "H·W"),
+        wraps(
+            "weight_gradients.py", "weight_gradients", "channels * max(pixels, kernel_size)", "channels * pixels", "C·K"
+        ),
+        wraps(
+            "branches.py",
+            "branches",
+            "(tl.program_id(0) // times % blocks).to(INDEX)",
+            "tl.program_id(0) // times % blocks",
+            "C²",
+        ),
+    ],
+)
+def test_a_product_that_is_not_widened_is_seen(mutant: Mutant, case: Case, layout: str) -> None:
+    with injected(mutant), proving() as proofs:
+        calls(case, layout)[mutant.operator]()
+    assert any("wraps int32" in failure for proof in proofs for failure in proof.failures)
+
+
+@triton.jit
+def square_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """A product of 32 bits, in lanes that are masked."""
+    q = tl.arange(0, BLOCK)
+    inside = (q + size) * (q + size) < size
+    tl.store(y_ptr + q, tl.load(x_ptr + q, mask=inside, other=0.0), mask=inside)
+
+
+@triton.jit
+def narrow_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    """A product of 64 bits, cast to 32."""
+    q = tl.arange(0, BLOCK)
+    inside = (q.to(tl.int64) * size * size).to(tl.int32) < size
+    tl.store(y_ptr + q, tl.load(x_ptr + q, mask=inside, other=0.0), mask=inside)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "failure"),
+    [
+        (square_kernel, 46_309, ""),
+        (square_kernel, 46_310, "mul at .*check_bounds.py:.* wraps int32: 214748"),
+        (narrow_kernel, 8323, ""),
+        (narrow_kernel, 8324, "cast_impl at .*check_bounds.py:.* wraps int32: 214795"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_integers_have_their_width(kernel: TritonTrace, size: int, failure: str) -> None:
+    """(46 309 + 31)² and 31 · 8323² are the last below 2³¹."""
+    x, y = torch.zeros(32), torch.zeros(32)
+    with proving() as proofs:
+        kernel[(1,)](x, y, size, BLOCK=32)
+    assert len(proofs[0].failures) == bool(failure), proofs[0].failures
+    assert re.search(failure, "".join(proofs[0].failures))
 
 
 @triton.jit

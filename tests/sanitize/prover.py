@@ -1,4 +1,5 @@
-"""Proves, for all programs of a grid at once, that a kernel stays inside its tensors: triton-viz's symbolic sanitizer.
+"""Proves, for all programs of a grid at once, that a kernel stays inside its tensors, and its integers in their width:
+triton-viz's symbolic sanitizer.
 
 A kernel runs once with symbols for the program's number, for the lanes and for the counters of its loops; at each load
 and store the solver looks for values with which an active lane leaves the tensor that its pointer came from. The
@@ -10,9 +11,10 @@ sanitizer of triton-viz 3.0 is sharpened where it would accept too much, or coul
   that they can index tuples. The counter of any other stands for all passes, so its body is followed a few times only:
   if it then still comes to new addresses, they are carried from pass to pass, and that is a failure.
 - Sums and gathers keep their block's shape. What is computed from loaded values may not become an address or a mask.
+- The solver's integers have no bounds, a GPU's have: every sum, difference, product and narrowing cast of 32 bits or
+  fewer must hold in its type, in all lanes, masked or not, for a mask that wraps lets its lanes through.
 
-Integers are unbounded here: that offsets do not overflow is what tests/library/test_bounds.py is for. Importing this
-module wraps `triton.jit`, so it must come before any kernel.
+Importing this module wraps `triton.jit`, so it must come before any kernel.
 """
 
 import os
@@ -34,7 +36,7 @@ import triton.language as tl
 import triton_viz  # type: ignore[import-not-found]
 import z3  # type: ignore[import-not-found]
 from triton.runtime.interpreter import InterpreterBuilder, ReduceOps
-from triton_viz.clients.sanitizer import sanitizer  # type: ignore[import-not-found]
+from triton_viz.clients.sanitizer import report, sanitizer  # type: ignore[import-not-found]
 from triton_viz.core.callbacks import ForLoopCallbacks, OpCallbacks  # type: ignore[import-not-found]
 from triton_viz.core.data import ReduceMax, ReduceMin, ReduceSum  # type: ignore[import-not-found]
 from triton_viz.wrapper import create_patched_jit  # type: ignore[import-not-found]
@@ -51,7 +53,7 @@ class Proof:
     Attributes:
         kernel: by name.
         accesses: `(parameter, "load" or "store")`, where some lane of some program is active.
-        failures: one line for each access that is not proved to stay inside.
+        failures: one line for each access that is not proved to stay inside, and each integer that may wrap.
     """
 
     kernel: str
@@ -93,6 +95,7 @@ class Prover(sanitizer.SymbolicSanitizer):
         self.proofs: list[Proof] = []
         self.loops: list[Loop | None] = []  # the innermost last; None is one that is unrolled
         self.tensors_at: dict[int, tuple[str, int]] = {}
+        self.scalars: dict[str, tl.tensor] = {}
         self.seen: set[str] = set()
         self.solver = z3.Solver()
         self.need_full_grid = False
@@ -106,6 +109,8 @@ class Prover(sanitizer.SymbolicSanitizer):
             span = 1 + sum((size - 1) * stride for size, stride in zip(arg.shape, arg.stride(), strict=True))
             known, size = self.tensors_at.get(arg.data_ptr(), (name, 0))
             self.tensors_at[arg.data_ptr()] = (known, max(size, span * arg.element_size()))
+        elif isinstance(arg_cvt, tl.tensor):
+            self.scalars[name] = arg_cvt
 
     def grid_callback(self, grid: tuple[int, ...]) -> None:
         """The start of a launch, after its arguments."""
@@ -117,7 +122,11 @@ class Prover(sanitizer.SymbolicSanitizer):
             self.solver.add(symbol >= 0, symbol < extent)
 
     def pre_run_callback(self, fn: Any) -> bool:
-        """Asked before every program; the first stands for all."""
+        """Asked before every program; the first stands for all. The interpreter knows no width that is declared."""
+        for name, annotation in fn.__annotations__.items():
+            if annotation == "tl.int64":
+                scalar = self.scalars[name]
+                scalar.dtype = scalar.type = scalar.handle.dtype = tl.int64
         self.proofs.append(Proof(fn.__name__))
         return True
 
@@ -125,8 +134,34 @@ class Prover(sanitizer.SymbolicSanitizer):
         """Whether to go on with the next program."""
         if self.need_full_grid:
             self.proofs[-1].failures.append("an address, a mask or a loop's bound depends on loaded values")
-        self.tensors_at = {}
+        self.tensors_at, self.scalars = {}, {}
         return False
+
+    def check_width(self, expr: Any) -> None:
+        """One integer that was computed, if it has at most 32 bits."""
+        if expr.has_op("load") or not expr.dtype.scalar.is_int() or expr.dtype.scalar.int_bitwidth > 32:
+            return
+        bits = expr.dtype.scalar.int_bitwidth
+        values, constraints = expr._to_z3()
+        around = [loop.within for loop in self.loops if loop is not None]
+        for value in values if isinstance(values, list) else [values]:
+            inside = z3.And(value >= -(2 ** (bits - 1)), value < 2 ** (bits - 1))
+            known = z3.And(z3.BoolVal(True) if constraints is None else constraints, *around)
+            key = f"width {fingerprint(z3.And(inside, known))}"
+            if z3.is_true(z3.simplify(inside)) or key in self.seen:
+                continue
+            self.seen.add(key)
+            self.solver.push()
+            self.solver.add(known, z3.Not(inside))
+            result = self.solver.check()
+            if result != z3.unsat:
+                file, line, _ = sanitizer._get_user_code_location()
+                example = "the solver gave up"
+                if result == z3.sat:
+                    example = str(self.solver.model().evaluate(value, model_completion=True))
+                kernel = self.proofs[-1].kernel
+                self.proofs[-1].failures.append(f"{kernel}: {expr.op} at {file}:{line} wraps int{bits}: {example}")
+            self.solver.pop()
 
     def _handle_access_check(self, expr: Any) -> None:
         """One load or store."""
@@ -260,6 +295,18 @@ def gathered(self: InterpreterBuilder, source: Any, indices: Any, axis: int) -> 
     return SymbolicExpr.create("reshape", source, 0)
 
 
+def width_checked(create: Any) -> Any:
+    """An expression's `__init__`, whose value is then looked at."""
+
+    def init(self: Any, op: str, *args: Any) -> None:
+        create(self, op, *args)
+        if op in ("add", "sub", "mul", "cast_impl"):
+            PROVER.check_width(self)
+
+    return init
+
+
+report._FRAMEWORK_PATHS = (*report._FRAMEWORK_PATHS, __file__)  # so that a failure names the kernel's line
 NUMBERS = count()
 SymbolicExpr.triton_scala_dtypes = (*SymbolicExpr.triton_scala_dtypes, tl.bfloat16)
 sanitizer.ArangeSymbolicExpr._to_z3_impl = symbol_of_its_own
@@ -268,6 +315,8 @@ sanitizer.BinarySymbolicExpr._Z3_BUILDERS["bitwise_and"] = conjunction
 ReduceOps.apply = reduced
 InterpreterBuilder.create_gather = gathered
 PROVER = Prover()
+for expression in (sanitizer.BinarySymbolicExpr, sanitizer.CastSymbolicExpr):
+    expression.__init__ = width_checked(expression.__init__)
 triton.jit = create_patched_jit(lambda kernel: triton_viz.trace(client=PROVER)(kernel))
 
 

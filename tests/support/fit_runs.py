@@ -68,7 +68,7 @@ def tiny_config(out: Path, **changes) -> FitConfig:
         seed=3,
     )
     config = FitConfig(
-        recipe, out=out, loading=Loading(workers=0), checkpoint_every=2, log_every=2, threads=1, device="cpu"
+        recipe=recipe, out=out, loading=Loading(workers=0), checkpoint_every=2, log_every=2, threads=1, device="cpu"
     )
     return replace(config, **changes)
 

@@ -1,12 +1,24 @@
 """`python -m train` before a command begins to work: what it imports, and which process of several speaks."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import train.__main__
+from tests.support.options import options_without_text
 from train.__main__ import COMMANDS, main
+from train.compare.config import CompareConfig
+from train.convert import ConvertConfig
+from train.data.prepare import PrepareConfig
+from train.demo.config import DemoConfig
+from train.evaluation.ensemble import EnsembleConfig
+from train.evaluation.predict_config import PredictConfig
+from train.evaluation.test import EvaluationConfig
+from train.fit.config import FitConfig
 
 HELP = """
 import contextlib, io, sys
@@ -17,7 +29,8 @@ assert "usage: python -m train" in shown.getvalue()
 print(*sys.modules)
 """
 NEVER = ["matplotlib", "bench", "tensorboard", "train.fit.run", "train.demo.demo", "train.compare.compare"]
-NETWORKS = ["torchvision", "torch._dynamo", "tam_triton"]
+TORCHVISION = ["torchvision", "torch._dynamo"]
+NETWORKS = [*TORCHVISION, "tam_triton"]
 
 
 @pytest.mark.parametrize(
@@ -27,9 +40,9 @@ NETWORKS = ["torchvision", "torch._dynamo", "tam_triton"]
         ("predict --help", ["torch", "numpy", "av", *NETWORKS]),
         ("prepare --help", ["torch", *NETWORKS]),
         ("ensemble --help", NETWORKS),
-        ("fit k400-8f --help", []),
-        ("compare k400-8f --help", []),
-        ("demo --help", []),
+        ("fit k400-8f --help", TORCHVISION),
+        ("compare k400-8f --help", TORCHVISION),
+        ("demo --help", TORCHVISION),
         ("test --help", []),
     ],
 )
@@ -42,6 +55,54 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name:<8}  {command.__doc__}\n" in shown for name, command in COMMANDS.items())
+
+
+CONFIGURATIONS = (
+    CompareConfig, ConvertConfig, DemoConfig, EnsembleConfig, EvaluationConfig, FitConfig, PredictConfig, PrepareConfig,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_every_option_has_a_text(kind: type[Any]) -> None:
+    assert options_without_text(kind) == []
+
+
+def test_what_most_runs_change_stands_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """The options that the help of `fit` names, each at the head of its box, and their boxes before all others."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    named = re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out.split("Most runs change")[1].split(". Each")[0])
+    with pytest.raises(SystemExit):
+        main(["fit", "k400-8f", "--help"])
+    shown = capsys.readouterr().out.replace("│", " ")
+    boxes = re.split(r"^\W+(?:\w+ )?options\b", shown, flags=re.MULTILINE)[1:]
+    first = [re.findall(r"^ +(--[a-z][\w.-]+)", box, re.MULTILINE) for box in boxes]
+    assert named == [first[0][0], first[1][0], *first[2][:2], first[3][0]]
+    assert len(named) == 5
+
+
+TAB = """
+source "$1"
+COMP_WORDS=("${@:2}") COMP_CWORD=$(($# - 2))
+$(complete -p "$2" | sed "s/.* -F //; s/ .*//")
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_a_shell_completes_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tyro-print-completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> list[str]:
+        command = ["bash", "-c", TAB, "bash", str(script), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert all("--help" in completed(f"train-{name}", "--h") for name in COMMANDS)
+    assert completed("train-fit", "k400-s") == ["k400-slowfast-4x16", "k400-slowfast-8x8"]
+    assert completed("train-fit", "own", "--model.system", "ts") == ["tsm"]
+    assert main(["--tyro-print-completion", "command.com"]) == 1
+    assert "expected one of bash, zsh" in capsys.readouterr().err
 
 
 WRONG = {"fit k400-9f": 2, "fit demo --optimization.lr fast": 2, "fit demo --optimization.lr -1": 2, "fti": 2}

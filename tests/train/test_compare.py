@@ -200,7 +200,7 @@ def test_slowfast_beside_others_needs_a_recipe_that_both_can_have(tmp_path, data
     """Refused while the options are read, so before anything is trained; by a recipe of SlowFast's own it goes."""
 
     def config_of(recipe, **changes):
-        return CompareConfig(recipe, tmp_path / "out", systems=("c2d", "tanet", "slowfast_4x16"), **changes)
+        return CompareConfig(recipe=recipe, out=tmp_path / "out", systems=("c2d", "tanet", "slowfast_4x16"), **changes)
 
     kinetics, slowfast = RECIPES["k400-8f"], RECIPES["k400-slowfast-8x8"]
     with pytest.raises(InputError, match=r"model\.weights: got 'IMAGENET1K_V1', expected None for slowfast_4x16"):

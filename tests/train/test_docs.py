@@ -21,11 +21,12 @@ class _ParsedError(Exception):
 
 
 def commands(page: str) -> list[tuple[str, str]]:
-    """(program, arguments) of all command lines in the page's blocks and in its running text."""
+    """(program, arguments) of all command lines in the page's blocks without a language and in its running text."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    blocks = [line for block in re.findall(r"^```\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines()]
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    blocks = [line for language, block in found if not language for line in block.splitlines()]
     inline = re.findall(r"`(python -m (?:train|bench) [^`]* --[^`]*)`", text)
-    return [(found[1], found[2]) for line in (*blocks, *inline) if (found := COMMAND.search(line))]
+    return [(match[1], match[2]) for line in (*blocks, *inline) if (match := COMMAND.search(line))]
 
 
 def parse(monkeypatch: pytest.MonkeyPatch, program: str, arguments: str) -> Any:

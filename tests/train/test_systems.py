@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from tam_triton.nets.registry import SYSTEMS
-from tam_triton.nets.slowfast import CONFIGS
+from tam_triton.nets.slowfast_config import CONFIGS
+from tam_triton.nets.systems import SYSTEMS
 from tests.support.fit_runs import tiny_config
 from train.checkpoint import load_checkpoint, read_checkpoint
 from train.data.index import Checked, IndexWriter

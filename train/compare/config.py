@@ -14,7 +14,7 @@ from train.recipes import RECIPES, recipe_subcommands
 SMALL_SCALE = "demo data, small scale"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig(FitConfig):
     """Train any systems on one data set, with equal videos in equal order, equal seeds and schedule; then compare them.
 
@@ -58,4 +58,4 @@ class CompareConfig(FitConfig):
 
 def compare_subcommands() -> Any:
     """A type for tyro: CompareConfig with a subcommand for each recipe."""
-    return recipe_subcommands(lambda recipe: CompareConfig(recipe, out=Path("runs") / f"compare-{recipe.name}"))
+    return recipe_subcommands(lambda recipe: CompareConfig(recipe=recipe, out=Path("runs") / f"compare-{recipe.name}"))

@@ -48,25 +48,26 @@ class Compute:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """Train a network. Under torchrun every process takes its share of each step's clips.
 
     SIGTERM and Ctrl-C stop it after the step at hand with a checkpoint; --resume goes on as if nothing had been.
 
-    Most runs change five options alone: --data.train, --data.val, --out, --optimization.batch-size and
-    --compute.precision. In their texts *paper* is arXiv 2005.06803, *script* its authors' training scripts, *mmaction2*
-    the implementation in OpenMMLab's library of that name; all other values are those of the recipe.
+    Most runs change five options alone: --out, --compute.precision, --data.train, --data.val and
+    --optimization.batch-size. Each stands first where a recipe's options are listed. In their texts *paper* is arXiv
+    2005.06803, *script* its authors' training scripts, *mmaction2* the implementation in OpenMMLab's library of that
+    name; all other values are those of the recipe.
     """
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     out: Path = Path("runs/fit")
     """Folder for checkpoints, the log and the resolved recipe."""
+    compute: Compute = field(default_factory=Compute)
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     resume: bool = False
     """Go on from the newest checkpoint in `out` that is whole, or begin if there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs where there are some."""
-    compute: Compute = field(default_factory=Compute)
     loading: Loading = field(default_factory=Loading)
     checkpoint_every: int = 1000
     """Steps between checkpoints within an epoch; one at its end comes anyway."""
@@ -98,4 +99,4 @@ class FitConfig:
 
 def fit_subcommands() -> Any:
     """A type for tyro: FitConfig with a subcommand for each recipe."""
-    return recipe_subcommands(lambda recipe: FitConfig(recipe, out=Path("runs") / recipe.name))
+    return recipe_subcommands(lambda recipe: FitConfig(recipe=recipe, out=Path("runs") / recipe.name))
