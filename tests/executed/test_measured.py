@@ -3,7 +3,7 @@
 `pytest -m gpu` prints a line for each. Without a GPU, the same checks run on the stand-in, true and with faults.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from bench.timing import Time, interleaved
 from tam_triton import kernels
 from tests.support.operators import OPERATORS, Operator, each_operator, each_tensor
 from tests.support.strategies import Problem
+
+Report = Callable[[str], None]
 
 GPU = "cuda:0"
 ROUNDS = 20
@@ -45,13 +47,14 @@ def line(operator: Operator, problem: Problem, kernel: str, *found: object) -> s
     return f"{kernel:24} {operator!s:32} {shape:13} {dtype:8} {problem.layout:13} {', '.join(map(str, found))}"
 
 
-def check(operator: Operator, problem: Problem, report: list[str]) -> list[Comparison]:
+def check(operator: Operator, problem: Problem, report: Report) -> list[Comparison]:
     """Executed = measured, for all that the operator launches."""
     recorded = launched(operator, problem)
     assert recorded
     comparisons = [compare(one) for one in recorded]
     lines = [line(operator, problem, one.kernel, c) for one, c in zip(recorded, comparisons, strict=True)]
-    report += lines
+    for text in lines:
+        report(text)
     assert all(one.agrees for one in comparisons), "\n".join(lines)
     return comparisons
 
@@ -60,7 +63,7 @@ def check(operator: Operator, problem: Problem, report: list[str]) -> list[Compa
 @each_layout
 @each_size
 @each_dtype
-def test_values_on_a_gpu(operator: Operator, dtype: torch.dtype, size: int, memory: str, report: list[str]) -> None:
+def test_values_on_a_gpu(operator: Operator, dtype: torch.dtype, size: int, memory: str, report: Report) -> None:
     check(operator, Problem(N=2, T=4, C=24, H=size, W=size, K=3, layout=memory, dtype=dtype), report)
 
 
@@ -68,11 +71,11 @@ def test_values_on_a_gpu(operator: Operator, dtype: torch.dtype, size: int, memo
 @each_layout
 @each_shape
 @each_operator
-def test_times_on_a_gpu(operator: Operator, channels: int, size: int, memory: str, report: list[str]) -> None:
+def test_times_on_a_gpu(operator: Operator, channels: int, size: int, memory: str, report: Report) -> None:
     """What a model makes of `one.compiled` belongs into the same line; there is no model yet."""
     problem = Problem(N=8, T=8, C=channels, H=size, W=size, K=3, layout=memory, dtype=torch.bfloat16)
     for one, time in timed(launched(operator, problem), GPU):
-        report.append(line(operator, problem, one.kernel, f"measured {time} ms"))
+        report(line(operator, problem, one.kernel, f"measured {time} ms"))
         assert time.median > 0
 
 
@@ -89,11 +92,11 @@ SMALL = Problem(N=2, T=4, C=16, H=8, W=8, K=3)
 @pytest.mark.executed
 @each_operator
 def test_a_device_that_does_what_ptx_says_agrees(operator: Operator) -> None:
-    report: list[str] = []
+    lines: list[str] = []
     with device("sm_90"):
-        comparisons = check(operator, SMALL, report)
+        comparisons = check(operator, SMALL, lines.append)
     assert {one.different for one in comparisons} == {0}
-    assert len(report) == len(comparisons)
+    assert len(lines) == len(comparisons)
 
 
 def faulty(change: float, error: float = 0.0) -> Execute:
@@ -132,7 +135,7 @@ def test_approximate_functions_may_differ_within_their_bounds(change: float, err
 @pytest.mark.executed
 def test_a_check_that_fails_names_the_kernel() -> None:
     with device("sm_90", faulty(1.0)), pytest.raises(AssertionError, match=r"banded_kernel +aggregate +2×4×16×8×8 "):
-        check(EXACT, SMALL, [])
+        check(EXACT, SMALL, lambda _: None)
 
 
 @pytest.mark.executed
