@@ -31,12 +31,11 @@ from triton.runtime import driver
 from triton.runtime.cache import get_cache_manager
 
 from bench import offline
+from bench.compiled import MULTIPROCESSORS
 from bench.ptx.machine import execute
 from bench.ptx.memory import Counts, Region
 
 TARGETS = {name: target for name, target in offline.TARGETS.items() if target.backend == "cuda"}
-SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
-"""What one block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
 MOST_THREADS = 1024
 DEVICES = 2  # enough to tell whether a launch is where its tensors are
 
@@ -73,7 +72,7 @@ def device(target: str, execute: Execute = execute) -> Iterator[list[Launch]]:
     `cpu()` brings tensors back; outside, all are the CPU's.
 
     Args:
-        target: "sm_80", "sm_90" or "sm_100".
+        target: "sm_90", or another of `TARGETS`.
         execute: what runs a launch, and writes into its regions.
 
     Raises:
@@ -185,8 +184,9 @@ class Driver(offline.AbsentDevice):
         return f"{self.name}, cuda:{self.gpu.current}"
 
     def get_device_properties(self, device: str) -> dict[str, int]:
-        """Asked for once a kernel."""
-        return {"max_shared_mem": SHARED_BYTES[self.name]}
+        """Asked for once a kernel: one block may have all but what the system takes."""
+        multiprocessor = MULTIPROCESSORS[self.name]
+        return {"max_shared_mem": multiprocessor.shared - multiprocessor.shared_reserved}
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: str) -> tuple[None, str, int, int, int]:
         """Module, function, registers, spills, and the most threads of a block."""

@@ -128,7 +128,10 @@ def test_what_is_handed_on() -> None:
 
 
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="target: got 'sm_70', expected one of sm_80, sm_90, sm_100"), device("sm_70"):
+    with (
+        pytest.raises(ValueError, match="target: got 'sm_70', expected one of sm_80, sm_90, sm_100, sm_120"),
+        device("sm_70"),
+    ):
         pass
     monkeypatch.setattr(knobs.runtime, "interpret", True)
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"), device("sm_90"):
