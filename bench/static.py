@@ -4,7 +4,8 @@ Every public launcher is called as the operators call it, on TANet-50's shapes, 
 every target; on the first shape and on the smallest maps for clips of many frames, too. Occupancy is the share of a
 multiprocessor's warps that registers, shared memory and block slots allow. `widest` and `128-bit` are about tensors of
 X's size: the widest access, and whether no access is narrower than 16 bytes. `int64` says that every address in them
-starts from a 64-bit product. A dash stands where a kernel has no tensor of that size.
+starts from a 64-bit product. A dash stands where a kernel has no tensor of that size. `copies` says of NVIDIA's targets
+that lanes which store to one address store one value, by `bench.ptx.replicas`.
 """
 
 import csv
@@ -23,6 +24,7 @@ from triton.compiler import CompiledKernel
 
 from bench import compiled, offline
 from bench.offline import Launch
+from bench.ptx.replicas import disagreements
 from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
 from tam_triton import kernels
 from tam_triton.layout import is_channels_last
@@ -116,6 +118,7 @@ class Row:
     widest: str
     all_128_bit: str
     int64: str
+    copies: str
 
     def __str__(self) -> str:
         return " ".join(f"{value!s:>{width}}" for value, width in zip(asdict(self).values(), WIDTHS, strict=True))
@@ -124,9 +127,9 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 HEADINGS = (
     "target", "dtype", "layout", "frames", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs",
-    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64",
+    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64", "copies",
 )  # fmt: skip
-WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5)
+WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5, 6)
 
 
 def run(options: Static) -> list[Row]:
@@ -181,7 +184,7 @@ def compile_part(options: Static, target: str, dtype: str) -> list[Row]:
 
 def row(described: tuple[str, str, str, int, str, str], launch: Launch, size: int) -> Row:
     """What one launch shows; tensors of at least `size` bytes are of X's size."""
-    used, accesses = inspect(launch.compiled)
+    used, accesses, copies = inspect(launch.compiled)
     large = [name for name, nbytes in launch.tensors.items() if nbytes >= size and name in accesses]
     widths = [width for name in large for width in accesses[name]]
     occupancy = compiled.MULTIPROCESSORS[described[0]].occupancy(used.registers, used.shared_bytes, launch.num_warps)
@@ -194,13 +197,15 @@ def row(described: tuple[str, str, str, int, str, str], launch: Launch, size: in
         widest=str(max(widths)) if large else "-",
         all_128_bit=yes(min(widths) >= VECTOR_BYTES) if large else "-",
         int64=yes(all(compiled.has_int64_base(launch.compiled, name) for name in large)) if large else "-",
+        copies=copies,
     )  # fmt: skip
 
 
 @cache
-def inspect(kernel: CompiledKernel) -> tuple[compiled.Resources, dict[str, dict[int, int]]]:
+def inspect(kernel: CompiledKernel) -> tuple[compiled.Resources, dict[str, dict[int, int]], str]:
     """The figures that do not depend on a launch, taken once a specialisation."""
-    return compiled.resources(kernel), dict(compiled.access_bytes(kernel))
+    copies = "-" if "ptx" not in kernel.asm else "differ" if disagreements(kernel.asm["ptx"]) else "agree"
+    return compiled.resources(kernel), dict(compiled.access_bytes(kernel)), copies
 
 
 def summary(rows: list[Row]) -> str:
@@ -210,6 +215,7 @@ def summary(rows: list[Row]) -> str:
         "spills or local memory": sum(bool(row.spills or row.local_bytes) for row in rows),
         "accesses below 128 bits": sum(row.all_128_bit == "no" for row in rows),
         "32-bit base offsets": sum(row.int64 == "no" for row in rows),
+        "copies of a result that may differ": sum(row.copies == "differ" for row in rows),
         "occupancy below 50 %": len(low),
         "of those with no tensor of X's size": sum(row.widest == "-" for row in low),
     }

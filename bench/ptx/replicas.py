@@ -166,7 +166,9 @@ class Symbolic:
             whole = self.read(state, source, kind)
             return [self.map(("part", str(i), str(count)), whole) for i in range(count)]
         if name == "mov" and isinstance(source, tuple):
-            return [self.map(("pack",), *(self.read(state, part, f"u{int(kind[1:]) // len(source)}") for part in source))]
+            return [
+                self.map(("pack",), *(self.read(state, part, f"u{int(kind[1:]) // len(source)}") for part in source))
+            ]
         kinds = operand_kinds(opcode, len(instruction.operands) - 1)
         operands = [self.read(state, o, k) for o, k in zip(instruction.operands[1:], kinds, strict=True)]
         if kind.endswith("x2") and name != "cvt":
@@ -209,7 +211,7 @@ class Symbolic:
             return operands[0] if constants[2] != 0 else operands[1]
         if kind == "pred" and name in ("and", "or") and (0 if name == "and" else 1) in constants:
             return self.term("is", 0 if name == "and" else 1)
-        if kind[0] in "su" and name in ("add", "sub", "mul", "mad", "neg") or name == "shl":
+        if (kind[0] in "su" and name in ("add", "sub", "mul", "mad", "neg")) or name == "shl":
             return self.linear(name, *operands)
         products = [operand for operand in operands if self.keys[operand][0] in CONTRACTIBLE]
         if name in COMMUTE and not (name == "add" and "rn" not in opcode and products):
@@ -227,7 +229,9 @@ class Symbolic:
                 operands, parts = (operands[1], operands[0], *operands[2:]), [parts[1], parts[0], *parts[2:]]
                 factor = self.constant(operands[1])
             if factor is None:
-                opaque = self.term("product" if name != "shl" else name, *(operands[:2] if name == "shl" else sorted(operands[:2])))
+                opaque = self.term(
+                    "product" if name != "shl" else name, *(operands[:2] if name == "shl" else sorted(operands[:2]))
+                )
                 parts = [(0, {opaque: 1}), *parts[2:]]
             else:
                 parts = [scaled(parts[0], 1 << factor if name == "shl" else factor), *parts[2:]]
@@ -275,7 +279,12 @@ class Symbolic:
             else:
                 halves = [(lane // 4, 2 * (lane % 4) + j) for j in (0, 1)]
             parts = [
-                np.array([self.term("ld", self.time, c, address[r]) for r, c in zip(self.thread - lane + 8 * i + row, column, strict=True)])
+                np.array(
+                    [
+                        self.term("ld", self.time, c, address[r])
+                        for r, c in zip(self.thread - lane + 8 * i + row, column, strict=True)
+                    ]
+                )
                 for row, column in halves
             ]
             results.append(self.map(("pack",), *parts))

@@ -90,6 +90,7 @@ def test_goals(source: str, request: pytest.FixtureRequest) -> None:
         assert int(row["shared_bytes"]) <= SHARED, row
         assert row["all_128_bit"] in ("yes", "-"), row
         assert row["int64"] in ("yes", "-"), row
+        assert row["copies"] == ("agree" if row["target"].startswith("sm_") else "-"), row
         short = row["dtype"] != "float32" and row["target"].startswith("sm_")
         goal = OCCUPANCY_SHORT.get(row["operator"].split(",")[0], OCCUPANCY) if short else OCCUPANCY
         if row["widest"] != "-" and row["segments"] == "8":
