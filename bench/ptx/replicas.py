@@ -88,7 +88,7 @@ class Symbolic:
                 target = labels[str(instruction.operands[0])]
                 if target >= step:
                     arriving[target] = self.join(target, arriving.get(target), dict(state))
-                elif not same(joined := self.join(target, heads[target], state), heads[target]):
+                elif not same(joined := self.join(target, heads.get(target), state), heads.get(target)):
                     step, state = target, joined
                     continue
             if instruction.opcode[0] in ("bra", "ret"):
@@ -318,9 +318,11 @@ class Symbolic:
         return [(address, value[holders].T, may & (lane // 8 == i)) for i, value in enumerate(values)]
 
 
-def same(one: State | None, other: State) -> bool:
+def same(one: State | None, other: State | None) -> bool:
     """Whether each register holds the same terms."""
-    return one is not None and one.keys() == other.keys() and all(np.array_equal(one[r], other[r]) for r in one)
+    if one is None or other is None:
+        return one is other
+    return one.keys() == other.keys() and all(np.array_equal(one[r], other[r]) for r in one)
 
 
 def signed(bits: Array) -> list[int]:
