@@ -117,6 +117,7 @@ def start(config: FitConfig, videos: Videos, processes: int, errors: Path) -> li
             with errors.open("a") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+            sys.stderr = os.fdopen(2, "w", closefd=False)  # pytest's goes elsewhere
             environment = {"RANK": str(rank), "WORLD_SIZE": str(processes)}
             os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
             status = run_one(config, videos, environment if processes > 1 else {})

@@ -20,7 +20,7 @@ STOREYS = (
     {"precision"},
     {"data"},
     {"team", "log", "fields", "figures"},
-    {"atomic"},
+    {"atomic", "lock"},
     {"errors"},
 )
 LEVEL = {room: -storey for storey, rooms in enumerate(STOREYS) for room in rooms}

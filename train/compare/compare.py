@@ -23,6 +23,7 @@ from train.fit.config import FitConfig
 from train.fit.fit import fit, read_splits
 from train.fit.resume import describe_run, differences
 from train.fit.stopping import StopRequest, stop_on_signals
+from train.lock import Lock
 from train.networks import check_network
 from train.precision import computing
 from train.recipe import Recipe
@@ -42,7 +43,11 @@ def run_compare(config: CompareConfig) -> int | None:
         InputError: an option, file or folder that cannot be used, or another process that is lost. What ends a single
             run is noted in its row instead.
     """
-    with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
+    with (
+        stop_on_signals() as stop,
+        join_team(config.device, config.timeout) as team,
+        team.holding(Lock(config.out)),
+    ):
         train, val = read_splits(config.recipe.resolve(), team)
         results: list[RunResult] = []
         try:

@@ -24,9 +24,7 @@ _NAMED = 60
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise InputError if `folder` holds scores that are not to be written over, or cannot be a folder."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out: {folder} is a file, expected a folder")
+    """Raise InputError if `folder` holds scores that are not to be written over."""
     if (folder / SCORES).exists() and not overwrite:
         raise InputError(f"out: {folder} holds scores already; take another folder, or --overwrite")
 

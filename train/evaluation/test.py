@@ -16,6 +16,7 @@ from train.evaluation.report import check_folder, describe, write_report
 from train.evaluation.scores import Accuracy
 from train.evaluation.views import score_videos
 from train.fields import check_types, require
+from train.lock import Lock
 from train.precision import Precision, computing
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3
 from train.team import join_team
@@ -114,7 +115,11 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         InputError: a file or option that cannot be used, data that do not suit the network, scores that are no
             numbers, no video that can be read, or another process that is lost.
     """
-    with join_team(config.device, config.timeout) as team, computing(team.device, config.threads):
+    with (
+        join_team(config.device, config.timeout) as team,
+        team.holding(Lock(config.out)),
+        computing(team.device, config.threads),
+    ):
         team.on_leader(lambda: check_folder(config.out, config.overwrite))
         trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
         val = trained.recipe.data.val if trained else None

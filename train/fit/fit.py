@@ -17,6 +17,7 @@ from train.fit.optimizer import build_schedule
 from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
 from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
+from train.lock import Lock
 from train.log import RunLog, tensorboard_writer
 from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
@@ -52,8 +53,12 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     _check_data(recipe, train, val)
     check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
     checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
-    begins = team.on_leader(lambda: _begins(config, checkpoints))
-    with computing(team.device, config.threads, config.deterministic), ExitStack() as stack:
+    with (
+        team.holding(Lock(config.out)),
+        computing(team.device, config.threads, config.deterministic),
+        ExitStack() as stack,
+    ):
+        begins = team.on_leader(lambda: _begins(config, checkpoints))
         loading = config.loading.for_device(team.device)
         labels = [entry.label for entry in train.entries] if recipe.data.balanced else None
         size, epochs = optimization.batch_size, optimization.epochs
