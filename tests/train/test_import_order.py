@@ -20,6 +20,8 @@ STOREYS = (
     {"precision"},
     {"data"},
     {"team", "log", "fields", "figures"},
+    {"curves"},
+    {"appended"},
     {"atomic", "lock"},
     {"errors"},
 )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tam_triton.nets.flops import count
-from train.atomic import replacing
+from train.atomic import write_text
 from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.compare.config import CompareConfig
 from train.compare.report import RunResult, describe, summarize, write_runs, write_summary
@@ -123,8 +123,7 @@ def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequ
             macs,
             _clips_per_second(config.out / "log.jsonl"),
         )
-        with replacing(config.out / RESULT) as unfinished:
-            unfinished.write_text(json.dumps({"identity": identity, "result": to_plain(result)}, indent=1) + "\n")
+        write_text(config.out / RESULT, json.dumps({"identity": identity, "result": to_plain(result)}, indent=1) + "\n")
         return result
 
     return team.on_leader(write)
@@ -153,6 +152,6 @@ def _cost(recipe: Recipe, num_classes: int) -> tuple[int, int]:
 
 def _clips_per_second(path: Path) -> float | None:
     """The median over the lines of the log; of all processes."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     rates = [line["clips_per_second"] for line in lines if line["event"] == "step"]
     return median(rates) if rates else None

@@ -3,6 +3,7 @@
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 
+from train.atomic import write_text
 from train.checkpoint import RunCheckpoints, TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
@@ -18,7 +19,7 @@ from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
 from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
 from train.lock import Lock
-from train.log import RunLog, tensorboard_writer
+from train.log import RunLog
 from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
 from train.recipe import Recipe
@@ -73,8 +74,7 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
         if begins:  # all that may be refused has been looked at
             team.on_leader(lambda: _write_recipe(config, recipe, checkpoints))
-        writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
-        log = RunLog(config.out if team.leads else None, append=config.resume, writer=writer)
+        log = RunLog(config.out if team.leads else None, append=config.resume, curves=config.tensorboard)
         stack.enter_context(closing(log))
         if report:
             log.event("weights", path=recipe.model.weights, **asdict(report), untouched=report.untouched)
@@ -160,4 +160,4 @@ def _begins(config: FitConfig, checkpoints: RunCheckpoints) -> bool:
 
 def _write_recipe(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
-    (config.out / "recipe.json").write_text(recipe.to_json() + "\n")
+    write_text(config.out / "recipe.json", recipe.to_json() + "\n")
