@@ -46,6 +46,11 @@ def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | N
         "state_dict": trained.network.state_dict(),
         "run": run,
     }
+    write_tensors(path, content)
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Let `path` hold what `torch.save` makes of `content`, on the disk. Raises OSError, and it is as it was."""
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         try:
             torch.save(content, file)

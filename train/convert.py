@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 
 from tam_triton.nets import published_state
-from train.atomic import replacing
-from train.checkpoint import load_checkpoint
+from train.checkpoint import load_checkpoint, write_tensors
 from train.errors import InputError
 from train.fields import check_types
 from train.lock import Lock
@@ -42,6 +40,5 @@ def run_convert(config: ConvertConfig) -> None:
             state = published_state(trained.network, config.to)
         except (ValueError, TypeError) as error:
             raise InputError(f"{config.checkpoint}: {error}") from error
-        with replacing(config.out) as unfinished:
-            torch.save({"state_dict": state, "meta": {"classes": list(trained.class_names)}}, unfinished)
+        write_tensors(config.out, {"state_dict": state, "meta": {"classes": list(trained.class_names)}})
         print(f"{config.out}: {len(state)} tensors for {config.to}")

@@ -106,8 +106,7 @@ class RunLog:
     def say(self, message: str) -> None:
         """A line on the console."""
         if self._lines:
-            text = message.encode(errors="backslashreplace").decode()  # names of files may be no text
-            _on_console(lambda: tqdm.write(text))
+            say(message)
 
     def warn(self, message: str, **values: Any) -> None:
         """A line on the console and in the file about something that should not have happened."""
@@ -152,17 +151,23 @@ class RunLog:
                 self._curves.add_scalar(f"{group}/{name}", value, position)
 
     def _warn_of_files(self, message: str) -> None:
-        _on_console(lambda: tqdm.write(f"warning: {message}"))
+        say(f"warning: {message}")
 
 
 def _to_stderr(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _on_console(say: Callable[[], object]) -> None:
-    """Print by `say`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
+def say(*lines: str) -> None:
+    """Print `lines`, names that are no text escaped. A console that is gone, or on a full disk, ends nothing."""
+    text = "\n".join(lines).encode(errors="backslashreplace").decode()
+    _on_console(lambda: tqdm.write(text))
+
+
+def _on_console(show: Callable[[], object]) -> None:
+    """Print by `show`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
     try:
-        say()
+        show()
         sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -2,19 +2,163 @@
 
 import csv
 import errno
+import io
 import json
 import os
+import re
+import resource
 import shutil
+import signal
+import sys
 from contextlib import closing
+from unittest.mock import patch
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support.fit_runs import CLASSES, Videos
 from train import appended
+from train.__main__ import main
 from train.appended import AppendedFile
 from train.atomic import write_csv
 from train.curves import Curves
 from train.log import JsonLines, RunLog
+
+SMALL = (
+    "--optimization.epochs 1 --optimization.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32 "
+    "--validation.short-side 36 --validation.crop-size 32 --test.short-side 36 --test.crop-size 32 "
+    "--device cpu --threads 1 --loading.workers 0"
+)
+TEST = "--device cpu --threads 1 --loading.workers 0 --views.short-side 36 --views.crop-size 32"
+DEMO = (
+    "demo --tasks order --train-videos 6 --val-videos 6 --epochs 1 --batch-size 4 --workers 0 --threads 1 --out {out}"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """A process with more cannot be forked."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two indices, a list, a run and its test, in a folder."""
+    folder = tmp_path_factory.mktemp("place")
+    videos = Videos.make(folder)
+    options = videos.written(folder)
+    (folder / "list.txt").write_text("".join(f"{entry.path} 6 {entry.label}\n" for entry in videos.train.entries))
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    assert main(["fit", "demo", *options, *SMALL.split(), "--out", str(folder / "run")]) == 0
+    for name in ("one", "two"):
+        assert main(["test", str(folder / "run/checkpoints/best.pt"), *TEST.split(), "--out", str(folder / name)]) == 0
+    return folder
+
+
+def run_limited(most, command):
+    """`python -m train …` where no file can have more than `most` bytes: its exit status, and what it prints."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 70
+        try:
+            for number, name in ((1, "stdout"), (2, "stderr")):
+                os.dup2(writing, number)
+                setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+            signal.alarm(60)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+            with patch("train.convert.published_state", lambda network, _: network.state_dict()):
+                status = main(command)
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+@pytest.mark.parametrize(
+    ("command", "most", "named"),
+    [
+        ("fit demo {data} {small} --out {out}", 100, "out/recipe.json"),
+        ("fit demo {data} {small} --out {out} --tensorboard", 3000, "no checkpoint at step 5: {place}/out/checkpoints"),
+        ("test {best} {test} --out {out} --overwrite", 500, "out/scores.npz"),
+        ("test {best} {test} --out {out} --overwrite", 3000, "out/confusion.png"),
+        ("test {best} {test} --out {place}/one --overwrite", 500, "one/scores.npz"),
+        ("ensemble {place}/one {place}/two --out {out}", 500, "out/scores.npz"),
+        ("convert {best} {out}", 5000, "out"),
+        ("convert {best} {place}/run/recipe.json --overwrite", 5000, "run/recipe.json"),
+        ("prepare {list} --out {out}", 400, "out"),
+        ("prepare {list} --out {out}", 1500, "out"),
+        ("prepare {list} --out {out} --transcode {place}/small", 700, "small/train/0"),
+        ("compare demo {data} {small} --systems c2d --seeds 0 --out {out}", 100, "out/runs.csv"),
+        ("compare demo {data} {small} --systems c2d --seeds 0 --out {out}", 3000, "out/accuracy_over_cost.png"),
+        (DEMO, 30, "classes.txt"),
+        (DEMO, 900, "train/00000.mp4"),
+    ],
+)
+def test_what_cannot_be_written_is_named_and_what_was_there_is_kept(place, command, most, named):
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    out = place / "out"
+    values = {
+        "data": f"--data.train {place}/train.jsonl --data.val {place}/val.jsonl",
+        "small": SMALL,
+        "test": TEST,
+        "best": place / "run/checkpoints/best.pt",
+        "list": f"{place}/list.txt --source frames_list --classes {place}/classes.txt --processes 1",
+        "place": place,
+        "out": out,
+    }
+    try:
+        status, said = run_limited(most, command.format(**values).split())
+        assert status == 1, said
+        error = said[said.index("error: ") :]
+        assert named.format(place=place) in error, said
+        assert re.search("File too large|No space left on device", error), said
+        assert "Traceback" not in said
+        assert all(path.read_bytes() == content for path, content in before.items())
+        assert not list(place.rglob(".*lock"))
+        assert not [path for path in place.rglob("*.unfinished") if path.is_file()]
+        if command.startswith("test"):
+            assert "of 7 videos" in said  # the accuracy, for which all was computed
+        if "compare" not in command:
+            again = command.format(**values).split()
+            with patch("train.convert.published_state", lambda network, _: network.state_dict()):
+                assert main([*again, *(["--resume"] if command.startswith("fit") else [])]) == 0
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+        for path in (out, place / "small"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fit demo {data} {small} --out {out}",
+        "compare demo {data} {small} --systems c2d --seeds 0 --out {out}",
+        "test {best} {test} --out {out}",
+    ],
+)
+def test_a_full_disk_that_the_console_is_written_to_ends_nothing(place, tmp_path, command):
+    values = {
+        "data": f"--data.train {place}/train.jsonl --data.val {place}/val.jsonl",
+        "small": SMALL,
+        "test": TEST,
+        "best": place / "run/checkpoints/best.pt",
+        "out": tmp_path / "out",
+    }
+
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with patch("os.dup2"), patch("sys.stdout", Full()):
+        assert main(command.format(**values).split()) == 0
+    assert (tmp_path / "out").is_dir()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from train.fit.fit import fit, read_splits
 from train.fit.resume import describe_run, differences
 from train.fit.stopping import StopRequest, stop_on_signals
 from train.lock import Lock
+from train.log import say
 from train.networks import check_network
 from train.precision import computing
 from train.recipe import Recipe
@@ -56,12 +57,12 @@ def run_compare(config: CompareConfig) -> int | None:
                 team.on_leader(lambda: write_runs(config.out, results))
         except _StoppedError as stopped:
             if team.leads:
-                print(f"stopped after {len(results)} runs; the same command goes on from there", flush=True)
+                say(f"stopped after {len(results)} runs; the same command goes on from there")
             return int(stopped.args[0])
         summaries = summarize(results)
         team.on_leader(lambda: write_summary(config.out, summaries, config.remark))
         if team.leads:
-            print(describe(summaries, results, config.remark), f"written to {config.out}", sep="\n", flush=True)
+            say(describe(summaries, results, config.remark), f"written to {config.out}")
     return None
 
 
@@ -73,12 +74,12 @@ def _results(config: CompareConfig, train: Index, val: Index, team: Team, stop: 
         for system in config.systems:
             run = config.run(system, seed)
             if team.leads:
-                print(f"\n{system}, seed {seed}: {run.out}", flush=True)
+                say(f"\n{system}, seed {seed}: {run.out}")
             try:
                 yield _run(run, train, val, team, stop)
             except (InputError, *alone) as error:
                 if team.leads:
-                    print(f"failed: {error}", flush=True)
+                    say(f"failed: {error}")
                 yield RunResult(system, seed, problem=str(error))
 
 
@@ -88,7 +89,7 @@ def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequ
     identity = describe_run(recipe, config.compute, train.split, val.split)
     if (known := team.on_leader(lambda: _finished(config.out / RESULT, identity))) is not None:
         if team.leads:
-            print(f"is there already: top-1 {known.top1:.2%}", flush=True)
+            say(f"is there already: top-1 {known.top1:.2%}")
         return known
     if number := team.all_reduce_max(stop.number or 0):
         raise _StoppedError(number)

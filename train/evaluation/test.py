@@ -17,6 +17,7 @@ from train.evaluation.scores import Accuracy
 from train.evaluation.views import score_videos
 from train.fields import check_types, require
 from train.lock import Lock
+from train.log import say
 from train.precision import Precision, computing
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3
 from train.team import join_team
@@ -135,11 +136,10 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         assert trained is not None
         views, recipe = choose_views(config, trained.recipe.test), trained.recipe
         if team.leads:
-            print(f"{recipe.name} on {index.summary()}")
-            print(
+            say(
+                f"{recipe.name} on {index.summary()}",
                 f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short "
                 f"side {views.short_side}, {recipe.sampling.num_segments} frames), {views.average} averaged",
-                flush=True,
             )
         scores = score_videos(
             trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
@@ -150,8 +150,12 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         scores = replace(scores, protocol=scores.protocol | origin)
         if team.leads:
             if then not in (None, now := fingerprint(index.split)):
-                print(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
-            print(describe(scores), write_report(config.out, scores), sep="\n")
+                say(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
+            try:
+                written = write_report(config.out, scores)
+            finally:  # what took hours is to be seen on a full disk too
+                say(describe(scores))
+            say(written)
         return scores.accuracy()
 
 

@@ -18,7 +18,7 @@ from train.fit.optimizer import build_schedule
 from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
 from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
-from train.log import RunLog
+from train.log import RunLog, say
 from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
 from train.recipe import Recipe
@@ -143,5 +143,5 @@ def read_splits(recipe: Recipe, team: Team) -> tuple[Index, Index]:
         require_some(index.split, f"--data.{option}-root takes the folder that they were moved to")
     if team.leads:
         # What is missing is in no score of the run, so it is to be seen beside them.
-        print(train.summary(), val.summary(), sep="\n", flush=True)
+        say(train.summary(), val.summary())
     return train, val
