@@ -23,14 +23,13 @@ class Curves:
     Raises InputError where TensorBoard is not installed, OSError where no file can be made.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None], purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path, warn: Callable[[str], None], purge_step: int = 0) -> None:
         require_tensorboard()
         folder.mkdir(parents=True, exist_ok=True)
         place = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
         self._file = AppendedFile(folder / f"events.out.tfevents.{place}", warn)
         self._add(file_version="brain.Event:2")
-        if purge_step is not None:
-            self._add(step=purge_step, session_log={"status": "START"})
+        self._add(step=purge_step, session_log={"status": "START"})
 
     def add_scalar(self, curve: str, value: float, position: int) -> None:
         """Add a point."""

@@ -93,7 +93,7 @@ class RunLog:
     def begin(self, step: int, total: int) -> None:
         """Show the bar and open TensorBoard's file: `step` of `total` steps are done, later points there are purged."""
         if self._curves_folder:
-            self._curves = Curves(self._curves_folder, self._warn_of_files, step + 1 if step else None)
+            self._curves = Curves(self._curves_folder, self._warn_of_files, purge_step=step + 1)
         # None: on a terminal only, so that the log of a batch job holds lines alone.
         disable = None if self._lines else True
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=disable)

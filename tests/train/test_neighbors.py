@@ -1,7 +1,10 @@
 """Two programs that would write into one place: the second is refused, by every command, and harms nothing."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -92,3 +95,16 @@ def test_two_runs_of_two_processes_each(tmp_path, data, resume):
     assert len({line["step"] for line in log_of(config, "step")}) == len(log_of(config, "step"))
     assert not (config.out / ".lock").exists()
     assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
+def test_two_rivals_with_sigkills_leave_one_run_that_is_whole(tmp_path):
+    """The short form of ten minutes: `python -m tests.support.rivals FOLDER 600 16`."""
+    command = [sys.executable, "-m", "tests.support.rivals", str(tmp_path), "12", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["wrong"] == []
+    assert report["runs"] >= 2
+    assert report["refused"] > 0
+    assert report["killed"] > 0
+    assert all("another process of the run has died" in line for line in report["errors"]), report

@@ -41,6 +41,7 @@ def resume(run: Run) -> None:
     """
     content = run.team.on_leader(lambda: run.folder.checkpoints.newest(run.log.warn))
     if content is None:
+        run.log.rewind(0, 0)
         run.log.say(f"nothing to resume in {run.config.out}: the run starts from its beginning")
         return
     state, size, accumulate = content["run"], run.team.size, run.config.compute.accumulate

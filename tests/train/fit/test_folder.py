@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.fit_runs import Videos, equal_bits, final_bits, finish, log_of, run_one, start, tiny_config, without
 from train import lock as lock_module
@@ -141,3 +142,20 @@ def test_a_name_that_is_no_text_ends_no_run(tmp_path, videos, capfd):
         path.unlink()
     assert run_one(replace(config, resume=True), Videos(train, val)) == 0
     assert r"not utf-8 \udcff" in capfd.readouterr().out
+
+
+def test_a_run_that_begins_again_has_each_step_once(tmp_path, videos, at_step):
+    """It was killed before its first checkpoint, and is resumed as a requeued job is."""
+    config = tiny_config(tmp_path / "run", log_every=1, tensorboard=True)
+
+    def end():
+        raise KeyboardInterrupt
+
+    at_step(2, end)
+    with pytest.raises(KeyboardInterrupt):
+        run_one(config, videos)
+    assert [line["step"] for line in log_of(config, "step")] == [1]
+    assert run_one(replace(config, resume=True), videos) == 0
+    assert [line["step"] for line in log_of(config, "step")] == list(range(1, 16))
+    curves = EventAccumulator(str(config.out / "tensorboard")).Reload()
+    assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 16))
