@@ -119,7 +119,8 @@ class Lock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"out: {error.filename} is a file, expected a folder") from error
+            in_the_way = next(place for place in (folder, *folder.parents) if place.is_symlink() or place.exists())
+            raise InputError(f"out: {in_the_way} is a file, expected a folder") from error
         self._made += [place for place in missing if place not in self._made]
 
     def _is_at_path(self, inode: tuple[int, int]) -> bool:

@@ -142,8 +142,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"file.* is a file, expected a folder"), Lock(place):
+    (tmp_path / "nowhere").symlink_to("gone")
+    for place in ("file", "file/below", "nowhere"):
+        refused = pytest.raises(InputError, match=f"{place.split('/')[0]} is a file, expected a folder")
+        with refused, Lock(tmp_path / place):
             pass
 
 

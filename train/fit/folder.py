@@ -24,6 +24,8 @@ class RunFolder:
 
     def begins(self, resume: bool) -> bool:
         """Whether the run starts from its beginning, and not from a checkpoint. InputError where it may do neither."""
+        for remains in self.path.glob("*.unfinished"):  # of a run that was killed; its checkpoints see to themselves
+            remains.unlink()
         begins = not self.checkpoints.by_age()
         if not begins and not resume:
             raise InputError(
@@ -43,8 +45,9 @@ class RunFolder:
         """
         try:
             if self.lock.is_lost:
+                is_gone = not self.path.exists()
                 self.lock.renew()
-                warn(f"{self.path}: was removed or moved while the run writes to it; it is made anew")
+                warn(f"{self.path if is_gone else self.lock.path}: was removed while the run lasts, and is made anew")
             if not self._recipe_path.exists():
                 self.write_recipe()
             newest = self.checkpoints.newest_is_gone()

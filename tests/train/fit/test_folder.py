@@ -81,7 +81,7 @@ def test_every_process_knows(tmp_path, videos):
     assert finish(children) == [0, 0], (tmp_path / "said.txt").read_text()
     assert [line["step"] for line in log_of(config, "step")] == list(range(1, 16))
     assert (config.out / "checkpoints" / "step-00000015.pt").exists()
-    assert f"{config.out}: was removed or moved" in (tmp_path / "said.txt").read_text()
+    assert f"{config.out}: was removed while the run lasts" in (tmp_path / "said.txt").read_text()
     resumed = replace(config, resume=True)
     assert finish(start(resumed, videos, 2, tmp_path / "resumed.txt")) == [0, 0]
 
