@@ -4,7 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -41,16 +41,9 @@ class JsonLines:
 
     def keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         """Leave out the lines that `is_kept` does not want; whatever happens, the file holds all lines or the kept."""
-        kept: list[bytes] = []
-        for line in self._file.path.read_bytes().splitlines(keepends=True):
-            try:
-                content = json.loads(line)
-            except ValueError:  # another program's
-                content = {}
-            if is_kept(content):
-                kept.append(line)
+        kept = b"".join(line for line, content in _read(self._file.path) if is_kept(content))
         try:
-            self._file.replace(b"".join(kept))
+            self._file.replace(kept)
         except OSError as error:
             self._warn(f"{self._file.path}: {error.strerror or error}; lines that come again stand in it twice")
 
@@ -63,6 +56,21 @@ class JsonLines:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Every line at `path` and what it says; nothing where it is another program's, and so no object of JSON."""
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            content = None
+        yield line, content if isinstance(content, dict) else {}
+
+
+def read_events(path: Path, event: str) -> list[dict[str, Any]]:
+    """The lines of one kind of event in the log at `path`. Raises OSError."""
+    return [content for _, content in _read(path) if content.get("event") == event]
 
 
 class RunLog:
@@ -83,9 +91,12 @@ class RunLog:
     def rewind(self, step: int, epochs: int) -> None:
         """Leave out what the file says of steps after `step` and of epochs after `epochs`: they will come again."""
 
+        def number(line: dict[str, Any], name: str) -> float:
+            return value if isinstance(value := line.get(name), int | float) else 0
+
         def is_kept(line: dict[str, Any]) -> bool:
             ends_epoch = line.get("event") in ("epoch", "left_out")
-            return line.get("step", 0) <= step and not (ends_epoch and line["epoch"] > epochs)
+            return number(line, "step") <= step and not (ends_epoch and number(line, "epoch") > epochs)
 
         if self._lines:
             self._lines.keep(is_kept)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,6 +57,26 @@ def faults(config: FitConfig, expected: dict[str, torch.Tensor]) -> list[str]:
     return wrong
 
 
+@dataclass
+class Rival:
+    """One who starts runs."""
+
+    said: Path
+    processes: list[int] = field(default_factory=list)
+    since: float | None = None
+    """When one of the processes was found to have ended, and another not."""
+
+    def has_ended(self) -> bool:
+        """Whether all processes have. Where one has, the others are given 10 s, as by torchrun."""
+        left = [process for process in self.processes if not _has_ended(process)]
+        if left and len(left) < len(self.processes):
+            self.since = self.since or time.monotonic()
+            if time.monotonic() > self.since + 10:
+                for process in left:
+                    os.kill(process, signal.SIGKILL)
+        return not left
+
+
 def fight(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Let two rivals fight for `seconds`, of one process each and of two, turn by turn.
 
@@ -76,29 +97,30 @@ def fight(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     while time.monotonic() < began + seconds:
         out, processes = folder / f"run{counts['runs']}", 1 + counts["runs"] % 2
         config = tiny_config(out, resume=True, checkpoint_every=1, log_every=1)
-        said = [folder / f"{out.name}-{number}.txt" for number in range(2)]
-        rivals: list[list[int]] = [[], []]
+        rivals = [Rival(folder / f"{out.name}-{number}.txt") for number in range(2)]
         done = False
         while not done:
-            for number in range(2):
-                if not rivals[number]:
+            for rival in rivals:
+                if not rival.processes:
                     lock.PATIENCE = rng.choice((0, 0.2, 3))
-                    rivals[number] = start(config, videos, processes, said[number])
+                    rival.processes, rival.since = start(config, videos, processes, rival.said), None
                     counts["started"] += 1
             time.sleep(rng.uniform(0, 0.3 * duration))
-            victim = rng.choice(rivals[rng.randrange(2)])
+            victim = rng.choice(rng.choice(rivals).processes)
             if rng.random() < 0.3 and not _has_ended(victim):
                 os.kill(victim, signal.SIGKILL)
                 counts["killed"] += 1
-            for number in range(2):
-                if all(_has_ended(child) for child in rivals[number]):
-                    done = done or finish(rivals[number]) == [0] * processes
-                    rivals[number] = []
-        for children in rivals:
-            finish(children)
+            for rival in rivals:
+                if rival.has_ended():
+                    done = done or finish(rival.processes) == [0] * processes
+                    rival.processes = []
+        while not all(rival.has_ended() for rival in rivals):
+            time.sleep(0.01)
+        for rival in rivals:
+            finish(rival.processes)
         wrong += [[out.name, *found]] if (found := faults(config, expected[processes - 1])) else []
-        for path in said:
-            for line in path.read_text().splitlines() if path.exists() else []:
+        for rival in rivals:
+            for line in rival.said.read_text().splitlines():
                 if "is in use by process" in line:
                     counts["refused"] += 1
                 elif "Error" in line or line.startswith(("error", "Traceback")):

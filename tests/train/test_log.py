@@ -8,7 +8,7 @@ import torch
 from train.errors import InputError
 from train.fit.learner import StepResult
 from train.fit.meter import Meter
-from train.log import JsonLines, RunLog
+from train.log import JsonLines, RunLog, read_events
 from train.team import Team
 
 
@@ -81,6 +81,26 @@ def test_what_comes_again_is_left_out(tmp_path, curves):
     ]
     assert "a line of another program" in path.read_text()
     assert curves.purge_steps == [5]
+
+
+def test_lines_of_other_programs_stay(tmp_path):
+    others = [
+        "no JSON",
+        "5",
+        "null",
+        "[1]",
+        "[" * 100_000,
+        '{"step": "x", "epoch": null}',
+        '{"event": "epoch"}',
+        "\x85",
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join([*others, '{"event": "step", "step": 3}', ""]), encoding="utf-8")
+    with closing(RunLog(tmp_path, append=True)) as log:
+        log.rewind(2, 0)
+        log.event("step", step=3, path="a\u2028b\x85c")
+    assert path.read_text(encoding="utf-8").split("\n")[: len(others)] == others
+    assert read_events(path, "step") == [{"event": "step", "step": 3, "path": "a\u2028b\x85c"}]
 
 
 def test_all_three_say_the_same(tmp_path, capsys, curves):

@@ -24,7 +24,7 @@ from train.fit.fit import fit, read_splits
 from train.fit.resume import describe_run, differences
 from train.fit.stopping import StopRequest, stop_on_signals
 from train.lock import Lock
-from train.log import say
+from train.log import read_events, say
 from train.networks import check_network
 from train.precision import computing
 from train.recipe import Recipe
@@ -153,6 +153,5 @@ def _cost(recipe: Recipe, num_classes: int) -> tuple[int, int]:
 
 def _clips_per_second(path: Path) -> float | None:
     """The median over the lines of the log; of all processes."""
-    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-    rates = [line["clips_per_second"] for line in lines if line["event"] == "step"]
+    rates = [line["clips_per_second"] for line in read_events(path, "step")]
     return median(rates) if rates else None
