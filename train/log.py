@@ -17,20 +17,41 @@ from train.curves import Curves, require_tensorboard
 Value = TypeVar("Value")
 
 
+def say(*lines: str) -> None:
+    """Print `lines`, names that are no text escaped. A console that is gone, or on a full disk, ends nothing."""
+    text = "\n".join(lines).encode(errors="backslashreplace").decode()
+    _on_console(lambda: tqdm.write(text))
+
+
+def _on_console(show: Callable[[], object]) -> None:
+    """Print by `show`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
+    try:
+        show()
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
+def _warn(message: str) -> None:
+    say(f"warning: {message}")
+
+
 class JsonLines:
     """A file of JSON objects, a line each, as lasting as an `AppendedFile`.
 
     Args:
         path: the file.
         append: go on with the lines that are there. A last line without an end, as a killed writer leaves it, goes.
-        warn: is told when it cannot be written; prints to stderr by default.
+        warn: is told when it cannot be written; prints by default.
 
     Raises OSError where there can be no such file.
     """
 
-    def __init__(self, path: Path, append: bool = False, warn: Callable[[str], None] | None = None) -> None:
-        self._warn = warn or _to_stderr
-        self._file = AppendedFile(path, self._warn)
+    def __init__(self, path: Path, append: bool = False, warn: Callable[[str], None] = _warn) -> None:
+        self._warn, self._file = warn, AppendedFile(path, warn)
         self._file.cut(path.read_bytes().rfind(b"\n") + 1 if append and path.is_file() else 0)
 
     def write(self, event: str, **values: Any) -> None:
@@ -41,6 +62,8 @@ class JsonLines:
 
     def keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         """Leave out the lines that `is_kept` does not want; whatever happens, the file holds all lines or the kept."""
+        if not self._file.path.is_file():  # a device
+            return
         kept = b"".join(line for line, content in _read(self._file.path) if is_kept(content))
         try:
             self._file.replace(kept)
@@ -83,7 +106,7 @@ class RunLog:
     def __init__(self, folder: Path | None, *, append: bool = False, curves: bool = False) -> None:
         if curves and folder:
             require_tensorboard()
-        self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append, self._warn_of_files)
+        self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append)
         self._curves_folder = folder / "tensorboard" if curves and folder else None
         self._curves: Curves | None = None
         self._bar: Any = None
@@ -104,7 +127,7 @@ class RunLog:
     def begin(self, step: int, total: int) -> None:
         """Show the bar and open TensorBoard's file: `step` of `total` steps are done, later points there are purged."""
         if self._curves_folder:
-            self._curves = Curves(self._curves_folder, self._warn_of_files, purge_step=step + 1)
+            self._curves = Curves(self._curves_folder, _warn, purge_step=step + 1)
         # None: on a terminal only, so that the log of a batch job holds lines alone.
         disable = None if self._lines else True
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=disable)
@@ -160,31 +183,6 @@ class RunLog:
         if self._curves:
             for name, value in values.items():
                 self._curves.add_scalar(f"{group}/{name}", value, position)
-
-    def _warn_of_files(self, message: str) -> None:
-        say(f"warning: {message}")
-
-
-def _to_stderr(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def say(*lines: str) -> None:
-    """Print `lines`, names that are no text escaped. A console that is gone, or on a full disk, ends nothing."""
-    text = "\n".join(lines).encode(errors="backslashreplace").decode()
-    _on_console(lambda: tqdm.write(text))
-
-
-def _on_console(show: Callable[[], object]) -> None:
-    """Print by `show`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
-    try:
-        show()
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
 
 
 def accuracy_text(top1: float, top5: float, num_classes: int) -> str:

@@ -78,7 +78,7 @@ class Rival:
 
 
 def fight(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Let two rivals fight for `seconds`, of one process each and of two, turn by turn.
+    """Let two rivals fight for `seconds` at least, of one process each and of two, turn by turn.
 
     Every run that comes of it is compared with an unbroken one.
     """
@@ -94,7 +94,7 @@ def fight(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     errors: Counter[str] = Counter()
     wrong: list[list[str]] = []
     began = time.monotonic()
-    while time.monotonic() < began + seconds:
+    while time.monotonic() < began + seconds or counts["runs"] < 2 or not (counts["refused"] and counts["killed"]):
         out, processes = folder / f"run{counts['runs']}", 1 + counts["runs"] % 2
         config = tiny_config(out, resume=True, checkpoint_every=1, log_every=1)
         rivals = [Rival(folder / f"{out.name}-{number}.txt") for number in range(2)]
