@@ -8,6 +8,7 @@ as JSON what came of it; with `--without-lock` it shows what the lock is for.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -123,7 +124,7 @@ def fight(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
             for line in rival.said.read_text().splitlines():
                 if "is in use by process" in line:
                     counts["refused"] += 1
-                elif "Error" in line or line.startswith(("error", "Traceback")):
+                elif re.match(r"error|Traceback|\w+Error", line):
                     errors[line[:80]] += 1
         shutil.rmtree(out)
         counts["runs"] += 1
