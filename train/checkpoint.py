@@ -46,6 +46,11 @@ def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | N
         "state_dict": trained.network.state_dict(),
         "run": run,
     }
+    write_tensors(path, content)
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Let `path` hold what `torch.save` makes of `content`, on the disk. Raises OSError, and it is as it was."""
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         try:
             torch.save(content, file)
@@ -102,6 +107,8 @@ class RunCheckpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self._newest: Path | None = None
+        """As far as this program knows."""
 
     @property
     def best(self) -> Path:
@@ -113,11 +120,26 @@ class RunCheckpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         save_checkpoint(path, trained, run)
+        self._newest = path
         if is_best:
             self._mark_best(path)
         for old in self.by_age()[: -self.keep]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return path
+
+    def newest_is_gone(self) -> bool:
+        """Whether something else has removed the newest checkpoint; says so once. Raises OSError."""
+        gone = self._newest is not None and not self._newest.exists()
+        if gone:
+            self._newest = None
+        return gone
+
+    def restore_best(self, step: int) -> bool:
+        """Whether `best.pt` is there, or could be put there again, as the checkpoint of `step`. Raises OSError."""
+        path = self.folder / f"step-{step:08d}.pt"
+        if not self.best.exists() and path.exists():
+            self._mark_best(path)
+        return self.best.exists()
 
     def _mark_best(self, path: Path) -> None:
         """Let `best.pt` hold what `path` holds."""
@@ -148,6 +170,7 @@ class RunCheckpoints:
             except InputError as error:
                 warn(f"{error}; trying the checkpoint before it")
                 continue
+            self._newest = path
             self._put_best_right(path, content["run"], warn)
             return content
         if paths:

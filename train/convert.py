@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 
 from tam_triton.nets import published_state
-from train.atomic import replacing
-from train.checkpoint import load_checkpoint
+from train.checkpoint import load_checkpoint, write_tensors
 from train.errors import InputError
 from train.fields import check_types
+from train.lock import Lock
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,13 @@ class ConvertConfig:
 
 def run_convert(config: ConvertConfig) -> None:
     """Do what the command line asks for. Raises InputError, and OSError where the file cannot be written."""
-    if config.out.exists() and not config.overwrite:
-        raise InputError(f"{config.out}: is there already; --overwrite writes over it")
-    trained = load_checkpoint(config.checkpoint)
-    try:
-        state = published_state(trained.network, config.to)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{config.checkpoint}: {error}") from error
-    with replacing(config.out) as unfinished:
-        torch.save({"state_dict": state, "meta": {"classes": list(trained.class_names)}}, unfinished)
-    print(f"{config.out}: {len(state)} tensors for {config.to}")
+    with Lock(config.out, is_file=True):
+        if config.out.exists() and not config.overwrite:
+            raise InputError(f"{config.out}: is there already; --overwrite writes over it")
+        trained = load_checkpoint(config.checkpoint)
+        try:
+            state = published_state(trained.network, config.to)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{config.checkpoint}: {error}") from error
+        write_tensors(config.out, {"state_dict": state, "meta": {"classes": list(trained.class_names)}})
+        print(f"{config.out}: {len(state)} tensors for {config.to}")

@@ -9,6 +9,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from train.atomic import replacing
+
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -22,7 +24,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def figure(path: Path, rows: int, columns: int, grid: str = "both", height: float = 3.2) -> Iterator[NDArray[Any]]:
-    """Axes (rows, columns) to draw on, then saved at `path` with the legend of the first row's last, if any, below.
+    """Axes (rows, columns) to draw on, then saved as a PNG with the legend of the first row's last, if any, below.
 
     `height` is a row's, in inches.
     """
@@ -33,4 +35,5 @@ def figure(path: Path, rows: int, columns: int, grid: str = "both", height: floa
         handles, labels = axes[0, -1].get_legend_handles_labels()
         if labels:
             drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
-        drawn.savefig(path, dpi=130)
+        with replacing(path) as unfinished:
+            drawn.savefig(unfinished, format="png", dpi=130)

@@ -1,61 +1,74 @@
 """What a run says of itself: JSON lines, lines and a bar on the console, and TensorBoard where it is asked for."""
 
-import functools
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
-from train.atomic import replacing
-from train.errors import InputError
+from train.appended import AppendedFile
+from train.curves import Curves, require_tensorboard
 
 Value = TypeVar("Value")
 
 
+def say(*lines: str) -> None:
+    """Print `lines`, names that are no text escaped. A console that is gone, or on a full disk, ends nothing."""
+    text = "\n".join(lines).encode(errors="backslashreplace").decode()
+    _on_console(lambda: tqdm.write(text))
+
+
+def _on_console(show: Callable[[], object]) -> None:
+    """Print by `show`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
+    try:
+        show()
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
+def _warn(message: str) -> None:
+    say(f"warning: {message}")
+
+
 class JsonLines:
-    """A file of JSON objects, a line each, every line handed to the system before the program goes on.
+    """A file of JSON objects, a line each, as lasting as an `AppendedFile`.
 
     Args:
         path: the file.
         append: go on with the lines that are there. A last line without an end, as a killed writer leaves it, goes.
+        warn: is told when it cannot be written; prints by default.
+
+    Raises OSError where there can be no such file.
     """
 
-    def __init__(self, path: Path, append: bool = False) -> None:
-        if append and path.exists():
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        self._path = path
-        self._open("a" if append else "w")
-
-    def _open(self, mode: str) -> None:
-        # Names of files that are no text are written as JSON itself would write them.
-        self._file = self._path.open(mode, encoding="utf-8", errors="backslashreplace")
+    def __init__(self, path: Path, append: bool = False, warn: Callable[[str], None] = _warn) -> None:
+        self._warn, self._file = warn, AppendedFile(path, warn)
+        self._file.cut(path.read_bytes().rfind(b"\n") + 1 if append and path.is_file() else 0)
 
     def write(self, event: str, **values: Any) -> None:
         """Write one line: the event's name and its values. Numbers that JSON has no word for (nan, inf) go as text."""
         line = json.dumps({"event": event, **_plain(values)}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        # Names of files that are no text are written as JSON itself would write them.
+        self._file.append(line.encode(errors="backslashreplace") + b"\n")
 
     def keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         """Leave out the lines that `is_kept` does not want; whatever happens, the file holds all lines or the kept."""
-        kept: list[bytes] = []
-        for line in self._path.read_bytes().splitlines(keepends=True):
-            try:
-                content = json.loads(line)
-            except ValueError:  # another program's
-                content = {}
-            if is_kept(content):
-                kept.append(line)
-        with replacing(self._path) as unfinished:
-            unfinished.write_bytes(b"".join(kept))
-        self._file.close()
-        self._open("a")
+        if not self._file.path.is_file():  # a device
+            return
+        kept = b"".join(line for line, content in _read(self._file.path) if is_kept(content))
+        try:
+            self._file.replace(kept)
+        except OSError as error:
+            self._warn(f"{self._file.path}: {error.strerror or error}; lines that come again stand in it twice")
 
     def close(self) -> None:
         """Close the file."""
@@ -68,32 +81,53 @@ class JsonLines:
         self.close()
 
 
+def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Every line at `path` and what it says; nothing where it is another program's, and so no object of JSON."""
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            content = None
+        yield line, content if isinstance(content, dict) else {}
+
+
+def read_events(path: Path, event: str) -> list[dict[str, Any]]:
+    """The lines of one kind of event in the log at `path`. Raises OSError."""
+    return [content for _, content in _read(path) if content.get("event") == event]
+
+
 class RunLog:
     """The log of a training run: `log.jsonl` in its folder, the console, and TensorBoard's files in `tensorboard/`.
 
-    In the processes that do not lead, give `folder=None`: they write and print nothing. `writer` makes a SummaryWriter.
+    In the processes that do not lead, give `folder=None`: they write and print nothing. `curves` asks for TensorBoard's
+    files; InputError where it is not installed.
     """
 
-    def __init__(self, folder: Path | None, *, append: bool = False, writer: Callable[..., Any] | None = None) -> None:
+    def __init__(self, folder: Path | None, *, append: bool = False, curves: bool = False) -> None:
+        if curves and folder:
+            require_tensorboard()
         self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append)
-        self._make_writer = writer
-        self._writer: Any = None
+        self._curves_folder = folder / "tensorboard" if curves and folder else None
+        self._curves: Curves | None = None
         self._bar: Any = None
 
     def rewind(self, step: int, epochs: int) -> None:
         """Leave out what the file says of steps after `step` and of epochs after `epochs`: they will come again."""
 
+        def number(line: dict[str, Any], name: str) -> float:
+            return value if isinstance(value := line.get(name), int | float) else 0
+
         def is_kept(line: dict[str, Any]) -> bool:
             ends_epoch = line.get("event") in ("epoch", "left_out")
-            return line.get("step", 0) <= step and not (ends_epoch and line["epoch"] > epochs)
+            return number(line, "step") <= step and not (ends_epoch and number(line, "epoch") > epochs)
 
         if self._lines:
             self._lines.keep(is_kept)
 
     def begin(self, step: int, total: int) -> None:
         """Show the bar and open TensorBoard's file: `step` of `total` steps are done, later points there are purged."""
-        if self._make_writer and self._lines:
-            self._writer = self._make_writer(purge_step=step + 1 if step else None)
+        if self._curves_folder:
+            self._curves = Curves(self._curves_folder, _warn, purge_step=step + 1)
         # None: on a terminal only, so that the log of a batch job holds lines alone.
         disable = None if self._lines else True
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=disable)
@@ -106,7 +140,7 @@ class RunLog:
     def say(self, message: str) -> None:
         """A line on the console."""
         if self._lines:
-            _on_console(lambda: tqdm.write(message))
+            say(message)
 
     def warn(self, message: str, **values: Any) -> None:
         """A line on the console and in the file about something that should not have happened."""
@@ -142,36 +176,13 @@ class RunLog:
             _on_console(self._bar.close)
         if self._lines:
             self._lines.close()
-        if self._writer:
-            self._writer.close()
+        if self._curves:
+            self._curves.close()
 
     def _curve(self, group: str, position: int, values: Mapping[str, float]) -> None:
-        if self._writer:
+        if self._curves:
             for name, value in values.items():
-                self._writer.add_scalar(f"{group}/{name}", value, position)
-
-
-def _on_console(say: Callable[[], object]) -> None:
-    """Print by `say`. Where the console is gone, as a terminal that was closed, what it would show goes nowhere."""
-    try:
-        say()
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
-
-
-def tensorboard_writer(folder: Path) -> Callable[..., Any]:
-    """What makes TensorBoard's SummaryWriter into `folder`. Raises InputError where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "tensorboard: is not installed (pip install tensorboard); the run can do without it"
-        ) from error
-    return functools.partial(SummaryWriter, str(folder))
+                self._curves.add_scalar(f"{group}/{name}", value, position)
 
 
 def accuracy_text(top1: float, top5: float, num_classes: int) -> str:

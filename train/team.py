@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.errors import InputError
+from train.lock import Lock
 
 Value = TypeVar("Value")
 
@@ -68,12 +69,15 @@ class Team:
         return values
 
     def on_leader(self, action: Callable[[], Value]) -> Value:
-        """What `action` gives in the leading process, which alone calls it; its InputError is raised in all of them."""
+        """What `action` gives in the leading process, which alone calls it.
+
+        An InputError or OSError of its is raised in all of them, as an InputError.
+        """
         answer: list[Any] = [None, None]
         if self.leads:
             try:
                 answer[0] = action()
-            except InputError as error:
+            except (InputError, OSError) as error:
                 answer[1] = str(error)
         if self.size > 1:
             dist.broadcast_object_list(answer, src=0, group=self.group)
@@ -81,6 +85,15 @@ class Team:
         if problem is not None:
             raise InputError(problem)
         return value
+
+    @contextmanager
+    def holding(self, lock: Lock) -> Iterator[None]:
+        """For a while the leading process holds `lock` for all of them. InputError in all where another has it."""
+        try:
+            self.on_leader(lock.take)
+            yield
+        finally:
+            lock.release()
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give all processes the leading one's buffers: BatchNorm's running statistics, each process having its own.

@@ -117,6 +117,8 @@ def start(config: FitConfig, videos: Videos, processes: int, errors: Path) -> li
             with errors.open("a") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+            # Pytest's go elsewhere.
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             environment = {"RANK": str(rank), "WORLD_SIZE": str(processes)}
             os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
             status = run_one(config, videos, environment if processes > 1 else {})

@@ -20,7 +20,9 @@ STOREYS = (
     {"precision"},
     {"data"},
     {"team", "log", "fields", "figures"},
-    {"atomic"},
+    {"curves"},
+    {"appended"},
+    {"atomic", "lock"},
     {"errors"},
 )
 LEVEL = {room: -storey for storey, rooms in enumerate(STOREYS) for room in rooms}

@@ -8,12 +8,35 @@ import torch
 from train.errors import InputError
 from train.fit.learner import StepResult
 from train.fit.meter import Meter
-from train.log import JsonLines, RunLog, tensorboard_writer
+from train.log import JsonLines, RunLog, read_events
 from train.team import Team
 
 
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class FakeCurves:
+    def __init__(self):
+        self.points, self.purge_steps, self.closed = [], [], False
+
+    def add_scalar(self, curve, value, position):
+        self.points.append((curve, value, position))
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    fake = FakeCurves()
+
+    def opened(folder, warn, purge_step):
+        fake.purge_steps.append(purge_step)
+        return fake
+
+    monkeypatch.setattr("train.log.Curves", opened)
+    return fake
 
 
 def test_every_line_is_there_at_once(tmp_path):
@@ -37,17 +60,11 @@ def test_append_after_a_kill(tmp_path, half):
     assert [line["event"] for line in lines_of(path)] == ["begin"]
 
 
-def test_what_comes_again_is_left_out(tmp_path):
+def test_what_comes_again_is_left_out(tmp_path, curves):
     """A run that was killed goes on from before its last lines, and writes them again."""
     path = tmp_path / "log.jsonl"
     path.write_text("")
-    opened = []
-
-    def open_curves(purge_step):
-        opened.append(purge_step)
-        return Curves()
-
-    with closing(RunLog(tmp_path, append=True, writer=open_curves)) as log:
+    with closing(RunLog(tmp_path, append=True, curves=True)) as log:
         for step in (2, 4, 6):
             log.event("step", step=step)
         for epoch in (1, 2):
@@ -63,24 +80,31 @@ def test_what_comes_again_is_left_out(tmp_path):
         *(("step", 2), ("step", 4), ("epoch", 2), ("left_out", 1), ("warning", None), ("step", 6))
     ]
     assert "a line of another program" in path.read_text()
-    assert opened == [5]
+    assert curves.purge_steps == [5]
 
 
-class Curves:
-    def __init__(self):
-        self.points = []
-        self.closed = False
+def test_lines_of_other_programs_stay(tmp_path):
+    others = [
+        "no JSON",
+        "5",
+        "null",
+        "[1]",
+        "[" * 100_000,
+        '{"step": "x", "epoch": null}',
+        '{"event": "epoch"}',
+        "\x85",
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join([*others, '{"event": "step", "step": 3}', ""]), encoding="utf-8")
+    with closing(RunLog(tmp_path, append=True)) as log:
+        log.rewind(2, 0)
+        log.event("step", step=3, path="a\u2028b\x85c")
+    assert path.read_text(encoding="utf-8").split("\n")[: len(others)] == others
+    assert read_events(path, "step") == [{"event": "step", "step": 3, "path": "a\u2028b\x85c"}]
 
-    def add_scalar(self, tag, scalar_value, global_step):
-        self.points.append((tag, scalar_value, global_step))
 
-    def close(self):
-        self.closed = True
-
-
-def test_all_three_say_the_same(tmp_path, capsys):
-    curves = Curves()
-    with closing(RunLog(tmp_path, writer=lambda purge_step: curves)) as log:
+def test_all_three_say_the_same(tmp_path, capsys, curves):
+    with closing(RunLog(tmp_path, curves=True)) as log:
         log.begin(0, 10)
         log.steps(4, 0.5, {"loss": 2.5, "lr": 0.1}, "step 4: fine")
         log.progress(4)
@@ -111,9 +135,9 @@ def test_processes_that_do_not_lead_say_nothing(tmp_path, capsys):
 
 
 def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(InputError, match="tensorboard: is not installed"):
-        tensorboard_writer(tmp_path)
+        RunLog(tmp_path, curves=True)
 
 
 def test_meter(monkeypatch):

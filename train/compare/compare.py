@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tam_triton.nets.flops import count
-from train.atomic import replacing
+from train.atomic import write_text
 from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.compare.config import CompareConfig
 from train.compare.report import RunResult, describe, summarize, write_runs, write_summary
@@ -23,6 +23,8 @@ from train.fit.config import FitConfig
 from train.fit.fit import fit, read_splits
 from train.fit.resume import describe_run, differences
 from train.fit.stopping import StopRequest, stop_on_signals
+from train.lock import Lock
+from train.log import read_events, say
 from train.networks import check_network
 from train.precision import computing
 from train.recipe import Recipe
@@ -42,7 +44,11 @@ def run_compare(config: CompareConfig) -> int | None:
         InputError: an option, file or folder that cannot be used, or another process that is lost. What ends a single
             run is noted in its row instead.
     """
-    with stop_on_signals() as stop, join_team(config.device, config.timeout) as team:
+    with (
+        stop_on_signals() as stop,
+        join_team(config.device, config.timeout) as team,
+        team.holding(Lock(config.out)),
+    ):
         train, val = read_splits(config.recipe.resolve(), team)
         results: list[RunResult] = []
         try:
@@ -51,12 +57,12 @@ def run_compare(config: CompareConfig) -> int | None:
                 team.on_leader(lambda: write_runs(config.out, results))
         except _StoppedError as stopped:
             if team.leads:
-                print(f"stopped after {len(results)} runs; the same command goes on from there", flush=True)
+                say(f"stopped after {len(results)} runs; the same command goes on from there")
             return int(stopped.args[0])
         summaries = summarize(results)
         team.on_leader(lambda: write_summary(config.out, summaries, config.remark))
         if team.leads:
-            print(describe(summaries, results, config.remark), f"written to {config.out}", sep="\n", flush=True)
+            say(describe(summaries, results, config.remark), f"written to {config.out}")
     return None
 
 
@@ -68,12 +74,12 @@ def _results(config: CompareConfig, train: Index, val: Index, team: Team, stop: 
         for system in config.systems:
             run = config.run(system, seed)
             if team.leads:
-                print(f"\n{system}, seed {seed}: {run.out}", flush=True)
+                say(f"\n{system}, seed {seed}: {run.out}")
             try:
                 yield _run(run, train, val, team, stop)
             except (InputError, *alone) as error:
                 if team.leads:
-                    print(f"failed: {error}", flush=True)
+                    say(f"failed: {error}")
                 yield RunResult(system, seed, problem=str(error))
 
 
@@ -83,7 +89,7 @@ def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequ
     identity = describe_run(recipe, config.compute, train.split, val.split)
     if (known := team.on_leader(lambda: _finished(config.out / RESULT, identity))) is not None:
         if team.leads:
-            print(f"is there already: top-1 {known.top1:.2%}", flush=True)
+            say(f"is there already: top-1 {known.top1:.2%}")
         return known
     if number := team.all_reduce_max(stop.number or 0):
         raise _StoppedError(number)
@@ -118,8 +124,7 @@ def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequ
             macs,
             _clips_per_second(config.out / "log.jsonl"),
         )
-        with replacing(config.out / RESULT) as unfinished:
-            unfinished.write_text(json.dumps({"identity": identity, "result": to_plain(result)}, indent=1) + "\n")
+        write_text(config.out / RESULT, json.dumps({"identity": identity, "result": to_plain(result)}, indent=1) + "\n")
         return result
 
     return team.on_leader(write)
@@ -148,6 +153,5 @@ def _cost(recipe: Recipe, num_classes: int) -> tuple[int, int]:
 
 def _clips_per_second(path: Path) -> float | None:
     """The median over the lines of the log; of all processes."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rates = [line["clips_per_second"] for line in lines if line["event"] == "step"]
+    rates = [line["clips_per_second"] for line in read_events(path, "step")]
     return median(rates) if rates else None

@@ -1,12 +1,12 @@
 """What a comparison leaves: every run as a line of a table, every system as mean ± std, and accuracy over cost."""
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from train.atomic import write_csv
 from train.figures import figure
 
 
@@ -101,21 +101,18 @@ def _percent(value: float | None, std: float | None) -> str:
 
 def write_runs(folder: Path, results: Sequence[RunResult]) -> None:
     """Write `runs.csv`, a line a run. Raises OSError."""
-    _write_csv(folder / "runs.csv", RunResult, results)
+    _write_table(folder / "runs.csv", RunResult, results)
 
 
 def write_summary(folder: Path, summaries: Sequence[Summary], remark: str = "") -> None:
     """Write `table.csv`, a line a system, and `accuracy_over_cost.png`. Raises OSError."""
-    _write_csv(folder / "table.csv", Summary, summaries)
+    _write_table(folder / "table.csv", Summary, summaries)
     plot_accuracy_over_cost(folder / "accuracy_over_cost.png", summaries, remark)
 
 
-def _write_csv(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+def _write_table(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
+    names = [field.name for field in fields(kind)]
+    write_csv(path, [names, *([getattr(row, name) for name in names] for row in rows)])
 
 
 MARKERS = "osD^vP*X"

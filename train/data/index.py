@@ -5,6 +5,7 @@ in one piece as soon as its entry has been looked at, so a writer may be killed 
 ended. Where an entry has several lines the last holds. What a data set has gained since is looked at alone.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from train.atomic import replacing
+from train.atomic import naming, replacing
 from train.data.entries import Entry, Split
 from train.errors import InputError
 
@@ -134,7 +135,8 @@ class IndexWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.fsync(self._file)
+        with naming(self.path):
+            os.fsync(self._file)
         os.close(self._file)
 
     def write(self, checked: Checked) -> None:
@@ -144,8 +146,9 @@ class IndexWriter:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         data = _line(line)
-        if os.write(self._file, data) != len(data):
-            raise OSError(f"{self.path}: the disk is full; run `prepare` again when it is not")
+        with naming(self.path):
+            if os.write(self._file, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _take_up(self) -> None:
         complete = _complete_length(self.path)

@@ -27,6 +27,7 @@ from train.data.sources import Source, read_split, split_folders
 from train.data.sources.tree import TRAIN
 from train.data.transcode import scaled_size, transcode
 from train.errors import InputError
+from train.lock import Lock
 
 LISTS = tuple(form for form in get_args(Source) if form != "tree")
 
@@ -156,7 +157,10 @@ def prepare(config: PrepareConfig, split: Split | None = None) -> Index:
     if config.transcode is not None:
         settings |= {"short_side": config.short_side, "crf": config.crf}
     jobs = _jobs(split, root, config.transcode)
-    with IndexWriter(config.index, split, config.transcode or root, settings) as writer:
+    with (
+        Lock(config.index, is_file=True),
+        IndexWriter(config.index, split, config.transcode or root, settings) as writer,
+    ):
         if writer.problems:
             print(f"{config.index}: knows {len(writer.problems)} of {len(split)} already", file=sys.stderr)
         done = {n for n, problem in writer.problems.items() if problem is None or not config.retry}

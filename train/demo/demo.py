@@ -22,6 +22,7 @@ from train.demo.side_by_side import EpochResult, train_side_by_side
 from train.demo.synthetic import prepare_dataset
 from train.fit.learner import Learner
 from train.fit.optimizer import build_schedule
+from train.lock import Lock
 from train.log import JsonLines
 from train.networks import build_network
 from train.precision import reproducible
@@ -31,7 +32,11 @@ from train.recipe import Recipe
 def run_demo(config: DemoConfig) -> list[TaskResult]:
     """Run the demo and print its table. Raises InputError for options that cannot be used."""
     config.check()
-    config.out.mkdir(parents=True, exist_ok=True)
+    with Lock(config.out):
+        return _run_demo(config)
+
+
+def _run_demo(config: DemoConfig) -> list[TaskResult]:
     with JsonLines(config.out / "log.jsonl") as log, reproducible(config.threads):
         log.write("config", **asdict(config))
         results = [_run_task(config, task, log) for task in dict.fromkeys(config.tasks)]

@@ -19,6 +19,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from train.atomic import write_text
 from train.data.reader.files import name_for_ffmpeg
 from train.demo.render import CLASS_NAMES, Frames, Task, render
 from train.errors import InputError
@@ -77,13 +78,13 @@ def prepare_dataset(parent: Path, spec: DatasetSpec, processes: int = 2) -> Path
     unfinished = parent / f"{spec.folder}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    (unfinished / "classes.txt").write_text("".join(f"{name}\n" for name in spec.class_names))
+    write_text(unfinished / "classes.txt", "".join(f"{name}\n" for name in spec.class_names))
     for split in ("train", "val"):
         (unfinished / split).mkdir()
         lines = [f"{_file_name(spec, split, i)} {i % len(spec.class_names)}\n" for i in range(getattr(spec, split))]
-        (unfinished / f"{split}.txt").write_text("".join(lines))
+        write_text(unfinished / f"{split}.txt", "".join(lines))
     _write_videos(unfinished, spec, processes)
-    (unfinished / "spec.json").write_text(manifest)
+    write_text(unfinished / "spec.json", manifest)
     unfinished.rename(root)
     return root
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from train.errors import InputError
 from train.evaluation.report import SCORES, check_folder, describe, write_report
 from train.evaluation.scores import Accuracy, Kind, Missing, VideoScores
+from train.lock import Lock
 
 # Names of videos that are given where files differ.
 _SHOWN = 3
@@ -44,17 +45,18 @@ def run_ensemble(config: EnsembleConfig) -> Accuracy:
     Raises:
         InputError: a file that cannot be read, files that do not belong together, or `out` holds scores.
     """
-    check_folder(config.out, config.overwrite)
-    files = [path / SCORES if path.is_dir() else path for path in config.files]
-    if len(set(files)) < len(files):
-        raise InputError(f"files: got {', '.join(map(str, files))}, expected each once")
-    members = {str(path): VideoScores.load(path) for path in files}
-    joined = average_scores(members, config.weights, config.average, config.common)
-    accuracy = joined.accuracy()
-    print(f"ensemble of {len(members)}, {joined.kind} averaged")
-    print(describe(joined, whole="of all files"))
-    print(write_report(config.out, joined))
-    return accuracy
+    with Lock(config.out):
+        check_folder(config.out, config.overwrite)
+        files = [path / SCORES if path.is_dir() else path for path in config.files]
+        if len(set(files)) < len(files):
+            raise InputError(f"files: got {', '.join(map(str, files))}, expected each once")
+        members = {str(path): VideoScores.load(path) for path in files}
+        joined = average_scores(members, config.weights, config.average, config.common)
+        accuracy = joined.accuracy()
+        print(f"ensemble of {len(members)}, {joined.kind} averaged")
+        print(describe(joined, whole="of all files"))
+        print(write_report(config.out, joined))
+        return accuracy
 
 
 def average_scores(

@@ -1,6 +1,5 @@
 """What a test leaves: scores, a table by class, the confusion matrix as table and picture, and who is missing."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train.atomic import replacing, write_csv, write_text
 from train.errors import InputError
 from train.evaluation.scores import VideoScores
 from train.log import accuracy_text
@@ -24,9 +24,7 @@ _NAMED = 60
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise InputError if `folder` holds scores that are not to be written over, or cannot be a folder."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out: {folder} is a file, expected a folder")
+    """Raise InputError if `folder` holds scores that are not to be written over."""
     if (folder / SCORES).exists() and not overwrite:
         raise InputError(f"out: {folder} holds scores already; take another folder, or --overwrite")
 
@@ -63,13 +61,13 @@ def write_report(folder: Path, scores: VideoScores) -> str:
     names, matrix = scores.class_names, confusion_matrix(scores)
     folder.mkdir(parents=True, exist_ok=True)
     scores.save(folder / SCORES)
-    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    _write_csv(folder / "classes.csv", _class_rows(scores, matrix))
-    _write_csv(
+    write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    write_csv(folder / "classes.csv", _class_rows(scores, matrix))
+    write_csv(
         folder / "confusion.csv",
         [("true \\ predicted", *names), *((name, *row) for name, row in zip(names, matrix.tolist(), strict=True))],
     )
-    _write_csv(
+    write_csv(
         folder / "missing.csv",
         [("video", "class", "reason"), *((row.video, names[row.label], row.reason) for row in scores.missing)],
     )
@@ -111,10 +109,5 @@ def _plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence
         axes.set_yticks(range(classes), class_names, fontsize=7, parse_math=False)
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class' videos (%)")
-    figure.savefig(path, dpi=130)
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    # The names of files may hold bytes that are no text.
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        csv.writer(file).writerows(rows)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=130)

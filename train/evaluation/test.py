@@ -16,6 +16,8 @@ from train.evaluation.report import check_folder, describe, write_report
 from train.evaluation.scores import Accuracy
 from train.evaluation.views import score_videos
 from train.fields import check_types, require
+from train.lock import Lock
+from train.log import say
 from train.precision import Precision, computing
 from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3
 from train.team import join_team
@@ -114,7 +116,11 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         InputError: a file or option that cannot be used, data that do not suit the network, scores that are no
             numbers, no video that can be read, or another process that is lost.
     """
-    with join_team(config.device, config.timeout) as team, computing(team.device, config.threads):
+    with (
+        join_team(config.device, config.timeout) as team,
+        team.holding(Lock(config.out)),
+        computing(team.device, config.threads),
+    ):
         team.on_leader(lambda: check_folder(config.out, config.overwrite))
         trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
         val = trained.recipe.data.val if trained else None
@@ -130,11 +136,10 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         assert trained is not None
         views, recipe = choose_views(config, trained.recipe.test), trained.recipe
         if team.leads:
-            print(f"{recipe.name} on {index.summary()}")
-            print(
+            say(
+                f"{recipe.name} on {index.summary()}",
                 f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short "
                 f"side {views.short_side}, {recipe.sampling.num_segments} frames), {views.average} averaged",
-                flush=True,
             )
         scores = score_videos(
             trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
@@ -145,8 +150,12 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         scores = replace(scores, protocol=scores.protocol | origin)
         if team.leads:
             if then not in (None, now := fingerprint(index.split)):
-                print(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
-            print(describe(scores), write_report(config.out, scores), sep="\n")
+                say(f"warning: {data} has other videos than the run validated on: {now}; then {then}")
+            try:
+                written = write_report(config.out, scores)
+            finally:  # what took hours is to be seen on a full disk too
+                say(describe(scores))
+            say(written)
         return scores.accuracy()
 
 

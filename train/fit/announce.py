@@ -40,10 +40,10 @@ def end(run: Run) -> str:
     """What came of a run that took all its steps, and what can be done with it."""
     if run.best is None:
         return "done; no validation was good enough to be kept"
-    best = shlex.quote(str(run.checkpoints.best))
+    best = shlex.quote(str(run.folder.checkpoints.best))
     return (
         f"done: the best of {run.order.epochs} epochs is number {run.best['epoch']}, top-1 {run.best['accuracy']:.2%}: "
-        f"{run.checkpoints.best}\n"
+        f"{run.folder.checkpoints.best}\n"
         f"  to test it:  python -m train test {best}\n"
         f"  to use it:   python -m train predict {best} VIDEO"
     )

@@ -3,7 +3,7 @@
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 
-from train.checkpoint import RunCheckpoints, TrainedNetwork
+from train.checkpoint import TrainedNetwork
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
@@ -11,13 +11,14 @@ from train.data.index import Index, read_index, require_some
 from train.errors import InputError
 from train.fit import announce
 from train.fit.config import FitConfig
+from train.fit.folder import RunFolder
 from train.fit.learner import Learner
 from train.fit.meter import Meter
 from train.fit.optimizer import build_schedule
 from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
 from train.fit.stopping import FiniteWatch, StopRequest, stop_on_signals
-from train.log import RunLog, tensorboard_writer
+from train.log import RunLog, say
 from train.networks import build_network, check_network
 from train.precision import computing, seed_generators
 from train.recipe import Recipe
@@ -51,9 +52,13 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     optimization, seed = recipe.optimization, recipe.seed
     _check_data(recipe, train, val)
     check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
-    checkpoints = RunCheckpoints(config.out / "checkpoints", config.keep)
-    begins = team.on_leader(lambda: _begins(config, checkpoints))
-    with computing(team.device, config.threads, config.deterministic), ExitStack() as stack:
+    folder = RunFolder(config.out, recipe, config.keep)
+    with (
+        team.holding(folder.lock),
+        computing(team.device, config.threads, config.deterministic),
+        ExitStack() as stack,
+    ):
+        begins = team.on_leader(lambda: folder.begins(config.resume))
         loading = config.loading.for_device(team.device)
         labels = [entry.label for entry in train.entries] if recipe.data.balanced else None
         size, epochs = optimization.batch_size, optimization.epochs
@@ -67,9 +72,8 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             report = start_from_file(network, recipe.model, train.class_names)
         learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
         if begins:  # all that may be refused has been looked at
-            team.on_leader(lambda: _write_recipe(config, recipe, checkpoints))
-        writer = tensorboard_writer(config.out / "tensorboard") if config.tensorboard and team.leads else None
-        log = RunLog(config.out if team.leads else None, append=config.resume, writer=writer)
+            team.on_leader(folder.write_recipe)
+        log = RunLog(config.out if team.leads else None, append=config.resume, curves=config.tensorboard)
         stack.enter_context(closing(log))
         if report:
             log.event("weights", path=recipe.model.weights, **asdict(report), untouched=report.untouched)
@@ -80,7 +84,7 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             team=team,
             stop=stop,
             log=log,
-            checkpoints=checkpoints,
+            folder=folder,
             clips=TrainingClips(train, recipe.sampling, recipe.augmentation, seed, recipe.data.decoder),
             order=order,
             validation_split=val,
@@ -139,20 +143,5 @@ def read_splits(recipe: Recipe, team: Team) -> tuple[Index, Index]:
         require_some(index.split, f"--data.{option}-root takes the folder that they were moved to")
     if team.leads:
         # What is missing is in no score of the run, so it is to be seen beside them.
-        print(train.summary(), val.summary(), sep="\n", flush=True)
+        say(train.summary(), val.summary())
     return train, val
-
-
-def _begins(config: FitConfig, checkpoints: RunCheckpoints) -> bool:
-    """Whether the run starts from its beginning, and not from a checkpoint. Raises InputError."""
-    begins = not checkpoints.by_age()
-    if not begins and not config.resume:
-        raise InputError(
-            f"{config.out}: holds a run already; go on with it by --resume, or take another folder by --out"
-        )
-    return begins
-
-
-def _write_recipe(config: FitConfig, recipe: Recipe, checkpoints: RunCheckpoints) -> None:
-    checkpoints.folder.mkdir(parents=True, exist_ok=True)
-    (config.out / "recipe.json").write_text(recipe.to_json() + "\n")

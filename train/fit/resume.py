@@ -39,8 +39,9 @@ def resume(run: Run) -> None:
     Raises:
         InputError: it is of a run that computes something else, or of an older version; or no checkpoint is whole.
     """
-    content = run.team.on_leader(lambda: run.checkpoints.newest(run.log.warn))
+    content = run.team.on_leader(lambda: run.folder.checkpoints.newest(run.log.warn))
     if content is None:
+        run.log.rewind(0, 0)
         run.log.say(f"nothing to resume in {run.config.out}: the run starts from its beginning")
         return
     state, size, accumulate = content["run"], run.team.size, run.config.compute.accumulate

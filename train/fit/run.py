@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from train.checkpoint import RunCheckpoints, TrainedNetwork
+from train.checkpoint import TrainedNetwork
 from train.data.batches import Batch, FailureTally, TrainingBatches, training_batches
 from train.data.dataset import Failure, TrainingClips
 from train.data.entries import Split
 from train.data.loader import GuardedLoader, Loading
 from train.errors import InputError
 from train.fit.config import FitConfig
+from train.fit.folder import RunFolder
 from train.fit.learner import Learner
 from train.fit.meter import Meter
 from train.fit.stopping import FiniteWatch, Outcome, Stopped, StopRequest, Verdict
@@ -38,7 +39,7 @@ class Run:
     team: Team
     stop: StopRequest
     log: RunLog
-    checkpoints: RunCheckpoints
+    folder: RunFolder
 
     clips: TrainingClips
     order: TrainingBatches
@@ -86,7 +87,7 @@ class Run:
             self.log.event("stopped", step=self.learner.steps, signal=signal)
             self.log.say(f"stopped at step {self.learner.steps} of {self.total}; --resume goes on from there")
         best = self.best["accuracy"] if self.best else None
-        return Outcome(self.learner.steps, signal, best, self.checkpoints.best)
+        return Outcome(self.learner.steps, signal, best, self.folder.checkpoints.best)
 
     def _step(self, batches: Iterator[Batch]) -> None:
         parts = self._next_parts(batches)
@@ -99,12 +100,13 @@ class Run:
         self.meter.add(result)
         self._new_failures += [failure for part in parts for failure in part.failures]
         self.log.progress(step)
-        is_epoch_end = step % self.order.steps_per_epoch == 0
+        is_epoch_end, is_gone = step % self.order.steps_per_epoch == 0, False
         if is_epoch_end or step % self.config.log_every == 0:
+            is_gone = self._keep_folder()
             self._report()
         if is_epoch_end:
             self._end_epoch()
-        elif step % self.config.checkpoint_every == 0:
+        elif is_gone or step % self.config.checkpoint_every == 0:
             self._save()
 
     def _next_parts(self, batches: Iterator[Batch]) -> list[Batch]:
@@ -135,6 +137,7 @@ class Run:
 
     def _end(self, verdict: Verdict, problem: str | None) -> NoReturn:
         """End the run in all processes as they agreed."""
+        self._keep_folder()
         self._report()
         if verdict is not Verdict.DIVERGED:
             self._save(required=True)
@@ -143,6 +146,17 @@ class Run:
         problems = [text for text in self.team.gather(problem) if text]
         self.log.event("failed", step=self.learner.steps, problems=problems)
         raise InputError("; ".join(dict.fromkeys(problems)))
+
+    def _keep_folder(self, is_best: bool = False) -> bool:
+        """Write again what has been removed of the run's folder; whether a checkpoint is to be, too.
+
+        `is_best`: the best one is about to be written.
+        """
+        best = self.best["step"] if self.best and not is_best else None
+        newest_is_gone, best_is_gone = self.team.on_leader(lambda: self.folder.restore(best, self.log.warn))
+        if best_is_gone:
+            self.best = None
+        return newest_is_gone
 
     def _report(self) -> None:
         """A line of the log about the steps since the last one."""
@@ -214,6 +228,7 @@ class Run:
         except InputError as error:
             problem = str(error)
         self._agree(problem)
+        self._keep_folder()  # before the log is written to, for another run may be in its place
         everything = [failure for some in self.team.gather(failures) for failure in some]
         for failure in everything:
             self.log.event("left_out", epoch=self.learner.steps // self.order.steps_per_epoch, **failure._asdict())
@@ -235,6 +250,7 @@ class Run:
             problem = self.watch.problem(wait=True)
             if self.team.all_reduce_max(problem is not None):
                 self._end(Verdict.DIVERGED, problem)
+            self._keep_folder(is_best)
             self._share_failures()
             tally = self.team.total(self.learner.tally.sums())
             failed = self.team.on_leader(lambda: self._write(tally, is_best))
@@ -259,9 +275,9 @@ class Run:
             "validated": self.validated,
         }
         try:
-            path = self.checkpoints.save(self.learner.steps, self.trained, run, is_best)
+            path = self.folder.checkpoints.save(self.learner.steps, self.trained, run, is_best)
         except OSError as error:
-            return f"{self.checkpoints.folder}: {error.strerror or error}"
+            return f"{self.folder.checkpoints.folder}: {error.strerror or error}"
         self.log.event("checkpoint", step=self.learner.steps, path=str(path), best=is_best)
         return None
 

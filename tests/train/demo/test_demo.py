@@ -266,4 +266,4 @@ def test_errors_of_demo_are_one_line(tmp_path, capsys, options, message):
 def test_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["demo", "--out", str(tmp_path / "file" / "out")]) == 1
-    assert "Not a directory" in capsys.readouterr().err
+    assert "file is a file, expected a folder" in capsys.readouterr().err
