@@ -110,17 +110,18 @@ def double(kind: str) -> str:
     return f"{kind[0]}{2 * int(kind[1:])}"
 
 
-def permuted(a: Array, b: Array, selector: int) -> Array:
+def permuted(a: Array, b: Array, selector: Array) -> Array:
     """Four of the eight bytes of b and a, chosen by four digits (`prmt.b32`).
 
     Raises:
         NotImplementedError: a digit asks for a sign.
     """
-    if selector & 0x8888:
-        raise NotImplementedError(f"prmt with replicated signs: {selector:#x}")
-    bytes_ = [(half >> np.uint32(8 * i)) & np.uint32(0xFF) for half in (a, b) for i in range(4)]
-    chosen = [bytes_[selector >> 4 * i & 7] << np.uint32(8 * i) for i in range(4)]
-    return chosen[0] | chosen[1] | chosen[2] | chosen[3]
+    if (selector & 0x8888).any():
+        raise NotImplementedError(f"prmt with replicated signs: {selector[selector & 0x8888 > 0][0]:#x}")
+    word = b.astype(np.uint64) << np.uint64(32) | a
+    chosen = [word >> (selector >> np.uint32(4 * i) & np.uint32(7)).astype(np.uint64) * np.uint64(8) for i in range(4)]
+    chosen = [(byte & np.uint64(0xFF)) << np.uint64(8 * i) for i, byte in enumerate(chosen)]
+    return (chosen[0] | chosen[1] | chosen[2] | chosen[3]).astype(np.uint32)
 
 
 def field(a: Array, start: int, length: int) -> Array:

@@ -108,8 +108,8 @@ def permute(machine: Machine, lanes: Lanes, instruction: Instruction, active: Ac
     """Bytes of two words."""
     destination, first, second, selector = instruction.operands
     (a, known_a), (b, known_b) = machine.read(lanes, first, "u32"), machine.read(lanes, second, "u32")
-    result = arithmetic.permuted(a, b, int(str(selector), 0))
-    machine.write(lanes, destination, result, all_known(known_a, known_b), active)
+    digits, known = machine.read(lanes, selector, "u32")
+    machine.write(lanes, destination, arithmetic.permuted(a, b, digits), all_known(known_a, known_b, known), active)
 
 
 def select(machine: Machine, lanes: Lanes, instruction: Instruction, active: Active) -> None:
@@ -276,7 +276,7 @@ def warp_barrier(machine: Machine, lanes: Lanes, instruction: Instruction, activ
 def shuffle(machine: Machine, lanes: Lanes, instruction: Instruction, active: Active) -> None:
     """Each lane takes another's value, of its own warp."""
     destination, source, which, clamp, members = instruction.operands
-    if active is not None or (clamp, members) != ("31", "-1"):
+    if (clamp, members) != ("31", "-1"):
         raise NotImplementedError(f"shuffle among some lanes: {instruction}")
     value, known = machine.read(lanes, source, "b32")
     number, known_number = machine.read(lanes, which, "u32")

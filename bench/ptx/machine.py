@@ -1,8 +1,8 @@
 """Executes PTX: all threads of several programs as lanes of NumPy arrays, in lock-step from barrier to barrier.
 
-A value that nothing wrote may travel, as on a GPU; it must not be stored, be an address or decide anything. Threads of
-one warp never part at a branch, and those of one program meet at the same barriers. Whatever instruction is not known
-to the letter is refused.
+A value that nothing wrote may travel, as on a GPU; it must not be stored, be an address or decide anything. Where
+threads of a program part, those that are behind go first, until all are at one instruction; what needs all of them,
+such as a barrier, is an error before that. Whatever instruction is not known to the letter is refused.
 """
 
 import re
@@ -20,6 +20,8 @@ from bench.ptx.program import Instruction, Operand, Program, parse
 Known = Mask | None
 """Which lanes hold a value that something wrote, or which half of it, if there are two columns; None: all."""
 Value = tuple[Array, Known]
+TOGETHER = {"bar", "ldmatrix", "stmatrix", "shfl"}
+"""What all threads of a program do at the same time, here: on a GPU those of a warp would do for some."""
 Order = Callable[[int], Sequence[int]]
 """Of so many things, as a permutation of their numbers."""
 Handler = Callable[["Machine", "Lanes", Instruction, Mask | None], None]
@@ -34,6 +36,7 @@ class Lanes:
         slot: of each lane, where its program's shared memory is.
         thread: of each lane, within its program.
         step: the next instruction.
+        apart: that of each lane, while threads of a program go different ways.
         registers: their bits, one element for all lanes or one for each, and which are known.
         copies: asynchronous ones, by the groups they were committed in; the last is still open.
     """
@@ -42,6 +45,7 @@ class Lanes:
     slot: Index
     thread: Index
     step: int = 0
+    apart: Index | None = None
     registers: dict[str, Value] = field(default_factory=dict)
     copies: list[list[tuple[Index, Bytes, Mask]]] = field(default_factory=lambda: [[]])
 
@@ -61,7 +65,18 @@ class Lanes:
 
         registers = {name: (part(v), None if k is None else part(k)) for name, (v, k) in self.registers.items()}
         copies = [[(at[mask], data[mask], who[mask]) for at, data, who in group] for group in self.copies]
-        return Lanes(self.program[mask], self.slot[mask], self.thread[mask], step, registers, copies)
+        return Lanes(self.program[mask], self.slot[mask], self.thread[mask], step, None, registers, copies)
+
+    def next(self) -> Mask | None:
+        """Sets the step to that of the lanes which are behind; these, or None: all."""
+        if self.apart is None:
+            return None
+        self.step = int(self.apart.min())
+        behind = self.apart == self.step
+        if behind.all():
+            self.apart = None
+            return None
+        return behind
 
 
 def execute(
@@ -166,56 +181,70 @@ class Machine:
     def until_barrier(self, lanes: Lanes) -> list[Lanes] | None:
         """Executes up to the next barrier or the end; or to a branch where programs part, and returns the parts."""
         instructions = self.code.instructions
-        while lanes.step < len(instructions):
+        while True:
+            behind = lanes.next()
+            if lanes.step == len(instructions):
+                return None
             instruction = instructions[lanes.step]
-            lanes.step += 1
             name = instruction.opcode[0]
             try:
-                active = self.guard(lanes, instruction)
-                if name == "bra":
-                    if parts := self.branch(lanes, instruction, active):
+                active = self.guard(lanes, instruction, behind)
+                lanes.step += 1
+                if lanes.apart is not None:
+                    lanes.apart[behind] = lanes.step
+                self.count(lanes, name, behind)
+                if name in ("bra", "ret"):
+                    end = name == "ret"
+                    target = len(instructions) if end else self.code.labels[str(instruction.operands[0])]
+                    if parts := self.jump(lanes, target, active):
                         return parts
-                elif name in ("ret", "bar") and active is not None:
+                elif name in TOGETHER and active is not None:
                     raise KernelError("divergence", "some threads alone")
-                elif name == "ret":
-                    lanes.step = len(instructions)
                 elif instruction.opcode[:2] == ("bar", "sync"):
-                    self.count(lanes, name)
                     return None
                 elif active is None or active.any():
                     handler(instruction.opcode)(self, lanes, instruction, active)
-                self.count(lanes, name)
             except KernelError as fault:
                 fault.args = (f"{fault} in {self.code.name}: {instruction}",)
                 raise
-        return None
 
-    def count(self, lanes: Lanes, name: str) -> None:
+    def count(self, lanes: Lanes, name: str, behind: Mask | None) -> None:
         """Once for each warp."""
-        self.counts.instructions[name] += len(lanes) // WARP
+        there = np.ones(len(lanes), bool) if behind is None else behind
+        self.counts.instructions[name] += int(there.reshape(-1, WARP).any(1).sum())
 
-    def guard(self, lanes: Lanes, instruction: Instruction) -> Mask | None:
-        """The lanes that take part; None: all."""
+    def guard(self, lanes: Lanes, instruction: Instruction, behind: Mask | None) -> Mask | None:
+        """The lanes that take part, of those that are at the instruction; None: all."""
         if instruction.guard is None:
-            return None
+            return behind
         values, known = self.read(lanes, instruction.guard.lstrip("!"), "pred")
-        if known is not None and not known.all():
+        if known is not None and not (known if behind is None else known | ~behind).all():
             raise KernelError("unwritten", "a value that nothing wrote decides")
         active = np.broadcast_to(~values if instruction.guard[0] == "!" else values, len(lanes))
+        active = active if behind is None else active & behind
         return None if active.all() else active
 
-    def branch(self, lanes: Lanes, instruction: Instruction, active: Mask | None) -> list[Lanes]:
-        """Sets the next step; where programs differ, those that jump and those that go on."""
-        target = self.code.labels[str(instruction.operands[0])]
-        if active is None:
+    def jump(self, lanes: Lanes, target: int, active: Mask | None) -> list[Lanes]:
+        """Sets the next step of those that jump; where programs differ, each that has some goes on by itself."""
+        if lanes.apart is not None:
+            lanes.apart[active] = target
+        elif active is None:
             lanes.step = target
-            return []
-        if not active.any():
-            return []
-        for slot in np.unique(lanes.slot):
-            if len(np.unique(active[lanes.slot == slot])) != 1:
-                raise KernelError("divergence", "threads of one program part at a branch")
-        return [lanes.chosen(active, target), lanes.chosen(~active, lanes.step)]
+        elif active.any():
+            ways = active.reshape(-1, np.count_nonzero(lanes.slot == lanes.slot[0]))
+            if len(ways) == 1:
+                lanes.apart = np.where(active, target, lanes.step)
+                return []
+            all_jump, none = (np.repeat(mask, ways.shape[1]) for mask in (ways.all(1), ~ways.any(1)))
+            alone = [lanes.slot == slot for slot in np.unique(lanes.slot[~all_jump & ~none])]
+            parts = [lanes.chosen(all_jump, target)] if all_jump.any() else []
+            parts += [lanes.chosen(none, lanes.step)] if none.any() else []
+            for mask in alone:
+                part = lanes.chosen(mask, lanes.step)
+                part.apart = np.where(active[mask], target, lanes.step)
+                parts.append(part)
+            return parts
+        return []
 
     def read(self, lanes: Lanes, operand: Operand, kind: str) -> Value:
         """A register, or a constant, as values of a type; of pairs each half may be known."""

@@ -6,7 +6,7 @@ order; they do not where a product was contracted into one lane's side of a sum:
 
 So a program is executed on symbols: the value of a register in a lane is a term of what was loaded and given. Terms are
 equal only if they have the same bits; sums and products commute, whole numbers that are linear are collected. Where
-paths meet, lanes stay equal if they are so on both, and loops are gone through until nothing changes.
+paths meet, lanes stay equal if they are so on both and came the same way; loops are gone through until nothing changes.
 
 Not shown: that terms which differ, as addresses, are different numbers. The machine that executes checks that.
 """
@@ -54,6 +54,8 @@ class Symbolic:
         self.keys: list[tuple[Any, ...]] = []
         self.found: dict[str, None] = {}
         self.time = 0
+        self.way = np.zeros(program.threads, np.int64)
+        """The same in lanes that take every branch alike."""
         counts = Counts()
         memory, arguments = GlobalMemory([], counts), [0] * len(program.parameters)
         self.machine = Machine(program, (1, 1, 1), arguments, memory, counts, shared_bytes=0, error=0.0)
@@ -86,6 +88,8 @@ class Symbolic:
                 heads[step - 1] = dict(state)
             if instruction.opcode[0] == "bra":
                 target = labels[str(instruction.operands[0])]
+                ways = np.stack([self.way, self.guard(state, instruction)])
+                self.way = np.unique(ways, axis=1, return_inverse=True)[1].reshape(-1)
                 if target >= step:
                     arriving[target] = self.join(target, arriving.get(target), dict(state))
                 elif not same(joined := self.join(target, heads.get(target), state), heads.get(target)):
@@ -106,7 +110,7 @@ class Symbolic:
             joined[name] = one[name]
             if not np.array_equal(one[name], other[name]):
                 _, first, kind = np.unique(
-                    np.stack([one[name], other[name]]), axis=1, return_index=True, return_inverse=True
+                    np.stack([one[name], other[name], self.way]), axis=1, return_index=True, return_inverse=True
                 )
                 lanes = first[kind.reshape(-1)]  # each by the first lane that is like it
                 joined[name] = np.array([self.term("either", where, name, lanes.tobytes(), lane) for lane in lanes])

@@ -100,6 +100,10 @@ WHOLE: dict[str, Callable[[int, int, int], int]] = {
     "shr.s32 %r20, %r10, %r11": lambda a, b, c: signed(a) >> min(b, 31),
     "bfe.u32 %r20, %r10, 5, 3": lambda a, b, c: a >> 5 & 7,
     "bfe.s32 %r20, %r10, 5, 3": lambda a, b, c: (a >> 5 & 7) - (a >> 7 & 1) * 8,
+    "prmt.b32 %r20, %r10, %r11, 0x7701U": lambda a, b, c: a >> 8 & 0xFF | (a & 0xFF) << 8 | (b >> 24) * 0x1010000,
+    "and.b32 %r12, %r12, 7; prmt.b32 %r20, %r10, %r11, %r12": lambda a, b, c: (
+        ((b << 32 | a) >> 8 * (c & 7) & 0xFF) | (a & 0xFF) * 0x1010100
+    ),
     "prmt.b32 %r20, %r10, %r11, 0x5410": lambda a, b, c: a & 0xFFFF | (b & 0xFFFF) << 16,
     "prmt.b32 %r20, %r10, %r11, 0x1054U": lambda a, b, c: b & 0xFFFF | (a & 0xFFFF) << 16,
     "cvt.u16.u32 %rs1, %r10; cvt.u32.u16 %r20, %rs1": lambda a, b, c: a & 0xFFFF,
@@ -204,6 +208,31 @@ $L2:
         assert np.array_equal(y, [other, np.full(THREADS, 5), other])
 
 
+def test_threads_part_at_branches() -> None:
+    """And meet again: each goes through a loop as often as it has to."""
+    body = """mov.u32 %r5, 0;
+	mov.u32 %r6, 0;
+	and.b32 %r7, %r1, 3;
+	add.s32 %r7, %r7, %r2;
+	setp.eq.s32 %p1, %r2, 1;
+	@%p1 bra $L2;
+$L1:
+	add.s32 %r5, %r5, %r6;
+	add.s32 %r6, %r6, 1;
+	setp.le.s32 %p2, %r6, %r7;
+	@%p2 bra $L1;
+$L2:
+	bar.sync 0;
+	shfl.sync.bfly.b32 %r8, %r5, 1, 31, -1;
+	st.global.b32 [%rd5], %r8;"""
+    threads = np.arange(THREADS) ^ 1
+    for order in (None, backwards):
+        y = run(body, programs=3, warp_order=order).reshape(3, THREADS)
+        for program, sums in enumerate(y):
+            last = threads % 4 + program
+            assert np.array_equal(sums, np.zeros(THREADS) if program == 1 else last * (last + 1) // 2)
+
+
 def test_shuffles() -> None:
     lanes = np.arange(THREADS)
     butterfly = run("shfl.sync.bfly.b32 %r5, %r1, 8, 31, -1; st.global.b32 [%rd5], %r5;")
@@ -274,14 +303,18 @@ FAULTS = {
     "race in global memory: store to byte 0 of x.*touched before": "ld.global.b32 %r5, [%rd4];"
     " st.global.b32 [%rd4], %r5;",
     "race in global memory: load of byte 0 of y.*which the launch writes": f"{COPY} ld.global.b32 %r6, [%rd5];",
-    "divergence: threads of one program part at a branch": "setp.lt.s32 %p1, %r1, 32;\n@%p1 bra $L1;\n$L1:\n",
+    "divergence: some threads alone in kernel: bar": "setp.lt.s32 %p1, %r1, 9;\n@%p1 bra $L1;\nbar.sync 0;\n$L1:\n",
+    "divergence: some threads alone in kernel: shfl": "setp.lt.s32 %p1, %r1, 9;\n@%p1 bra $L1;\n"
+    "shfl.sync.bfly.b32 %r5, %r1, 8, 31, -1;\n$L1:\n",
+    "unwritten: a value that nothing wrote decides in": "setp.lt.s32 %p1, %r1, 9;\n@%p1 bra $L1;\n"
+    "setp.lt.s32 %p2, %r1, 90;\n$L1:\n@%p2 bra $L1;\n",
     "divergence: some threads alone": "setp.lt.s32 %p1, %r1, 32; @%p1 bar.sync 0;",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_named(fault: str) -> None:
-    with pytest.raises(KernelError, match=rf"{fault}.* in kernel: .*\(kernel.py:20:0\)") as told:
+    with pytest.raises(KernelError, match=rf"{fault}.*\(kernel.py:20:0\)") as told:
         run(FAULTS[fault])
     assert told.value.check == fault.partition(":")[0]
 

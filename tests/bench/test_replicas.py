@@ -52,6 +52,8 @@ DIFFER = {
     f"setp.lt.s32 %p2, %r20, %r2;\n@%p2 bra $L1;\n{STORED}",
     "a loop that is entered at its end": f"mov.u32 %r20, 0;\nbra.uni $L2;\n$L1:\nmov.u32 %r20, %r1;\n$L2:\n"
     f"setp.lt.s32 %p2, %r2, 3;\n@%p2 bra $L1;\n{STORED}",
+    "lanes go different ways": f"mov.u32 %r20, 0;\nand.b32 %r22, %r1, 1;\nsetp.eq.s32 %p1, %r22, 0;\n@%p1 bra $L1;\n"
+    f"mov.u32 %r20, 1;\n$L1:\n{STORED}",
     "lanes differ after one more round": "mov.u32 %r20, 0; mov.u32 %r22, 0;\n$L1:\n"
     f"mov.u32 %r20, %r22; mov.u32 %r22, %r1;\nsetp.lt.s32 %p2, %r2, 3;\n@%p2 bra $L1;\n{STORED}",
 }
