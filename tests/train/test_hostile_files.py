@@ -1,0 +1,91 @@
+"""Files that users hand over and that hold anything: each becomes a value or an InputError that names the file."""
+
+import json
+
+import pytest
+
+from train.data.entries import Entry, Split
+from train.data.index import Checked, Index, IndexWriter, read_index
+from train.errors import InputError
+
+
+@pytest.fixture
+def index(tmp_path):
+    """A whole index of three entries, one of them unusable."""
+    frames = Entry(tmp_path / "b", 1, "frames", 9, "img_{:05d}.jpg")
+    entries = (Entry(tmp_path / "a.mp4", 0), frames, Entry(tmp_path / "c.mp4", 1))
+    with IndexWriter(tmp_path / "val.jsonl", Split("val", entries, ("x", "y")), tmp_path, {"fast": True}) as writer:
+        for number, entry in enumerate(entries):
+            problem = ("corrupt", "no picture") if number == 2 else (None, "")
+            writer.write(Checked(number, entry, *problem))
+    return tmp_path / "val.jsonl"
+
+
+def read_or_refuse(path):
+    """What the index at `path` is, summarized as `test` and `fit` do, or the refusal, which names the file."""
+    try:
+        found = read_index(path)
+    except InputError as error:
+        refusal = str(error)
+    else:
+        assert isinstance(found, Index)
+        assert found.summary()
+        return found
+    assert refusal.startswith(str(path))
+    return refusal
+
+
+def rewrite(path, line, change):
+    """Let `change` alter what the line of that number holds."""
+    lines = path.read_text().splitlines()
+    content = json.loads(lines[line])
+    change(content)
+    lines[line] = json.dumps(content)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def fields_of(path):
+    return [(i, name) for i, line in enumerate(path.read_text().splitlines()[:2]) for name in json.loads(line)]
+
+
+def test_a_field_that_is_missing_or_has_another_name(index):
+    whole = index.read_text()
+    for line, name in fields_of(index):
+        rewrite(index, line, lambda content, name=name: content.pop(name))
+        if name != "from_here":  # older files have none
+            assert f"'{name}'" in read_or_refuse(index)
+        index.write_text(whole)
+        rewrite(index, line, lambda content, name=name: content.update({f"{name}s": content.pop(name)}))
+        assert isinstance(read_or_refuse(index), str) or name == "from_here"
+        index.write_text(whole)
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1.5, 1e400, float("nan"), 10**30, "", "\0", "\ud800", [], [[]], {}])
+def test_a_field_that_holds_something_else(index, value):
+    whole = index.read_text()
+    for line, name in fields_of(index):
+        rewrite(index, line, lambda content, name=name: content.update({name: value}))
+        read_or_refuse(index)
+        index.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{", "}", "{a}", "{}{}", "{!r}", "{0.real}", "{:>20000000000}", "{:99999999999d}", "i\0{}"]
+)
+def test_a_pattern_that_names_no_picture(index, pattern):
+    rewrite(index, 2, lambda content: content.update(pattern=pattern))
+    assert "pattern" in read_or_refuse(index)
+
+
+def test_an_index_of_nothing(index):
+    rewrite(index, 0, lambda content: content.update(entries=0))
+    index.write_text(index.read_text().splitlines()[0] + "\n")
+    assert "header.entries: got 0, expected at least 1" in read_or_refuse(index)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "null", "[]"])
+def test_json_that_is_deep_or_long_or_no_line(index, text):
+    lines = index.read_text().splitlines()
+    for place in (0, 1):
+        index.write_text("\n".join([*lines[:place], text, *lines[place + 1 :]]) + "\n")
+        assert f"line {place + 1}: is no line of an index" in read_or_refuse(index)
