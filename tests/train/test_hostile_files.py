@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
 
+from tests.train.test_checkpoint import make_trained, run_of
+from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
 from train.errors import InputError
@@ -89,3 +92,50 @@ def test_json_that_is_deep_or_long_or_no_line(index, text):
     for place in (0, 1):
         index.write_text("\n".join([*lines[:place], text, *lines[place + 1 :]]) + "\n")
         assert f"line {place + 1}: is no line of an index" in read_or_refuse(index)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return make_trained()
+
+
+PARTS = ["identity", "processes", "accumulate", "learner", "tally", "unreadable", "best", "validated"]
+INNER = ["learner.steps", "learner.model", "learner.optimizer", "learner.scaler", "best.step"]
+
+
+@pytest.mark.parametrize("value", [..., "text", 1.5, [None], [[]], {"a": 1}, torch.zeros(3)])
+def test_a_damaged_newest_checkpoint_leads_to_the_one_before(tmp_path, trained, value):
+    """Whatever part of the run is gone (...) or another; a value that the part may have is taken."""
+    checkpoints = RunCheckpoints(tmp_path, keep=2)
+    checkpoints.save(1, trained, run_of(1, {"step": 1}), is_best=True)
+    newest = checkpoints.save(2, trained, run_of(2, {"step": 1}), is_best=False)
+    whole = torch.load(newest)
+    for name in ["recipe", "class_names", "state_dict", *(f"run.{part}" for part in PARTS + INNER)]:
+        *above, last = name.split(".")
+        torch.save(whole, newest)
+        content = torch.load(newest)
+        inside = content
+        for key in above:
+            inside = inside[key]
+        if value is ...:
+            del inside[last]
+        else:
+            inside[last] = value
+        torch.save(content, newest)
+        warnings: list[str] = []
+        found = checkpoints.newest(warnings.append)
+        assert found
+        if found["run"]["learner"]["steps"] == 2:
+            assert isinstance(value, dict) or (name, value) == ("run.unreadable", [])
+        else:
+            assert f"{newest}: is damaged: " in warnings[0]
+            assert "trying the checkpoint before it" in warnings[0]
+
+
+@pytest.mark.parametrize("names", [None, 7, "abc", [1, 2, 3], [b"a", b"b", b"c"], [["a"], "b", "c"]])
+def test_class_names_of_a_checkpoint_that_are_no_texts(tmp_path, trained, names):
+    path = RunCheckpoints(tmp_path, keep=1).save(1, trained, run_of(1), is_best=False)
+    torch.save(torch.load(path) | {"class_names": names}, path)
+    with pytest.raises(InputError, match="class_names") as caught:
+        load_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: ")
