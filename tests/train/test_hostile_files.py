@@ -1,7 +1,10 @@
 """Files that users hand over and that hold anything: each becomes a value or an InputError that names the file."""
 
 import json
+import tracemalloc
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
 from train.errors import InputError
+from train.evaluation.scores import VideoScores
 
 
 @pytest.fixture
@@ -139,3 +143,18 @@ def test_class_names_of_a_checkpoint_that_are_no_texts(tmp_path, trained, names)
     with pytest.raises(InputError, match="class_names") as caught:
         load_checkpoint(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_scores_that_would_fill_the_memory(tmp_path):
+    """Zeros that pack well, and a shape that the bytes below it do not fill: refused before they are allocated."""
+    path = tmp_path / "scores.npz"
+    np.savez_compressed(path, scores=np.zeros((10**7, 4), np.float32))
+    with zipfile.ZipFile(tmp_path / "claimed.npz", "w") as archive, archive.open("scores.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (10**8, 4)})
+    for file, message in ((path, "unpacks to"), (tmp_path / "claimed.npz", "bytes, expected 1600000128 for shape")):
+        tracemalloc.start()
+        with pytest.raises(InputError, match=message) as caught:
+            VideoScores.load(file)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+        assert str(caught.value).startswith(f"{file}: ")
