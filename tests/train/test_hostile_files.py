@@ -1,6 +1,7 @@
 """Files that users hand over and that hold anything: each becomes a value or an InputError that names the file."""
 
 import json
+import random
 import tracemalloc
 import zipfile
 
@@ -158,3 +159,30 @@ def test_scores_that_would_fill_the_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 2**22
         tracemalloc.stop()
         assert str(caught.value).startswith(f"{file}: ")
+
+
+def hurt(content, rng):
+    """`content` with a bit flipped, or some bytes cut out, put in or doubled, once or several times."""
+    content = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at = rng.randrange(len(content))
+        end = at + rng.randrange(1, 40)
+        how = rng.randrange(4)
+        if how == 0:
+            content[at] ^= 1 << rng.randrange(8)
+        elif how == 1:
+            del content[at:end]
+        else:
+            content[at:at] = rng.randbytes(3) if how == 2 else content[at:end]
+        content = content or bytearray(b"x")
+    return bytes(content)
+
+
+def test_any_damage_to_an_index_is_a_value_or_a_refusal(index):
+    whole, rng = index.read_bytes(), random.Random(3)
+    ends = []
+    for _ in range(300):
+        index.write_bytes(hurt(whole, rng))
+        ends.append(isinstance(read_or_refuse(index), str))
+    assert any(ends)
+    assert not all(ends)
