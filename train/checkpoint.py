@@ -7,18 +7,18 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tam_triton.classifier import FORMAT
 from tam_triton.nets import archive
 from train.atomic import replacing
 from train.errors import InputError
-from train.fields import from_plain, to_plain
+from train.fields import ADDED, check_types, from_plain, require, to_plain
 from train.networks import build_network
 from train.recipe import Recipe
 
@@ -32,6 +32,65 @@ class TrainedNetwork:
     class_names: tuple[str, ...]
     validated_on: str | None = None
     """The fingerprint of the videos that the run validated on; None where the checkpoint holds no run."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of a trained network holds. Raises InputError for a part of another type."""
+
+    recipe: dict[str, Any]
+    class_names: tuple[str, ...]
+    state_dict: dict[str, Any]
+    run: dict[str, Any] | None = field(default=None, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a run's checkpoint holds of the learner. Raises InputError for a part of another type."""
+
+    steps: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class Best:
+    """Of which step the best network is. Raises InputError where it is no number."""
+
+    step: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run's checkpoint holds to go on with. Raises InputError for a part of another type."""
+
+    identity: dict[str, Any]
+    processes: int
+    accumulate: int
+    learner: dict[str, Any]
+    tally: Tensor
+    unreadable: tuple[list[Any], ...]
+    best: dict[str, Any] | None
+    validated: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        from_plain(Learner, self.learner, "run.learner", newer=True)
+        if self.best is not None:
+            from_plain(Best, self.best, "run.best", newer=True)
+        require(self, "tally", self.tally.shape == (4,), "4 sums")
+        require(self, "unreadable", all(len(row) == 3 for row in self.unreadable), "rows of path, reason and count")
 
 
 def save_checkpoint(path: Path, trained: TrainedNetwork, run: dict[str, Any] | None = None) -> None:
@@ -71,13 +130,13 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
     """
     content = read_checkpoint(path)
     try:
-        recipe = from_plain(Recipe, content["recipe"], "recipe")
-        class_names = tuple(content["class_names"])
+        parts = from_plain(Checkpoint, content, "checkpoint", newer=True)
+        recipe, class_names = from_plain(Recipe, parts.recipe, "recipe"), parts.class_names
         network = build_network(recipe.model, len(class_names), recipe.sampling.num_segments, pretrained=False)
-        network.load_state_dict(content["state_dict"])
-        identity = (content.get("run") or {}).get("identity")
+        network.load_state_dict(parts.state_dict)
+        identity = (parts.run or {}).get("identity")
         validated_on = str(identity["data"]["validation videos"]) if identity else None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: the checkpoint does not fit the network it describes: {reason}") from error
     return TrainedNetwork(network.eval(), recipe, class_names, validated_on)
@@ -195,4 +254,10 @@ def _read_run(path: Path) -> dict[str, Any]:
     content = read_checkpoint(path)
     if not content.get("run"):
         raise InputError(f"{path}: holds a trained network, but not the run that trained it")
+    try:
+        parts = from_plain(Checkpoint, content, "checkpoint", newer=True)
+        if "ranks" not in (parts.run or {}):  # else it is of an older version, which is for `resume` to say
+            from_plain(RunState, parts.run, "run", newer=True)
+    except InputError as error:
+        raise InputError(f"{path}: is damaged: {' '.join(str(error).split())[:300]}") from error
     return content

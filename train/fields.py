@@ -1,8 +1,12 @@
 """Checking and storing the frozen dataclasses that recipes are made of, by the annotations of their fields."""
 
 import dataclasses
+import functools
+import json
 import math
+import os
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -16,12 +20,25 @@ ADDED = {"added": True}
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", Path: "a path"}
 
 
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
+
+
+def parse_json(text: str) -> Any:
+    """The value that `text` is the JSON of. Raises InputError, also for one too deep or a number too long to read."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"line {error.lineno}: is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not JSON that can be read ({error})") from error
+
+
 def check_types(instance: Any) -> None:
     """Raise InputError unless every field of a dataclass `instance` holds what its annotation says.
 
     A bool is not taken for a number, nor infinity or NaN for a float; a whole number is a float.
     """
-    hints = get_type_hints(type(instance))
+    hints = _hints(type(instance))
     for field in dataclasses.fields(instance):
         if not _matches(getattr(instance, field.name), hints[field.name]):
             raise _error(instance, field.name, _describe(hints[field.name]))
@@ -42,23 +59,23 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_plain(kind: type[T], plain: Any, place: str) -> T:
+def from_plain(kind: type[T], plain: Any, place: str, *, newer: bool = False) -> T:
     """The instance of dataclass `kind` that `to_plain` made `plain` of. `place` names it in messages.
 
     A field may have the name that its metadata call "formerly"; what it held under that name is then called as their
     "values" say. Raises InputError for a field too few, unless it is `ADDED`, one too many, or one that holds something
-    else than its annotation says.
+    else than its annotation says. What a `newer` version may have written beside the fields is not looked at.
     """
     if not isinstance(plain, dict):
         raise InputError(f"{place}: got {plain!r}, expected an object")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     plain = dict(plain)
     for field in dataclasses.fields(cast(Any, kind)):
         if (formerly := field.metadata.get("formerly")) in plain and field.name not in plain:
             value = plain.pop(formerly)
             values = field.metadata.get("values", {})
             plain[field.name] = values.get(value, value) if isinstance(value, str) else value
-    if unknown := sorted(plain.keys() - hints.keys()):
+    if not newer and (unknown := sorted(plain.keys() - hints.keys(), key=str)):
         raise InputError(f"{place}: got unknown fields {unknown}, expected {sorted(hints)}")
     added = {field.name for field in dataclasses.fields(cast(Any, kind)) if "added" in field.metadata}
     if absent := sorted(hints.keys() - plain.keys() - added):
@@ -85,10 +102,27 @@ def _matches(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(item, get_args(kind)[0]) for item in value)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    if kind is Path:
+        return isinstance(value, Path) and _can_be_opened(value)
+    return isinstance(value, origin or kind)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _can_be_opened(path: Path) -> bool:
+    """Whether the system can be asked for `path`: NUL and halves of surrogate pairs are in no name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _describe(kind: Any) -> str:

@@ -24,7 +24,7 @@ from train.data.reader import Decoder
 from train.data.sampling import Sampling
 from train.data.transforms import Augmentation
 from train.errors import InputError
-from train.fields import ADDED, check_types, from_plain, require, to_plain
+from train.fields import ADDED, check_types, from_plain, parse_json, require, to_plain
 
 T = TypeVar("T")
 
@@ -293,7 +293,7 @@ class Recipe:
     def from_json(text: str) -> "Recipe":
         """The recipe that `to_json` wrote. InputError names a field that is missing, unknown or of a wrong value."""
         try:
-            plain: Any = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"recipe: is not JSON: {error}") from error
+            plain = parse_json(text)
+        except InputError as error:
+            raise InputError(f"recipe: {error}") from error
         return from_plain(Recipe, plain, "recipe")

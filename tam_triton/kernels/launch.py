@@ -20,9 +20,6 @@ FULL_GRID = 2 * MULTIPROCESSORS
 
 # Numerics must not depend on a default: a product and a sum are fused, on every backend.
 OPTIONS = {"enable_fp_fusion": True}
-# But not a product and its own sum over lanes: in fma(a, b, shuffled(a·b)) each lane rounds another of the two
-# products, so that lanes differ in the last bit of what they hold, and store, as one sum.
-SUMS_OF_PRODUCTS = {"enable_fp_fusion": False}
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ def weight_gradients_kernel(
             load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
         )
         for k in tl.static_range(K):
-            band = tl.sum(window[K - 1 - k].to(ACC) * x, axis=1)[:, None]
+            # + 0 rounds the product. Else it may be fused into the sum over lanes, fma(a, b, shuffled(a·b)): each lane
+            # would round another of the two, and hold, and store, other last bits of one sum.
+            band = tl.sum(window[K - 1 - k].to(ACC) * x + 0.0, axis=1)[:, None]
             t = s - k + HALF
             there = present & (t >= 0) & (t < T)
             # dV[s] takes Θ[k], dΘ[k] takes V[s]; other columns, and frames outside the clip, must not meet an Inf.
@@ -113,7 +115,7 @@ def weight_gradients(
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
             COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * max(pixels, kernel_size), tile.channels * tile.pixels),
-            num_warps=launch.warps(tile.threads), **launch.SUMS_OF_PRODUCTS,
+            num_warps=launch.warps(tile.threads), **launch.OPTIONS,
             **launch.register_limit(tile, x.dtype, T, kernel_size, excited=importance is not None),
         )  # fmt: skip
         add_parts(importance_parts, d_importance)

@@ -1,7 +1,6 @@
 """The compiled operators, executed, against the reference: the properties of the interpreted ones, by the same rule."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -9,45 +8,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from triton.runtime import driver
 
 from bench.offline import AbsentDevice
-from bench.ptx import execute
-from bench.ptx.driver import TARGETS, Launch, device
-from tam_triton import kernels
-from tests.support.operators import OPERATORS, Operator, check_against_reference, each_operator, each_tensor
+from bench.ptx.driver import TARGETS
+from tests.executed.compiled import Compiled
+from tests.support.operators import OPERATORS, Operator, check_against_reference, each_operator
 from tests.support.strategies import Problem, examples, problems
 
 pytestmark = pytest.mark.executed
-
-
-class Compiled:
-    """`tam_triton.kernels` as a GPU of a target has them.
-
-    Tensors go there with their strides, and the distance of their first element from the start of their memory.
-    """
-
-    def __init__(self, target: str, **options: Any) -> None:
-        self.target, self.options = target, options
-        self.launches: list[Launch] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return partial(self.call, name)
-
-    def call(self, name: str, *arguments: Any) -> Any:
-        """One operator."""
-        with device(self.target, partial(execute, **self.options)) as launches:
-            there = each_tensor(to_gpu, {str(i): value for i, value in enumerate(arguments)})
-            result = getattr(kernels, name)(*there.values())
-        self.launches += launches
-        return result
-
-
-def to_gpu(x: Tensor) -> Tensor:
-    """A copy of all of its memory, and the same part of that."""
-    memory = x.as_strided((x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
-    return memory.to("cuda:0").as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 @pytest.fixture(autouse=True, scope="module")

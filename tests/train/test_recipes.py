@@ -377,7 +377,7 @@ def test_damaged_json(damage, message):
     damage(plain)
     with pytest.raises(InputError, match=message):
         Recipe.from_json(json.dumps(plain))
-    with pytest.raises(InputError, match="recipe: is not JSON"):
+    with pytest.raises(InputError, match="recipe: line 1: is not JSON"):
         Recipe.from_json(json.dumps(plain)[:-5])
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,10 +11,16 @@ from train.errors import InputError
 
 Kind = Literal["video", "frames"]
 
+_TEXT = r"(?:[^{}]|\{\{|\}\})*"
+_PATTERN = re.compile(rf"{_TEXT}\{{0?(?::0?\d{{0,2}}d?)?\}}{_TEXT}", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A video and the number of its class: a video file, or a folder that holds its frames as pictures."""
+    """A video and the number of its class: a video file, or a folder that holds its frames as pictures.
+
+    Raises InputError for a pattern that does not make one name of one number.
+    """
 
     path: Path
     label: int
@@ -25,6 +32,13 @@ class Entry:
     pattern by looking into the folder."""
     first: int = 1
     """The number in the name of a frame folder's first picture."""
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None and ("\0" in self.pattern or not _PATTERN.fullmatch(self.pattern)):
+            raise InputError(
+                f"{self.path}: got pattern {self.pattern[:80]!r}, expected one with one number, of less than 100 "
+                "digits, such as 'img_{:05d}.jpg'"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from train.atomic import naming, replacing
-from train.data.entries import Entry, Split
+from train.data.entries import Entry, Kind, Split
 from train.errors import InputError
+from train.fields import ADDED, check_types, from_plain, parse_json, require
 
 FORMAT = 1  # goes up when older readers would misread newer files
 
@@ -26,6 +27,49 @@ Problem = Literal["missing", "short", "corrupt", "hung"]
 surely; reading it did not end in time."""
 
 PROBLEMS: tuple[Problem, ...] = get_args(Problem)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of an index. Raises InputError for a field of another type, and for an index of nothing."""
+
+    format: int
+    split: str
+    entries: int
+    root: Path
+    settings: dict[str, Any]
+    list: str
+    class_names: tuple[str, ...]
+    from_here: Path = field(default=Path(), metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "entries", self.entries > 0, "at least 1")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Any other line. Raises InputError for a field of another type."""
+
+    number: int
+    path: Path
+    label: int
+    kind: Kind
+    num_frames: int | None
+    pattern: str | None
+    first: int
+    problem: Problem | None
+    reason: str
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    def check(self, header: Header) -> None:
+        """Raise InputError unless the line can be one below `header`."""
+        require(self, "number", 0 <= self.number < header.entries, f"0 to {header.entries - 1}")
+        classes = len(header.class_names)
+        require(self, "label", 0 <= self.label < classes, f"0 to {classes - 1}, there are {classes} classes")
+        Entry(self.path, self.label, pattern=self.pattern)
 
 
 @dataclass(frozen=True)
@@ -199,23 +243,24 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
         remedy = f"; `python -m train prepare {path}` makes the index of a folder" if path.is_dir() else ""
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}{remedy}") from error
     header: Any = None
-    is_newer = False
-    known = {}
+    newer = ""
+    known: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            content = json.loads(line.decode(errors="surrogateescape"))
-            if number == 1:
-                header, is_newer = content, content["format"] > FORMAT
-            elif 0 <= content["number"] < header["entries"]:
-                known[content["number"]] = content
+            content = parse_json(line.decode(errors="surrogateescape"))
+            if header is None:
+                written = content.get("format") if isinstance(content, dict) else None
+                if isinstance(written, int) and written > FORMAT:
+                    newer = f"{path}: is of format {written}, this version reads up to {FORMAT}"
+                    break
+                header, first = content, from_plain(Header, content, "header", newer=True)
             else:
-                raise ValueError
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: is no line of an index that `prepare` writes") from error
-        if is_newer:
-            raise InputError(f"{path}: is of format {header['format']}, this version reads up to {FORMAT}")
+                from_plain(Line, content, "line", newer=True).check(first)
+                known[content["number"]] = content
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: is no line of an index that `prepare` writes: {error}") from error
     if header is None:
-        raise InputError(f"{path}: is no index, it holds no complete line")
+        raise InputError(newer or f"{path}: is no index, it holds no complete line")
     return header, known
 
 

@@ -5,10 +5,12 @@ view could be read have scores; the others are kept by name, with the reason, an
 """
 
 import json
+import math
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,6 +154,8 @@ class VideoScores:
         """The scores that `save` wrote at `path`. InputError if there is no such file, or another one."""
         try:
             # Opened here, since NumPy leaves a file open in which it finds nothing.
+            with path.open("rb") as file:
+                _check_sizes(file)
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 content = _read_arrays(arrays)
             return _from_arrays(content)
@@ -182,6 +186,32 @@ _ARRAYS: dict[str, tuple[type[np.generic], int]] = {
 }
 # Files that were written before these came have none.
 _ADDED = ("entries", "missing_causes")
+_SMALL = 2**24
+_MOST_SHRUNK = 100
+
+
+def _check_sizes(file: IO[bytes]) -> None:
+    """Raise InputError, before anything is allocated, where arrays say that they are larger than what is there.
+
+    A file of real scores shrinks by far less than `_MOST_SHRUNK`; one that unpacks to more is made to fill a memory.
+    """
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        unpacked, packed = (sum(sizes) for sizes in ([p.file_size for p in parts], [p.compress_size for p in parts]))
+        if unpacked > _SMALL + _MOST_SHRUNK * packed:
+            raise InputError(
+                f"unpacks to {unpacked} bytes from {packed}, expected at most {_MOST_SHRUNK} times as many"
+            )
+        for part in parts:
+            with archive.open(part) as opened:
+                version = np.lib.format.read_magic(opened)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(opened)
+                expected = opened.tell() + math.prod(shape) * dtype.itemsize
+            if part.file_size != expected:
+                raise InputError(
+                    f"{part.filename}: is of {part.file_size} bytes, expected {expected} for shape {shape}"
+                )
 
 
 def _read_arrays(arrays: Any) -> dict[str, NDArray[Any]]:

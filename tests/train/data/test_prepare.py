@@ -206,6 +206,9 @@ def test_videos_are_not_transcoded_over_themselves(folder, tmp_path):
         prepare(config(folder, tmp_path / "i.jsonl", transcode=folder / "list.txt" / ".." / "videos"))
 
 
+HEADER = b'{"format": 1, "split": "val", "entries": 1, "root": ".", "settings": {}, "list": "", "class_names": ["a"]}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -213,8 +216,9 @@ def test_videos_are_not_transcoded_over_themselves(folder, tmp_path):
         (b"no json\n", "line 1: is no line of an index"),
         (b"[]\n", "line 1: is no line of an index"),
         (b'{"format": 99}\n', "is of format 99"),
-        (b'{"format": 1, "entries": 1}\n{"number": 1}\n', "line 2: is no line of an index"),
-        (b'{"format": 1, "entries": 1}\n\xff\n', "line 2: is no line of an index"),
+        (HEADER + b'{"number": 1}\n', "line 2: is no line of an index"),
+        (HEADER + b"\xff\n", "line 2: is no line of an index"),
+        (b'{"format": 1, "entries": 1}\n', "line 1: .* fields .* are missing"),
     ],
 )
 def test_no_index(tmp_path, content, message):

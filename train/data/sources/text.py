@@ -1,7 +1,6 @@
 """Text files that users hand in, whatever system they were written on; and what may not stand in a list twice."""
 
 import csv
-import json
 import re
 import sys
 import unicodedata
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from train.data.entries import Entry
 from train.errors import InputError
+from train.fields import parse_json
 
 
 def read_text(path: Path) -> str:
@@ -31,10 +31,11 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises InputError."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from error
+        return parse_json(text)
+    except InputError as error:
+        raise InputError(f"{path}, {error}") from error
 
 
 def numbered_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

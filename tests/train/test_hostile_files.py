@@ -1,0 +1,188 @@
+"""Files that users hand over and that hold anything: each becomes a value or an InputError that names the file."""
+
+import json
+import random
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.test_checkpoint import make_trained, run_of
+from train.checkpoint import RunCheckpoints, load_checkpoint
+from train.data.entries import Entry, Split
+from train.data.index import Checked, Index, IndexWriter, read_index
+from train.errors import InputError
+from train.evaluation.scores import VideoScores
+
+
+@pytest.fixture
+def index(tmp_path):
+    """A whole index of three entries, one of them unusable."""
+    frames = Entry(tmp_path / "b", 1, "frames", 9, "img_{:05d}.jpg")
+    entries = (Entry(tmp_path / "a.mp4", 0), frames, Entry(tmp_path / "c.mp4", 1))
+    with IndexWriter(tmp_path / "val.jsonl", Split("val", entries, ("x", "y")), tmp_path, {"fast": True}) as writer:
+        for number, entry in enumerate(entries):
+            problem = ("corrupt", "no picture") if number == 2 else (None, "")
+            writer.write(Checked(number, entry, *problem))
+    return tmp_path / "val.jsonl"
+
+
+def read_or_refuse(path):
+    """What the index at `path` is, summarized as `test` and `fit` do, or the refusal, which names the file."""
+    try:
+        found = read_index(path)
+    except InputError as error:
+        refusal = str(error)
+    else:
+        assert isinstance(found, Index)
+        assert found.summary()
+        return found
+    assert refusal.startswith(str(path))
+    return refusal
+
+
+def rewrite(path, line, change):
+    """Let `change` alter what the line of that number holds."""
+    lines = path.read_text().splitlines()
+    content = json.loads(lines[line])
+    change(content)
+    lines[line] = json.dumps(content)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def fields_of(path):
+    return [(i, name) for i, line in enumerate(path.read_text().splitlines()[:2]) for name in json.loads(line)]
+
+
+def test_a_field_that_is_missing_or_has_another_name(index):
+    whole = index.read_text()
+    for line, name in fields_of(index):
+        rewrite(index, line, lambda content, name=name: content.pop(name))
+        if name != "from_here":  # older files have none
+            assert f"'{name}'" in read_or_refuse(index)
+        index.write_text(whole)
+        rewrite(index, line, lambda content, name=name: content.update({f"{name}s": content.pop(name)}))
+        assert isinstance(read_or_refuse(index), str) or name == "from_here"
+        index.write_text(whole)
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1.5, 1e400, float("nan"), 10**30, "", "\0", "\ud800", [], [[]], {}])
+def test_a_field_that_holds_something_else(index, value):
+    whole = index.read_text()
+    for line, name in fields_of(index):
+        rewrite(index, line, lambda content, name=name: content.update({name: value}))
+        read_or_refuse(index)
+        index.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{", "}", "{a}", "{}{}", "{!r}", "{0.real}", "{:>20000000000}", "{:99999999999d}", "i\0{}"]
+)
+def test_a_pattern_that_names_no_picture(index, pattern):
+    rewrite(index, 2, lambda content: content.update(pattern=pattern))
+    assert "pattern" in read_or_refuse(index)
+
+
+def test_an_index_of_nothing(index):
+    rewrite(index, 0, lambda content: content.update(entries=0))
+    index.write_text(index.read_text().splitlines()[0] + "\n")
+    assert "header.entries: got 0, expected at least 1" in read_or_refuse(index)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "null", "[]"])
+def test_json_that_is_deep_or_long_or_no_line(index, text):
+    lines = index.read_text().splitlines()
+    for place in (0, 1):
+        index.write_text("\n".join([*lines[:place], text, *lines[place + 1 :]]) + "\n")
+        assert f"line {place + 1}: is no line of an index" in read_or_refuse(index)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return make_trained()
+
+
+PARTS = ["identity", "processes", "accumulate", "learner", "tally", "unreadable", "best", "validated"]
+INNER = ["learner.steps", "learner.model", "learner.optimizer", "learner.scaler", "best.step"]
+
+
+@pytest.mark.parametrize("value", [..., "text", 1.5, [None], [[]], {"a": 1}, torch.zeros(3)])
+def test_a_damaged_newest_checkpoint_leads_to_the_one_before(tmp_path, trained, value):
+    """Whatever part of the run is gone (...) or another; a value that the part may have is taken."""
+    checkpoints = RunCheckpoints(tmp_path, keep=2)
+    checkpoints.save(1, trained, run_of(1, {"step": 1}), is_best=True)
+    newest = checkpoints.save(2, trained, run_of(2, {"step": 1}), is_best=False)
+    whole = torch.load(newest)
+    for name in ["recipe", "class_names", "state_dict", *(f"run.{part}" for part in PARTS + INNER)]:
+        *above, last = name.split(".")
+        torch.save(whole, newest)
+        content = torch.load(newest)
+        inside = content
+        for key in above:
+            inside = inside[key]
+        if value is ...:
+            del inside[last]
+        else:
+            inside[last] = value
+        torch.save(content, newest)
+        warnings: list[str] = []
+        found = checkpoints.newest(warnings.append)
+        assert found
+        if found["run"]["learner"]["steps"] == 2:
+            assert isinstance(value, dict) or (name, value) == ("run.unreadable", [])
+        else:
+            assert f"{newest}: is damaged: " in warnings[0]
+            assert "trying the checkpoint before it" in warnings[0]
+
+
+@pytest.mark.parametrize("names", [None, 7, "abc", [1, 2, 3], [b"a", b"b", b"c"], [["a"], "b", "c"]])
+def test_class_names_of_a_checkpoint_that_are_no_texts(tmp_path, trained, names):
+    path = RunCheckpoints(tmp_path, keep=1).save(1, trained, run_of(1), is_best=False)
+    torch.save(torch.load(path) | {"class_names": names}, path)
+    with pytest.raises(InputError, match="class_names") as caught:
+        load_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_scores_that_would_fill_the_memory(tmp_path):
+    """Zeros that pack well, and a shape that the bytes below it do not fill: refused before they are allocated."""
+    path = tmp_path / "scores.npz"
+    np.savez_compressed(path, scores=np.zeros((10**7, 4), np.float32))
+    with zipfile.ZipFile(tmp_path / "claimed.npz", "w") as archive, archive.open("scores.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (10**8, 4)})
+    for file, message in ((path, "unpacks to"), (tmp_path / "claimed.npz", "bytes, expected 1600000128 for shape")):
+        tracemalloc.start()
+        with pytest.raises(InputError, match=message) as caught:
+            VideoScores.load(file)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+        assert str(caught.value).startswith(f"{file}: ")
+
+
+def hurt(content, rng):
+    """`content` with a bit flipped, or some bytes cut out, put in or doubled, once or several times."""
+    content = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at = rng.randrange(len(content))
+        end = at + rng.randrange(1, 40)
+        how = rng.randrange(4)
+        if how == 0:
+            content[at] ^= 1 << rng.randrange(8)
+        elif how == 1:
+            del content[at:end]
+        else:
+            content[at:at] = rng.randbytes(3) if how == 2 else content[at:end]
+        content = content or bytearray(b"x")
+    return bytes(content)
+
+
+def test_any_damage_to_an_index_is_a_value_or_a_refusal(index):
+    whole, rng = index.read_bytes(), random.Random(3)
+    ends = []
+    for _ in range(300):
+        index.write_bytes(hurt(whole, rng))
+        ends.append(isinstance(read_or_refuse(index), str))
+    assert any(ends)
+    assert not all(ends)
