@@ -38,7 +38,7 @@ Target = Literal["sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950"]
 
 def batch_norm(x: Tensor) -> list[Tensor]:
     """Weight, bias, mean and variance of each channel of x, in float32 as a module holds them."""
-    return [*torch.ones(4, x.shape[1])]
+    return [*torch.ones(4, x.shape[1], device=x.device)]
 
 
 def branch_weights(
@@ -47,9 +47,12 @@ def branch_weights(
     """Weights and BatchNorm of the global and of the local branch, in float32 too."""
     (_, channels, segments), taps = squeezed.shape, kernel.shape[-1]
     width, hidden = alpha * segments, channels // beta
-    global_branch = [torch.ones(width, segments), *torch.ones(4, width), torch.ones(taps, width)]
-    local_branch = [torch.ones(hidden, channels, 3), *torch.ones(4, hidden), torch.ones(channels, hidden, 1)]
-    return global_branch, local_branch
+
+    def ones(*shape: int) -> Tensor:
+        return torch.ones(shape, device=squeezed.device)
+
+    global_branch = [ones(width, segments), *ones(4, width), ones(taps, width)]
+    return global_branch, [ones(hidden, channels, 3), *ones(4, hidden), ones(channels, hidden, 1)]
 
 
 # How the operators call each public launcher, in each form: x (also as dY), V (also as X̂ and dX̂), Θ.

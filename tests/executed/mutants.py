@@ -1,6 +1,7 @@
 """Wrong PTX, each by one change of what Triton compiled, and the check of the machine that must see it.
 
-`python -m tests.executed.mutants` makes every change at every place where it applies, and prints what killed how many.
+`python -m tests.executed.mutants` makes every change at every place where it applies, and prints what
+killed how many.
 """
 
 import re
@@ -31,67 +32,120 @@ NONE = "nothing"
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """What is changed, and what may see it.
-
-    Attributes:
-        fault: in words.
-        right: a pattern of the instruction.
-        wrong: what takes its place.
-        checks: those that kill it, the one that is for it first.
-        spared: how many places there are, over all kernels, where the change changes nothing, and why.
-    """
-
-    fault: str
-    right: str
-    wrong: str
-    checks: tuple[str, ...]
-    spared: tuple[int, str] = (0, "")
-
-
-MUTANTS = (
-    Mutant("a barrier is removed", r"\n\s*bar\.sync[^\n]*", "", (RACE,)),
-    Mutant("a barrier of a warp is removed", r"\n\s*bar\.warp\.sync[^\n]*", "", (RACE,)),
-    Mutant("copies are not waited for", r"\n\s*cp\.async\.wait_group[^\n]*", "", (RACE,)),
-    Mutant("a load has no predicate", r"@!?%p\d+ (ld\.global)", r"\1", (BOUNDS,)),
-    Mutant("a store has no predicate", r"@!?%p\d+ (st\.global)", r"\1", (BOUNDS, GLOBAL_RACE)),
-    Mutant("a vector is one element later", r"((?:ld|st)\.global\.v[24]\.b\d+[^\[]*\[ %rd\d+ \+ )0", r"\g<1>4", ("alignment",)),
-    Mutant("a vector in shared memory is one element later", r"((?:ld|st)\.shared(?:::cta)?\.v[24]\.b32[^\[]*\[\s*%r\d+)(?: \+ 0)?(?=\s*\])", r"\1 + 4", ("alignment",)),
-    Mutant("an address is one vector later", r"((?:ld|st)\.global\S*[^\[]*\[ %rd\d+ \+ )0", r"\g<1>16", (BOUNDS, VALUES, GLOBAL_RACE)),
-    Mutant("a lane adds its own value", r"(shfl\.sync\.bfly\.b32[^,]*,[^,]*,)\s*\d+", r"\1 0", ("replicated store", VALUES)),
-    Mutant("a product is left out", r"\n\s*(?:mul|fma)\.\S*f32\s[^\n]*", "", ("unwritten",)),
-    Mutant("a sum is left out", r"\n\s*add\.(?:rn\.)?f32\s[^\n]*", "", ("unwritten", VALUES)),
-    Mutant("a choice is turned round", r"(selp\.f32\s+%\w+, )(\S+, )(\S+, )(%p)", r"\1\3\2\4", (VALUES,)),
-    Mutant("an instruction is another", r"\n\s*max\.NaN\.f32", "\n\tmaximum.f32", ("opcode",)),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Case:
-    """One operator on numbers of one type in one layout, on shapes that leave blocks partly empty."""
+    """One operator on numbers of one type in one layout; C, H and W leave blocks partly empty."""
 
     operator: Operator
     layout: str
     dtype: torch.dtype
+    shape: tuple[int, int, int] = (24, 6, 7)
 
     def __str__(self) -> str:
         return f"{self.operator}, {self.layout}, {str(self.dtype).removeprefix('torch.')}"
 
     def call(self, backend: Compiled) -> tuple[Tensor, ...]:
         """The results."""
-        problem = Problem(
-            N=2, T=4, C=24, H=6, W=7, K=3, layout=self.layout, dy_layout=self.layout, dtype=self.dtype
-        )  # fmt: skip
+        C, H, W = self.shape
+        problem = Problem(2, 4, C, H, W, 3, layout=self.layout, dy_layout=self.layout, dtype=self.dtype)
         return self.operator.call(backend, self.operator.arguments(problem))  # type: ignore[arg-type]
 
 
-CASES = [
-    Case(operator, layout, dtype)
+def cases(*names: str, shape: tuple[int, int, int] = (24, 6, 7)) -> list[Case]:
+    """Of operators with their layouts and types, such as "squeeze nchw float32"."""
+    rows = {str(operator): operator for operator in OPERATORS}
+    layouts = {"nchw": "contiguous", "nhwc": "channels_last"}
+    return [
+        Case(rows[name], layouts[layout], getattr(torch, dtype), shape)
+        for name, layout, dtype in (text.split() for text in names)
+    ]
+
+
+ALL = [
+    Case(operator, layout, dtype, shape)
     for operator in OPERATORS
     if not operator.note
     for layout in ("contiguous", "channels_last")
     for dtype in (torch.float32, torch.bfloat16)
+    for shape in ((24, 6, 7), (8, 3, 3))
 ]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is changed, and what sees it.
+
+    Attributes:
+        fault: in words.
+        right: a pattern of the instruction.
+        wrong: what takes its place.
+        checks: those that kill it, the one that is for it first.
+        cases: where it is killed at every place. Elsewhere some places bear the change: a barrier that the compiler
+            could have saved, a predicate that always holds.
+    """
+
+    fault: str
+    right: str
+    wrong: str
+    checks: tuple[str, ...]
+    cases: list[Case]
+
+
+VECTOR = r"((?:ld|st)\.global\.v[24]\.b\d+[^\[]*\[ %rd\d+ \+ )0"
+SHARED_VECTOR = r"((?:ld|st)\.shared(?:::cta)?\.v[24]\.b32[^\[]*\[\s*%r\d+)(?: \+ 0)?(?=\s*\])"
+MUTANTS = (
+    Mutant(
+        "a barrier is removed", r"\n\s*bar\.sync[^\n]*", "", (RACE,),
+        cases("squeeze nchw float32", "weight_gradients nchw bfloat16"),
+    ),
+    Mutant(
+        "a barrier of a warp is removed", r"\n\s*bar\.warp\.sync[^\n]*", "", (RACE,),
+        cases("aggregate nchw bfloat16", "weight_gradients nhwc float16", shape=(8, 3, 3)),
+    ),
+    Mutant(
+        "copies are not waited for", r"\n\s*cp\.async\.wait_group[^\n]*", "", (RACE,),
+        cases("branches nchw float32", "branches nhwc bfloat16"),
+    ),
+    Mutant(
+        "a load has no predicate", r"@!?%p\d+ (ld\.global)", r"\1", (BOUNDS,),
+        cases("squeeze nchw float32", "branches nhwc float32"),
+    ),
+    Mutant(
+        "a store has no predicate", r"@!?%p\d+ (st\.global)", r"\1", (BOUNDS, GLOBAL_RACE),
+        cases("weight_gradients nhwc bfloat16", "aggregate nchw float32", "branches nchw bfloat16"),
+    ),
+    Mutant(
+        "a vector is one element later", VECTOR, r"\g<1>4", ("alignment",),
+        cases("aggregate nhwc float32", "input_gradient nchw bfloat16", "branches nchw float32"),
+    ),
+    Mutant(
+        "a vector in shared memory is one element later", SHARED_VECTOR, r"\1 + 4", ("alignment",),
+        cases("squeeze nchw bfloat16", "weight_gradients nchw float32"),
+    ),
+    Mutant(
+        "an address is one vector later", r"((?:ld|st)\.global\S*[^\[]*\[ %rd\d+ \+ )0", r"\g<1>16",
+        (BOUNDS, VALUES, GLOBAL_RACE), cases("aggregate nhwc float32", "weight_gradients nchw float32"),
+    ),
+    Mutant(
+        "a lane adds its own value", r"(shfl\.sync\.bfly\.b32[^,]*,[^,]*,)\s*\d+", r"\1 0",
+        ("replicated store", VALUES), cases("squeeze nchw float32", "weight_gradients nhwc bfloat16"),
+    ),
+    Mutant(
+        "a product is left out", r"\n\s*(?:mul|fma)\.\S*f32\s[^\n]*", "", ("unwritten",),
+        cases("aggregate nchw float32", "activated_aggregate nhwc bfloat16"),
+    ),
+    Mutant(
+        "a sum is left out", r"\n\s*add\.(?:rn\.)?f32\s[^\n]*", "", ("unwritten",),
+        cases("squeeze nhwc bfloat16", "activated_squeeze nchw float32"),
+    ),
+    Mutant(
+        "a choice is turned round", r"(selp\.f32\s+%\w+, )(\S+, )(\S+, )(%p)", r"\1\3\2\4", (VALUES,),
+        cases("input_gradient nchw float32", "activated_aggregate nchw bfloat16"),
+    ),
+    Mutant(
+        "an instruction is another", r"\n\s*max\.NaN\.f32", "\n\tmaximum.f32", ("opcode",),
+        cases("activated_squeeze nhwc float32"),
+    ),
+)  # fmt: skip
 
 
 def changes(mutant: Mutant, ptx: str) -> Iterator[str]:
@@ -122,15 +176,13 @@ def killers(mutant: Mutant, case: Case, most: int | None = None) -> list[str]:
 
 
 def main() -> int:
-    """Prints what killed how many, and where all were killed."""
+    """Prints what killed how many."""
     with mock.patch.object(driver, "_active", AbsentDevice(TARGETS[TARGET])):
         for mutant in MUTANTS:
             total: Counter[str] = Counter()
-            for case in CASES:
+            for case in ALL:
                 found = Counter(killers(mutant, case))
                 total += found
-                if found and not found[NONE]:
-                    print(f"    all in {case}: {dict(found)}", flush=True)
             print(f"{mutant.fault}: {dict(total)}", flush=True)
     return 0
 
