@@ -15,17 +15,21 @@ demo: $(READY)
 
 test: lint
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not deep and not executed"
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m executed tests/executed
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "executed and not deep" tests/executed
 
-# What compiles many networks, apart from `test`, so that this stays within a quarter of an hour.
+# What compiles many networks or kernels, apart from `test`, so that this stays within a quarter of an hour.
 deep: $(READY)
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m deep
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m "deep and not executed"
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m "executed and deep" tests/executed
 
 # For a night: forty times the examples of `test`, others each time, and how many there were.
 test-thorough: $(READY)
 	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -n $(JOBS) --dist worksteal --timeout=0 -p tests.support.count_examples \
 		tests/properties --ignore tests/properties/test_mutants.py \
 		tests/library/test_kernels.py tests/library/test_module.py tests/library/test_plain.py $(PYTEST)
+	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -n $(JOBS) --dist worksteal --timeout=0 -p tests.support.count_examples \
+		-m executed tests/executed/test_kernels.py $(PYTEST)
+	$(RUN) -m tests.executed.mutants
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -47,6 +47,7 @@ def backwards(count: int) -> range:
     return range(count)[::-1]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("target", TARGETS)
 @each_operator
 def test_order_changes_no_bit(operator: Operator, target: str) -> None:
