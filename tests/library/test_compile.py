@@ -78,6 +78,7 @@ def test_functions(function: Callable[..., Tensor], memory_format: torch.memory_
             compiled(feature_maps(3, memory_format).requires_grad_())
 
 
+@pytest.mark.deep
 @each_impl
 def test_any_shape(impl: str) -> None:
     """Everything is symbolic but T."""
@@ -88,6 +89,7 @@ def test_any_shape(impl: str) -> None:
         agree(compiled, eager, normal(5 * FRAMES, 7, 4, 3), [])
 
 
+@pytest.mark.deep
 @each_impl
 def test_tanet(impl: str) -> None:
     """In training, on channels_last frames, with any number of clips."""

@@ -137,6 +137,7 @@ assert torch.equal(network(videos(1)), expected)
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.deep
 @each_place
 def test_compiled(place: Place) -> None:
     network = inserted(place)

@@ -15,19 +15,25 @@ SHAPES = [
     Problem(N=2, T=8, C=5, H=7, W=7, K=3),
     Problem(N=1, T=3, C=16, H=7, W=7, K=3),
     Problem(N=1, T=4, C=6, H=14, W=14, K=3),
-    Problem(N=1, T=6, C=3, H=14, W=14, K=5),
-    Problem(N=1, T=2, C=3, H=28, W=28, K=3),
     Problem(N=3, T=1, C=7, H=5, W=3, K=3),
     Problem(N=2, T=1, C=1, H=1, W=1, K=7),
     Problem(N=2, T=2, C=12, H=2, W=3, K=7),
-    Problem(N=1, T=26, C=2, H=3, W=3, K=5),
-    Problem(N=1, T=3, C=1, H=57, W=29, K=3),
     Problem(N=2, T=5, C=17, H=4, W=4, K=1),
     Problem(N=1, T=3, C=33, H=17, W=1, K=3),
+]
+LARGE = [
+    Problem(N=1, T=6, C=3, H=14, W=14, K=5),
+    Problem(N=1, T=2, C=3, H=28, W=28, K=3),
+    Problem(N=1, T=26, C=2, H=3, W=3, K=5),
+    Problem(N=1, T=3, C=1, H=57, W=29, K=3),
     Problem(N=2, T=7, C=1, H=1, W=1, K=5),
 ]
 each_layout = pytest.mark.parametrize("memory", DENSE)
-each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda p: f"N{p.N}T{p.T}C{p.C}P{p.H}x{p.W}K{p.K}")
+each_shape = pytest.mark.parametrize(
+    "shape",
+    [*SHAPES, *(pytest.param(shape, marks=pytest.mark.deep) for shape in LARGE)],
+    ids=lambda p: f"N{p.N}T{p.T}C{p.C}P{p.H}x{p.W}K{p.K}",
+)
 
 
 @each_backend

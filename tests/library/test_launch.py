@@ -106,7 +106,7 @@ def test_time_is_split_only_to_fill_the_device(programs: int, segments: int, fra
 
 
 @each_layout
-@pytest.mark.parametrize("size", [7, 14])
+@pytest.mark.parametrize("size", [7, pytest.param(14, marks=pytest.mark.deep)])
 def test_splitting_time_changes_no_bit_of_a_frame(size: int, layout: str) -> None:
     """Y, dX and dV of a frame are the same sums; dΘ is a sum over parts, exact in small integers."""
     segments = 7
@@ -145,7 +145,7 @@ def test_splitting_time_changes_no_bit_of_a_frame(size: int, layout: str) -> Non
 @pytest.mark.parametrize("multiprocessors", [1, MULTIPROCESSORS])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @each_layout
-@pytest.mark.parametrize("size", [7, 14])
+@pytest.mark.parametrize("size", [7, pytest.param(14, marks=pytest.mark.deep)])
 def test_stated_bytes_are_those_counted(size: int, layout: str, dtype: str, multiprocessors: int) -> None:
     """Frames that parts of a clip read twice among them."""
     shape = Shape(16 if size == 7 else 8, size)

@@ -146,7 +146,10 @@ def test_double_backward(impl: str) -> None:
     assert check(lambda t: squeeze_and_aggregate(t, branches, SMALL.T, 3, impl=impl), x, fast_mode=True)
 
 
-@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize(
+    "check",
+    [torch.autograd.gradcheck, pytest.param(torch.autograd.gradgradcheck, marks=pytest.mark.deep)],
+)
 @pytest.mark.parametrize("name", ["weight_gradients", "input_gradient", "input_gradient of a squeezed X"])
 def test_gradients_are_operators_with_gradients(name: str, check: Callable[..., bool]) -> None:
     """Those registered with torch, called as they are: first and second derivatives."""

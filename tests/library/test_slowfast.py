@@ -298,6 +298,7 @@ class Copies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("tam", "training"), [(False, True), (True, False)])
 def test_compiled_whole(tam: bool, training: bool) -> None:
     network = small(tam).train(training)

@@ -45,6 +45,7 @@ def test_copied_pickled_and_saved(name: str) -> None:
 COMPILED = [(name, impl) for name, impl in EACH if impl != "triton" or name in ("tanet_r", "global", "shift")]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("name", "impl"), COMPILED)
 def test_compiled_for_any_number_of_clips(name: str, impl: str) -> None:
     memory_format = torch.contiguous_format if impl == "triton" else torch.channels_last
