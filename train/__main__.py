@@ -49,9 +49,9 @@ def demo(arguments: Sequence[str]) -> int:
 
 def ensemble(arguments: Sequence[str]) -> int:
     """Average the scores that several tests have saved."""
-    from train.evaluation.ensemble import EnsembleConfig, run_ensemble
+    from train.evaluation.ensemble import EnsembleConfig, files_first, run_ensemble
 
-    run_ensemble(parse("ensemble", EnsembleConfig, arguments))
+    run_ensemble(parse("ensemble", EnsembleConfig, files_first(arguments)))
     return 0
 
 

@@ -32,8 +32,8 @@ _held: dict[tuple[int, int], int] = {}
 class Lock:
     """A lock on `place`, that its holder alone may write to: a folder, which is made, or a file. A context manager.
 
-    Entering it raises InputError, which names the holder, where another has the lock, and OSError where no file can be
-    written there. Where the file system knows no locks it says so and goes on without.
+    Entering it raises InputError where another has the lock, which it names, and where nothing can be written. Where
+    the file system knows no locks it says so and goes on without.
     """
 
     def __init__(self, place: Path, *, is_file: bool = False) -> None:
@@ -93,6 +93,8 @@ class Lock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # a holder has removed the folder, too
             return _UNKNOWN
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -121,7 +123,12 @@ class Lock:
         except (FileExistsError, NotADirectoryError) as error:
             in_the_way = next(place for place in (folder, *folder.parents) if place.is_symlink() or place.exists())
             raise InputError(f"out: {in_the_way} is a file, expected a folder") from error
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._made += [place for place in missing if place not in self._made]
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self.place}: cannot be written to: {error.strerror}; take another place")
 
     def _is_at_path(self, inode: tuple[int, int]) -> bool:
         try:

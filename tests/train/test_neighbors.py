@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -28,42 +30,50 @@ def impatient(monkeypatch):
     monkeypatch.setattr(lock_module, "PATIENCE", 0.1)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["fit", "demo", "--device", "cpu"],
-        ["fit", "demo", "--device", "cpu", "--resume"],
-        ["compare", "demo", "--device", "cpu", "--systems", "c2d"],
-        ["test", "no checkpoint", "--device", "cpu"],
-        ["ensemble", "one", "other"],
-        ["demo"],
-        ["convert", "no checkpoint"],
-        ["prepare", "--source", "frames_list"],
-    ],
-    ids=lambda command: " ".join(word for word in command if word.islower() or word == "--resume"),
+COMMANDS = [
+    ["fit", "demo", "--device", "cpu"],
+    ["fit", "demo", "--device", "cpu", "--resume"],
+    ["compare", "demo", "--device", "cpu", "--systems", "c2d"],
+    ["test", "no checkpoint", "--device", "cpu"],
+    ["ensemble", "one", "other"],
+    ["demo"],
+    ["convert", "no checkpoint"],
+    ["prepare", "--source", "frames_list"],
+]
+each_command = pytest.mark.parametrize(
+    "command", COMMANDS, ids=lambda command: " ".join(word for word in command if word.islower() or word == "--resume")
 )
+
+
+def that_writes_to(place, command, folder, data):
+    """The whole command line; what it reads is made in `folder`."""
+    if command[0] in ("fit", "compare"):
+        return [*command, *data[1], "--out", str(place)]
+    if command[0] == "prepare":
+        (folder / "list.txt").write_text(f"{data[0].train.entries[0].path} 6 0\n")
+        (folder / "classes.txt").write_text("falls\n")
+        return [*command, str(folder / "list.txt"), "--classes", str(folder / "classes.txt"), "--out", str(place)]
+    return [*command, *(["--out"] if command[0] != "convert" else []), str(place)]
+
+
+@each_command
 def test_every_command_keeps_out_of_a_place_in_use(tmp_path, data, impatient, capsys, command):
     place = tmp_path / "place"
-    if command[0] in ("fit", "compare"):
-        command = [*command, *data[1], "--out", str(place)]
-    elif command[0] == "prepare":
-        (tmp_path / "list.txt").write_text(f"{data[0].train.entries[0].path} 6 0\n")
-        (tmp_path / "classes.txt").write_text("falls\n")
-        command = [
-            *command,
-            str(tmp_path / "list.txt"),
-            "--classes",
-            str(tmp_path / "classes.txt"),
-            "--out",
-            str(place),
-        ]
-    else:
-        command = [*command, *(["--out"] if command[0] != "convert" else []), str(place)]
+    words = that_writes_to(place, command, tmp_path, data)
     with Lock(place, is_file=command[0] in ("prepare", "convert")):
         there = sorted(tmp_path.rglob("*"))
-        assert main(command) == 1
+        assert main(words) == 1
         assert sorted(tmp_path.rglob("*")) == there
     assert f"error: {place}: is in use by this very process, {os.getpid()}" in capsys.readouterr().err
+
+
+@each_command
+def test_every_command_says_that_a_place_is_read_only(tmp_path, data, capsys, command):
+    """Before it does anything else. In /sys nobody makes folders or files."""
+    place = Path("/sys/kernel") / "place"
+    assert main(that_writes_to(place, command, tmp_path, data)) == 1
+    error = capsys.readouterr().err
+    assert re.search(rf"error: {place}: cannot be written to: .*; take another place", error), error
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path, data):

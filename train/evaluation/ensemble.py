@@ -1,7 +1,8 @@
 """`python -m train ensemble`: the mean of several networks' scores, such as those of 8 and of 16 frames."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +38,25 @@ class EnsembleConfig:
     """Folder for the scores and tables."""
     overwrite: bool = False
     """Write over the scores that are in `out`."""
+
+
+def files_first(arguments: Sequence[str]) -> list[str]:
+    """The command line with the files before the options, also those that stand behind the numbers of `--weights`."""
+    words = list(arguments)
+    if "--weights" not in words:
+        return words
+    start = words.index("--weights") + 1
+    end = next((i for i in range(start, len(words)) if words[i].startswith("--")), len(words))
+    numbers = list(itertools.takewhile(_is_number, words[start:end]))
+    return [*words[start + len(numbers) : end], *words[:start], *numbers, *words[end:]]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def run_ensemble(config: EnsembleConfig) -> Accuracy:

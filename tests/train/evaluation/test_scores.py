@@ -250,6 +250,9 @@ def test_ensemble_of_two(tmp_path, capsys):
     expected = 0.75 * softmax(first.scores) + 0.25 * softmax(second.scores)
     np.testing.assert_allclose(joined.scores, expected, rtol=1e-5)
     assert joined.protocol["weights"] == [3, 1]
+    assert main(["ensemble", *options[:3], *files, *options[3:-1], str(tmp_path / "in any order")]) == 0
+    again = VideoScores.load(tmp_path / "in any order" / "scores.npz")
+    np.testing.assert_array_equal(again.scores, joined.scores)
     capsys.readouterr()
     assert main(["ensemble", *files, *options]) == 1
     assert "weighted holds scores already; take another folder, or --overwrite" in capsys.readouterr().err
