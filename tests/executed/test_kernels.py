@@ -33,6 +33,15 @@ def test_equals_the_reference(operator: Operator, problem: Problem, target: str)
     check_against_reference(Compiled(target), operator, problem)  # type: ignore[arg-type]
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize("target", TARGETS)
+@each_operator
+def test_sixteen_frames_and_five_taps(operator: Operator, target: str) -> None:
+    for layout in ("contiguous", "channels_last"):
+        problem = Problem(N=2, T=16, C=24, H=7, W=6, K=5, layout=layout, dy_layout=layout, dtype=torch.bfloat16)
+        check_against_reference(Compiled(target), operator, problem)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("error", [-1.0, 1.0])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_what_is_approximate_may_err_as_far_as_it_is_allowed(layout: str, error: float) -> None:
