@@ -22,6 +22,9 @@ from train.fields import ADDED, check_types, from_plain, require, to_plain
 from train.networks import build_network
 from train.recipe import Recipe
 
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""What is raised where a file holds something else than it should, of the right types."""
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -136,7 +139,7 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
         network.load_state_dict(parts.state_dict)
         identity = (parts.run or {}).get("identity")
         validated_on = str(identity["data"]["validation videos"]) if identity else None
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: the checkpoint does not fit the network it describes: {reason}") from error
     return TrainedNetwork(network.eval(), recipe, class_names, validated_on)
@@ -212,8 +215,10 @@ class RunCheckpoints:
         """The checkpoints of the last steps, the oldest first."""
         return sorted(path for path in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name))
 
-    def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The content of the newest checkpoint that is whole; None where there is no checkpoint at all.
+    def newest(
+        self, warn: Callable[[str], None], load: Callable[[dict[str, Any]], None] = lambda run: None
+    ) -> dict[str, Any] | None:
+        """The content of the newest checkpoint that is whole, and that `load` takes; None where there is none at all.
 
         `warn` is told of each that is damaged, and `best.pt` is put right if the run ended before it could be.
 
@@ -226,6 +231,7 @@ class RunCheckpoints:
         for path in reversed(paths):
             try:
                 content = _read_run(path)
+                _load_run(path, content["run"], load)
             except InputError as error:
                 warn(f"{error}; trying the checkpoint before it")
                 continue
@@ -247,6 +253,13 @@ class RunCheckpoints:
             except InputError as error:
                 warn(f"{error}; the next validation makes another best checkpoint")
                 run["best"] = None
+
+
+def _load_run(path: Path, run: dict[str, Any], load: Callable[[dict[str, Any]], None]) -> None:
+    try:
+        load(run)
+    except DAMAGE as error:
+        raise InputError(f"{path}: is damaged: {' '.join(str(error).split())[:300]}") from error
 
 
 def _read_run(path: Path) -> dict[str, Any]:

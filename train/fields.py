@@ -17,6 +17,15 @@ T = TypeVar("T")
 ADDED = {"added": True}
 """Metadata of a field that older files may lack; it is then what it is by default, which changes nothing for them."""
 
+LARGEST = {
+    **dict.fromkeys(("batch_size", "lr_batch_size", "accumulate", "checkpoint_every", "keep", "log_every"), 2**20),
+    **dict.fromkeys(("epochs", "warmup_epochs"), 10**6),
+    **dict.fromkeys(("num_segments", "clips", "crops", "reach", "workers", "prefetch", "threads"), 2**12),
+    **dict.fromkeys(("crop_size", "short_side"), 2**13),
+    **dict.fromkeys(("kernel_size", "local_kernel_size", "alpha", "beta"), 2**10),
+}
+"""How much there may be of what a field of that name counts. No machine has more: it is an error, or meant ill."""
+
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", Path: "a path"}
 
 
@@ -36,12 +45,16 @@ def parse_json(text: str) -> Any:
 def check_types(instance: Any) -> None:
     """Raise InputError unless every field of a dataclass `instance` holds what its annotation says.
 
-    A bool is not taken for a number, nor infinity or NaN for a float; a whole number is a float.
+    A bool is not taken for a number, nor infinity or NaN for a float; a whole number is a float. What is `LARGEST` for
+    a field of its name holds, too.
     """
     hints = _hints(type(instance))
     for field in dataclasses.fields(instance):
         if not _matches(getattr(instance, field.name), hints[field.name]):
             raise _error(instance, field.name, _describe(hints[field.name]))
+        value, largest = getattr(instance, field.name), LARGEST.get(field.name)
+        if largest is not None and isinstance(value, int | float) and value > largest:
+            raise _error(instance, field.name, f"at most {largest}")
 
 
 def require(instance: Any, field: str, holds: bool, expected: str) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 else:  # so that the command line offers, and an error lists, what there is
     System = Literal[tuple(list_models())]
 
+MOST_BYTES = 2**40
+"""Of the clips of a step, or of the views of a video; more are refused before anything is read."""
 USUAL = (("resnet50", "IMAGENET1K_V1"), ("resnet50", None))
 """Backbones and weights that need no check: only torchvision can list the others, and takes a second to import."""
 
@@ -266,6 +268,12 @@ class Recipe:
     def __post_init__(self) -> None:
         check_types(self)
         require(self, "seed", self.seed >= 0, "at least 0")
+        row = 3 * self.sampling.num_segments  # bytes of one pixel in all frames of a clip
+        step = self.optimization.batch_size * row * self.augmentation.crop_size**2
+        require(self.optimization, "batch_size", step <= MOST_BYTES, "so many clips that a step's take at most 1 TiB")
+        for views in (self.validation, self.test):
+            fits = views.per_video * row * views.crop_size**2 <= MOST_BYTES
+            require(views, "clips", fits, "so many that a video's views take at most 1 TiB")
         if self.model.system in CONFIGS:
             expected = CONFIGS[self.model.system].num_segments
             fits = self.sampling.num_segments == expected

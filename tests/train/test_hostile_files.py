@@ -4,17 +4,24 @@ import json
 import random
 import tracemalloc
 import zipfile
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from tests.train.test_checkpoint import make_trained, run_of
 from train.checkpoint import RunCheckpoints, load_checkpoint
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
+from train.data.loader import Loading
 from train.errors import InputError
+from train.evaluation.report import write_report
 from train.evaluation.scores import VideoScores
+from train.recipe import Recipe
+from train.recipes import RECIPES
 
 
 @pytest.fixture
@@ -137,6 +144,63 @@ def test_a_damaged_newest_checkpoint_leads_to_the_one_before(tmp_path, trained, 
             assert "trying the checkpoint before it" in warnings[0]
 
 
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_a_newest_checkpoint_of_other_shapes_leads_to_the_one_before(tmp_path, part):
+    """Each part is of its type, and whole, and does not fit the network."""
+    videos = Videos.make(tmp_path)
+    config = tiny_config(tmp_path / "run")
+    assert run_one(config, videos) == 0
+    expected = final_bits(config.out)
+    newest = RunCheckpoints(config.out / "checkpoints", keep=1).by_age()[-1]
+    content = torch.load(newest)
+    tensors = content["run"]["learner"][part]
+    if part == "model":
+        name = next(name for name, value in tensors.items() if value.dim() == 4)
+        tensors[name] = tensors[name][:-1].clone()
+    else:
+        state = next(iter(tensors["state"].values()))
+        state["momentum_buffer"] = state["momentum_buffer"][:-1].clone()
+    torch.save(content, newest)
+    assert run_one(replace(config, resume=True), videos) == 0
+    assert f"{newest}: is damaged: " in str(log_of(config))
+    assert equal_bits(final_bits(config.out), expected)
+
+
+HUGE = [
+    ("optimization", "batch_size", 10**9, "at most 1048576"),
+    ("optimization", "batch_size", 10**6, "so many clips that a step's take at most 1 TiB"),
+    ("optimization", "epochs", 10**12, "at most 1000000"),
+    ("sampling", "num_segments", 10**6, "at most 4096"),
+    ("augmentation", "crop_size", 10**5, "at most 8192"),
+    ("test", "crop_size", 10**5, "at most 8192"),
+    ("model", "kernel_size", 10**9 + 1, "at most 1024"),
+    ("model", "alpha", 10**9, "at most 1024"),
+]
+
+
+@pytest.mark.parametrize(("group", "field", "value", "expected"), HUGE)
+def test_sizes_that_no_machine_has(group, field, value, expected):
+    """Before anything is allocated, whether from a file or from the command line."""
+    plain = json.loads(RECIPES["k400-8f"].to_json())
+    plain[group][field] = value
+    with pytest.raises(InputError, match=rf"{field}: got {value}, expected {expected}"):
+        Recipe.from_json(json.dumps(plain))
+
+
+def test_workers_that_no_machine_has():
+    with pytest.raises(InputError, match="workers: got 1000000, expected at most 4096"):
+        Loading(workers=10**6)
+
+
+def test_class_names_that_are_no_text_are_drawn(tmp_path):
+    """Halves of surrogate pairs, which names of folders outside UTF-8 become, and what a formula begins with."""
+    names = ("a\udcff", "$\\frac", "plain")
+    scores = VideoScores(("a", "b", "c"), np.array([0, 1, 2]), np.eye(3, dtype=np.float32), names, "logits")
+    write_report(tmp_path, scores)
+    assert (tmp_path / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+    assert VideoScores.load(tmp_path / "scores.npz").class_names == names
+
+
 @pytest.mark.parametrize("names", [None, 7, "abc", [1, 2, 3], [b"a", b"b", b"c"], [["a"], "b", "c"]])
 def test_class_names_of_a_checkpoint_that_are_no_texts(tmp_path, trained, names):
     path = RunCheckpoints(tmp_path, keep=1).save(1, trained, run_of(1), is_best=False)
@@ -178,11 +242,53 @@ def hurt(content, rng):
     return bytes(content)
 
 
+def damaged(path, seed, count):
+    """`path` damaged in one way after the other."""
+    whole, rng = path.read_bytes(), random.Random(seed)
+    for _ in range(count):
+        path.write_bytes(hurt(whole, rng))
+        yield path
+
+
+def ends(paths, read):
+    """How reading ends: with a value, or with a refusal that names the file."""
+    found: Counter[str] = Counter()
+    for path in paths:
+        try:
+            read(path)
+            found["value"] += 1
+        except InputError as error:
+            found["refusal" if str(path) in str(error) else str(error)] += 1
+    assert found.keys() <= {"value", "refusal"}
+    return found
+
+
+def test_any_damage_to_scores(tmp_path):
+    path = tmp_path / "scores.npz"
+    VideoScores(("a", "b", "c"), np.array([0, 1, 1]), np.eye(3, 2, dtype=np.float32), ("x", "y"), "logits").save(path)
+    assert ends(damaged(path, 1, 300), lambda path: VideoScores.load(path).accuracy()).total() == 300
+
+
+def test_any_damage_to_a_recipe(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(RECIPES["k400-8f"].to_json())
+
+    def read(path):
+        try:
+            Recipe.from_json(path.read_bytes().decode(errors="surrogateescape"))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    found = ends(damaged(path, 2, 300), read)
+    assert found["refusal"] > 200
+
+
+def test_any_damage_to_a_checkpoint(tmp_path, trained):
+    path = RunCheckpoints(tmp_path, keep=1).save(1, trained, run_of(1, {"step": 1}), is_best=False)
+    assert ends(damaged(path, 3, 150), load_checkpoint)["refusal"] > 10
+
+
 def test_any_damage_to_an_index_is_a_value_or_a_refusal(index):
-    whole, rng = index.read_bytes(), random.Random(3)
-    ends = []
-    for _ in range(300):
-        index.write_bytes(hurt(whole, rng))
-        ends.append(isinstance(read_or_refuse(index), str))
-    assert any(ends)
-    assert not all(ends)
+    refused = [isinstance(read_or_refuse(path), str) for path in damaged(index, 3, 300)]
+    assert any(refused)
+    assert not all(refused)

@@ -98,6 +98,7 @@ def _plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence
     """Save the confusion matrix (classes, classes) as a PNG: what share of a row's videos was taken for each class."""
     from matplotlib.figure import Figure  # a second that `--help` need not wait for
 
+    class_names = [name.encode(errors="backslashreplace").decode() for name in class_names]  # some are no text
     classes = len(class_names)
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 5 + 0.16 * classes if classes <= _NAMED else 12

@@ -140,6 +140,10 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["fused"] = fused
+        for weight, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != weight.shape:
+                    raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {tuple(weight.shape)}")
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average:

@@ -32,6 +32,9 @@ MAY_DIFFER = (
 the network is tested, and, but for rounding, how fast it learns. Whatever is in none of recipe, compute and data, such
 as the number of workers, may differ too."""
 
+LENGTHENING = ("recipe.optimization.epochs", "recipe.optimization.milestones")
+"""What may become more."""
+
 
 def resume(run: Run) -> None:
     """Go on from the newest checkpoint that is whole; does nothing where there is none.
@@ -39,7 +42,13 @@ def resume(run: Run) -> None:
     Raises:
         InputError: it is of a run that computes something else, or of an older version; or no checkpoint is whole.
     """
-    content = run.team.on_leader(lambda: run.folder.checkpoints.newest(run.log.warn))
+
+    def load(state: dict[str, Any]) -> None:
+        """On the leading process, whether it can be; what is of another run is refused below."""
+        if "ranks" not in state and not differences(state["identity"], run.identity, LENGTHENING):
+            run.load(state)
+
+    content = run.team.on_leader(lambda: run.folder.checkpoints.newest(run.log.warn, load))
     if content is None:
         run.log.rewind(0, 0)
         run.log.say(f"nothing to resume in {run.config.out}: the run starts from its beginning")
@@ -53,7 +62,7 @@ def resume(run: Run) -> None:
     former = _recipe(state["identity"]).optimization
     schedule, steps_per_epoch = run.trained.recipe.optimization, run.order.steps_per_epoch
     is_longer = schedule.epochs > former.epochs
-    lengthened = ("recipe.optimization.epochs", "recipe.optimization.milestones") if is_longer else ()
+    lengthened = LENGTHENING if is_longer else ()
     if differing := differences(state["identity"], run.identity, lengthened):
         raise InputError(
             f"{run.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
