@@ -103,6 +103,15 @@ def at_step(monkeypatch, step, action):
     monkeypatch.setattr(Learner, "step", stepped)
 
 
+@pytest.fixture
+def hung_up():
+    """SIGHUP is heard, even where the suite itself runs under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_stops_after_the_step_with_a_checkpoint(tmp_path, videos, whole, monkeypatch, number, capsys):
     config = tiny_config(tmp_path / "run")
@@ -115,6 +124,7 @@ def test_signal_stops_after_the_step_with_a_checkpoint(tmp_path, videos, whole, 
     assert equal_bits(final_bits(config.out), final_bits(whole.out))
 
 
+@pytest.mark.usefixtures("hung_up")
 def test_a_terminal_that_is_closed_leaves_a_checkpoint(tmp_path, videos):
     config = tiny_config(tmp_path / "run")
     child, terminal = pty.fork()
