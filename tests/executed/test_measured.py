@@ -84,7 +84,7 @@ def timed(recorded: Sequence[Recorded], where: str) -> list[tuple[Recorded, Time
     return [(one, interleaved({one.kernel: one.again}, where, ROUNDS)[one.kernel]) for one in recorded]
 
 
-EXACT = next(operator for operator in OPERATORS if str(operator) == "aggregate")
+EXACT = next(operator for operator in OPERATORS if str(operator) == "aggregate+shared")
 APPROXIMATE = next(operator for operator in OPERATORS if operator.name == "branches")
 SMALL = Problem(N=2, T=4, C=16, H=8, W=8, K=3)
 
@@ -134,7 +134,10 @@ def test_approximate_functions_may_differ_within_their_bounds(change: float, err
 
 @pytest.mark.executed
 def test_a_check_that_fails_names_the_kernel() -> None:
-    with device("sm_90", faulty(1.0)), pytest.raises(AssertionError, match=r"banded_kernel +aggregate +2×4×16×8×8 "):
+    with (
+        device("sm_90", faulty(1.0)),
+        pytest.raises(AssertionError, match=r"banded_kernel +aggregate\+shared +2×4×16×8×8 "),
+    ):
         check(EXACT, SMALL, lambda _: None)
 
 
