@@ -48,7 +48,7 @@ def from_pretrained(name: str | os.PathLike[str], **download: Any) -> nn.Module:
         raise ValueError(f"name: got {folder} without {missing}, expected a folder of save_pretrained")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where it is too deep
         raise ValueError(f"name: got {folder / CONFIG}, which is no JSON") from error
     if not isinstance(config, dict) or "system" not in config:
         raise ValueError(f"name: got {folder / CONFIG} without a system, expected one of save_pretrained")

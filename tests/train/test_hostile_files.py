@@ -14,9 +14,14 @@ import torch
 from tests.support.fit_runs import Videos, equal_bits, final_bits, log_of, run_one, tiny_config
 from tests.train.test_checkpoint import make_trained, run_of
 from train.checkpoint import RunCheckpoints, load_checkpoint
+from train.compare.compare import _finished
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
 from train.data.loader import Loading
+from train.data.sources.kinetics import read_kinetics
+from train.data.sources.lists import read_frames_list, read_list
+from train.data.sources.something import read_labels, read_something
+from train.data.sources.text import read_classes
 from train.errors import InputError
 from train.evaluation.report import write_report
 from train.evaluation.scores import VideoScores
@@ -281,6 +286,48 @@ def test_any_damage_to_a_recipe(tmp_path):
 
     found = ends(damaged(path, 2, 300), read)
     assert found["refusal"] > 200
+
+
+LISTS = {
+    "kinetics.csv": (
+        "label,youtube_id,time_start,time_end,split\nfalls,abc,1,11,train\nrises,def,2,12,train\n",
+        lambda path: read_kinetics(path, path.parent),
+    ),
+    "videos.txt": ("a.mp4 0\nb.mp4 1\nc d.mp4 1\n", lambda path: read_list(path, ("x", "y"), path.parent)),
+    "frames.txt": ("a 6 0\nb 7 1\n", lambda path: read_frames_list(path, ("x", "y"), path.parent)),
+    "something.json": (
+        '[{"id": "1", "template": "Pulling [something]"}, {"id": "2", "template": "Pushing [something]"}]',
+        lambda path: read_something(path, path.parent / "labels.json", path.parent),
+    ),
+    "labels.json": ('{"Pulling something": "0", "Pushing something": "1"}', read_labels),
+    "something.csv": (
+        "1;Pulling something\n2;Pushing something\n",
+        lambda path: read_something(path, path.parent / "labels.csv", path.parent),
+    ),
+    "labels.csv": ("Pulling something\nPushing something\n", read_labels),
+    "classInd.txt": ("1 falls\n2 rises\n", read_classes),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_any_damage_to_a_list(tmp_path, name):
+    for other, (text, _) in LISTS.items():
+        (tmp_path / other).write_text(text)
+    for video in ("a.mp4", "b.mp4", "c d.mp4", "1.webm", "2.webm"):
+        (tmp_path / video).touch()
+    text, read = LISTS[name]
+    read(tmp_path / name)
+    assert ends(damaged(tmp_path / name, 4, 150), read)["refusal"] > 20
+
+
+def test_any_damage_to_a_comparison(tmp_path):
+    """A result that cannot be used is no result: the system is tested again."""
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps({"identity": {"recipe": json.loads(RECIPES["k400-8f"].to_json())}, "result": {}}))
+    assert not any(_finished(path, {"recipe": {"test": None}}) for path in damaged(path, 5, 150))
+    for text in ("[" * 100_000, "[]", '{"identity": 3}', '{"identity": {"recipe": []}}'):
+        path.write_text(text)
+        assert _finished(path, {"recipe": {"test": None}}) is None
 
 
 def test_any_damage_to_a_checkpoint(tmp_path, trained):

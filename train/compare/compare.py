@@ -11,14 +11,14 @@ from torch import nn
 
 from tam_triton.nets.flops import count
 from train.atomic import write_text
-from train.checkpoint import RunCheckpoints, load_checkpoint
+from train.checkpoint import DAMAGE, RunCheckpoints, load_checkpoint
 from train.compare.config import CompareConfig
 from train.compare.report import RunResult, describe, summarize, write_runs, write_summary
 from train.data.index import Index
 from train.errors import InputError
 from train.evaluation.report import write_report
 from train.evaluation.views import score_videos
-from train.fields import to_plain
+from train.fields import parse_json, to_plain
 from train.fit.config import FitConfig
 from train.fit.fit import fit, read_splits
 from train.fit.resume import describe_run, differences
@@ -133,11 +133,11 @@ def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequ
 def _finished(path: Path, identity: dict[str, Any]) -> RunResult | None:
     """What is noted at `path` of this very run, tested in this very way."""
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
+        noted = parse_json(path.read_text(encoding="utf-8"))
         same_test = noted["identity"]["recipe"]["test"] == identity["recipe"]["test"]
         is_same = same_test and not differences(noted["identity"], identity)
         return RunResult(**noted["result"]) if is_same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *DAMAGE):
         return None
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from train.atomic import replacing
 from train.errors import InputError
+from train.fields import parse_json
 
 FORMAT = "tam_triton/scores/1"
 
@@ -232,7 +233,7 @@ def _read_arrays(arrays: Any) -> dict[str, NDArray[Any]]:
 
 
 def _from_arrays(content: dict[str, NDArray[Any]]) -> VideoScores:
-    protocol = json.loads(content["protocol"].item())
+    protocol = parse_json(content["protocol"].item())
     if not isinstance(protocol, dict):
         raise InputError(f"protocol: got {type(protocol).__name__}, expected an object")
     columns = [array.tolist() for name, array in content.items() if name.startswith("missing_")]
