@@ -6,6 +6,7 @@ touched, so block sizes, warps and specialisation are those of a real call.
 """
 
 import inspect
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ class Launch:
     compiled: CompiledKernel
     tensors: dict[str, int]
     """Bytes of every tensor argument by parameter name, in the order of the signature."""
+    arguments: dict[str, Any]
+    """What the compiled kernel has parameters for, by name, in order: numbers, and of tensors their bytes."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A tensor argument, of which a compiled kernel sees no more than memory."""
+
+    nbytes: int
 
 
 class AbsentDevice:
@@ -63,6 +73,20 @@ class AbsentDevice:
     def get_active_torch_device(self) -> torch.device:
         """Where the launchers' tensors are."""
         return torch.device("cpu")
+
+
+CACHE = tempfile.TemporaryDirectory(prefix="tam-triton-")  # of compiled kernels, while this process lives
+
+
+@contextmanager
+def own_cache() -> Iterator[None]:
+    """Kernels compiled inside neither come from the user's cache of Triton nor go there.
+
+    What lies there under the same key may have been left by another tool, in another textual form.
+    """
+    with knobs.cache.scope():
+        knobs.cache.dir = CACHE.name
+        yield
 
 
 @contextmanager
@@ -91,11 +115,16 @@ def launches(target: str) -> Iterator[list[Launch]]:
         options = {name: value for name, value in kwargs.items() if name in function.arg_names}
         arguments = inspect.signature(function.fn).bind(*args, **options).arguments
         tensors = {name: value.nbytes for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+        flat = {
+            name: Bytes(value.nbytes) if isinstance(value, torch.Tensor) else value
+            for name, value in parameters(binary.src.signature, arguments)
+        }
         blocks = tuple(grid(arguments) if callable(grid) else grid)
-        compiled.append(Launch(function.__name__, blocks, binary.metadata.num_warps, binary, tensors))
+        compiled.append(Launch(function.__name__, blocks, binary.metadata.num_warps, binary, tensors, flat))
         return binary
 
     with (
+        own_cache(),
         mock.patch.object(driver, "_active", AbsentDevice(TARGETS[target])),
         mock.patch.object(JITFunction, "run", compile_only),
     ):
@@ -104,3 +133,12 @@ def launches(target: str) -> Iterator[list[Launch]]:
         finally:
             for function, cache in caches:
                 function.device_caches = cache
+
+
+def parameters(signature: dict[Any, Any], values: dict[Any, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Those that the compiled kernel has, by name: no constants, tuples taken apart."""
+    for name, kind in signature.items():
+        if isinstance(kind, tuple):
+            yield from parameters(dict(enumerate(kind)), dict(enumerate(values[name])), f"{within}{name}.")
+        elif kind != "constexpr":
+            yield f"{within}{name}", values[name]

@@ -18,7 +18,8 @@ from torch import Tensor
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from bench.ptx.driver import Argument, parameters
+from bench.offline import parameters
+from bench.ptx.driver import Argument
 from bench.ptx.machine import execute
 from bench.ptx.memory import Bytes, Region
 
