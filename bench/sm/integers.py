@@ -62,7 +62,7 @@ class Values:
         """Its bits."""
         if name.endswith("Z"):
             return np.array([0])
-        kind, number = name.rstrip("0123456789"), int(name.lstrip("UR"))
+        kind, number = name.rstrip("0123456789"), int(name.lstrip("LUR"))
         return self.registers.get(f"{kind}{number + above}", UNKNOWN)
 
     def predicate(self, operand: Operand) -> Array:
@@ -74,7 +74,7 @@ class Values:
         """Writes a register, and those above it."""
         if operand.name.endswith("Z"):
             return
-        kind, number = operand.name.rstrip("0123456789"), int(operand.name.lstrip("UR"))
+        kind, number = operand.name.rstrip("0123456789"), int(operand.name.lstrip("LUR"))
         for i, word in enumerate(words):
             name = f"{kind}{number + i}"
             self.registers[name] = self.merged(word, self.registers.get(name, UNKNOWN))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.offline import Bytes, Launch
-from bench.sm.integers import UNKNOWN, Array, Values, evaluate
-from bench.sm.sass import Instruction, Program
+from bench.sm.integers import Array, Values, evaluate, unknown
+from bench.sm.sass import Instruction, Operand, Program
 
 WARP, SECTOR, LINE, BANK, INSTRUCTION_BYTES = 32, 32, 128, 4, 16
 LONGEST = 200_000  # instructions of a warp: beyond, a loop has no end
@@ -26,6 +26,8 @@ SHARED = ("LDS", "STS", "LDSM", "STSM")
 LOCAL = ("LDL", "STL")
 OTHER_MEMORY = ("LD", "ST", "ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDUX", "UBLKCP", "UTMALDG", "UTMASTG", "SUATOM")
 JUMPS = ("BRA", "CALL")
+WITHOUT_RESULT = ("STG", "STS", "STSM", "STL", "LDGSTS", "BAR", "DEPBAR", "EXIT", "RET", *JUMPS)
+STACK = 0x1000000
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def constants(program: Program, block: Sequence[int], grid: Sequence[int], argum
     extents = 0 if program.parameters < 0x300 else program.parameters - 0x20
     words = {extents + 4 * i: extent for i, extent in enumerate(block)}
     words |= {extents + (12 if extents == 0 else 16) + 4 * i: extent for i, extent in enumerate(grid)}
+    words[0x28 if extents == 0 else program.parameters - 4] = STACK
     tensors = 0
     ends = [*program.offsets[1:], program.offsets[-1] + 8]
     for i, (start, end) in enumerate(zip(program.offsets, ends, strict=True)):
@@ -155,15 +158,28 @@ class Machine:
             self.result.warps[warp].append((instruction, accesses.get(int(warp))))
         if (may[active] == 1).any():
             self.values.mask = active & (may > 0)
-            for operand in instruction.operands[:2]:  # either the old value or the new one
-                if operand.kind == "register":
-                    self.values.set(operand, *[UNKNOWN] * 4)
-                elif operand.kind == "predicate":
-                    self.values.set_predicate(operand, np.array([1]))
+            if name not in WITHOUT_RESULT:
+                unknown(self.values, instruction)  # either the old value or the new one
         elif acts.any():
             self.values.mask = None if acts.all() else acts
-            if name not in ("STG", "STS", "STSM", *JUMPS, "EXIT", "RET", "BAR", "STL", "LDGSTS", "DEPBAR"):
+            if name in LOCAL:
+                self.local(instruction)
+            elif name not in WITHOUT_RESULT:
                 evaluate(self.values, instruction)
+
+    def local(self, instruction: Instruction) -> None:
+        """What is put aside on the stack and taken up again may be an address."""
+        count = instruction.access_bytes // 4
+        memory = next(operand for operand in instruction.operands if operand.kind == "memory")
+        register = next(operand for operand in instruction.operands if operand.kind == "register")
+        start = self.values.address(memory)
+        if (start < 0).any() or (start != start[0]).any():
+            raise ValueError("where on the stack is not known")
+        at = Operand("register", f"L{int(start[0]) // 4}")  # the stack as registers of one more kind
+        if instruction.name == "STL":
+            self.values.set(at, *(self.values.value(register, i) for i in range(count)))
+        else:
+            self.values.set(register, *(self.values.value(at, i) for i in range(count)))
 
     def guarded(self, instruction: Instruction, active: NDArray[np.bool_]) -> Array:
         """Of each lane, whether the instruction acts: 0, 1 (not known) or 2."""
