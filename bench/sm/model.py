@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.offline import Launch
-from bench.sm.sass import NO_SCOREBOARD, Instruction
+from bench.sm.sass import Instruction
 from bench.sm.walk import LOADS, SECTOR, SHARED, Access, Step, Walk
 
 PARTITIONS, LANES = 4, 32
@@ -58,7 +58,7 @@ class Device:
     l2: float = 280
     l1: float = 38
     launch: float = 100
-    overhead: float = 1.5
+    overhead: float = 2.2
 
     @property
     def copied(self) -> float:
@@ -110,6 +110,7 @@ PIPE_OF = {name: pipe for pipe, names in PIPES.items() for name in names.split()
 INTERVALS = {"ALU": 2, "FMA": 2, "HEAVY": 2, "XU": 8, "MEMORY": 2, "UNIFORM": 2, "TENSOR": 8, "DOUBLE": 4, "CONTROL": 1}
 SHUFFLE_CYCLES, SHARED_CYCLES, VARIABLE_CYCLES, BARRIER_CYCLES = 24, 30, 30, 20
 PLAIN, LOAD_L1, LOAD_SHARED, LOAD_DRAM, STORE, ON_CHIP, BARRIER, VARIABLE, GROUP, WAIT_GROUP = range(10)
+SHUFFLES = ("SHFL",)
 OF_ONE_PROGRAM = 0.5  # a tensor of which each program touches its own part mostly
 
 
@@ -190,7 +191,7 @@ def step(instruction: Instruction, access: Access | None, shares: dict[str, floa
             result.kind, result.latency = ON_CHIP, SHARED_CYCLES
         else:
             result.l2 = access.sectors * SECTOR
-    elif name == "SHFL":
+    elif name in SHUFFLES:
         result.kind, result.unit, result.latency = ON_CHIP, 1, SHUFFLE_CYCLES
     elif name in ("STL", "LDL"):
         result.kind, result.unit, result.latency = LOAD_L1, max(1, instruction.access_bytes // 4), round(device.l1)
@@ -199,10 +200,15 @@ def step(instruction: Instruction, access: Access | None, shares: dict[str, floa
     elif name == "LDGDEPBAR":
         result.kind = GROUP
     elif name == "DEPBAR":
-        board, *keep = instruction.operands
-        result.kind, result.unit = WAIT_GROUP, int(board.name.removeprefix("SB"))
-        result.keep = keep[0].value if keep and keep[0].kind == "number" else 0
+        result.kind = WAIT_GROUP
+        result.unit, result.keep = waited_group(instruction)
     return result
+
+
+def waited_group(instruction: Instruction) -> tuple[int, int]:
+    """Of DEPBAR: the scoreboard, and how many of its last groups of copies need not have arrived."""
+    board, *keep = instruction.operands
+    return int(board.name.removeprefix("SB")), keep[0].value if keep and keep[0].kind == "number" else 0
 
 
 def dram_shares(walk: Walk, launch: Launch) -> dict[str, float]:
@@ -277,4 +283,3 @@ def varied(device: Device, name: str, factor: float) -> Device:
     return replace(device, **{one: getattr(device, one) * factor for one in changed})
 
 
-__all__ = ["DEVICES", "NO_SCOREBOARD", "Device", "Prediction", "predict", "simulate", "varied"]

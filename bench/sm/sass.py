@@ -100,6 +100,7 @@ class Program:
     offsets: tuple[int, ...] = ()
 
 
+@cache
 def read(cubin: bytes) -> Program:
     """The kernel in a cubin, by the disassemblers that Triton's wheel carries.
 
