@@ -1,15 +1,15 @@
-"""What a walk shows without a model: how many instructions a vector of X takes, how many bytes a warp asks for ahead."""
+"""What a walk shows without a model: instructions that a vector of X takes, bytes that a warp asks for ahead."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 from bench.offline import Launch
-from bench.sm.model import SHUFFLES, Device, dram_shares, pipe, waited_group
+from bench.sm.devices import Device
+from bench.sm.model import SHUFFLES, dram_shares, pipe, resident, waited_group
 from bench.sm.sass import SCOREBOARDS
 from bench.sm.walk import LOADS, SECTOR, SHARED, Step, Walk
 
-VECTOR_OF_A_WARP = 16 * 32  # bytes: one access of 128 bits by each lane
+VECTOR_BYTES, LANES = 16, 32
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,29 @@ class Facts:
     barriers: float
     shared: float
     in_flight: float
-    ceiling: float
-    sectors: float
+    ceiling: float | None
+    sectors: float | None
 
 
-def facts(walk: Walk, launch: Launch, device: Device, resident: int, large: set[str]) -> Facts | None:
+def facts(walk: Walk, launch: Launch, device: Device, large: set[str]) -> Facts | None:
     """None where the launch has no tensor of X's size (`large` names those) to load."""
     steps = [one for warp in walk.warps for one in warp]
     touches = [(one, access) for one, access in steps if access is not None and access.tensor in large]
     loaded = sum(access.fresh * SECTOR for one, access in touches if one.name in LOADS)
     if not loaded:
         return None
-    vectors = loaded / VECTOR_OF_A_WARP
+    vectors = loaded / (VECTOR_BYTES * LANES)
     names = Counter(one.name for one, _ in steps)
     mix = Counter(pipe(one) for one, _ in steps)
     shares = dram_shares(walk, launch)
     moved = sum(min(1.0, shares[access.tensor]) * access.fresh * SECTOR for _, access in touches)
-    here = min(resident, math.ceil(math.prod(launch.grid) / device.multiprocessors))
     return Facts(
         instructions=len(steps) / vectors,
         mix={kind: count / vectors for kind, count in mix.items()},
         shuffles=sum(names[name] for name in SHUFFLES) / vectors,
         barriers=names["BAR"] / vectors,
         shared=sum(names[name] for name in SHARED) / vectors,
-        in_flight=here * sum(asked_ahead(warp, large) for warp in walk.warps),
+        in_flight=resident(launch, device) * sum(asked_ahead(warp, large) for warp in walk.warps),
         ceiling=moved / len(steps) * device.issue_rate,
         sectors=sum(access.sectors for _, access in touches) / sum(access.lines for _, access in touches),
     )

@@ -5,6 +5,7 @@ compiles to them one for one. A test executes kernels both ways and compares eve
 known, because it was loaded or is a number that decides nothing here, so is everything computed from it.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -118,7 +119,8 @@ def signed(bits: Array) -> Array:
 
 def outputs(instruction: Instruction) -> tuple[list[Operand], Operand | None, list[Operand]]:
     """Predicates and register that are written, and what is read. A second predicate mostly is the first's opposite."""
-    written, register, rest = [], None, list(instruction.operands)
+    written: list[Operand] = []
+    register, rest = None, list(instruction.operands)
     comparison = "SETP" in instruction.name or "PLOP3" in instruction.name
     while rest:
         if rest[0].kind == "predicate" and not (comparison and len(written) == 2):
@@ -350,8 +352,8 @@ def extreme(values: Values, instruction: Instruction) -> None:
 
     def function(*operands: Array) -> Array:
         *sums, last = operands
-        pair = [sum(sums) & MASK, last]
-        a, b = pair if unsigned else map(signed, pair)
+        pair: list[Array] = [functools.reduce(np.add, sums) & MASK, last]
+        a, b = pair if unsigned else (signed(one) for one in pair)
         return np.where(lower == 2, np.minimum(a, b), np.maximum(a, b))
 
     result = applied(function, *sources(values, instruction))

@@ -18,7 +18,7 @@ typedef struct {
 
 typedef struct {
     int32_t warps, slots, programs, fma_pipes;
-    int32_t l1, l2, dram, launch, barrier;
+    int32_t l2, dram, launch, barrier;
     double l2_bytes, dram_bytes;
 } Setting;
 

@@ -20,71 +20,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.compiled import MULTIPROCESSORS, resources
 from bench.offline import Launch
+from bench.sm.devices import PARTITIONS, Device
 from bench.sm.sass import Instruction
-from bench.sm.walk import LOADS, SECTOR, SHARED, Access, Step, Walk
-
-PARTITIONS, LANES = 4, 32
-
-
-@dataclass(frozen=True)
-class Device:
-    """A GPU as the model sees it.
-
-    Attributes:
-        name: of a product.
-        multiprocessors: how many.
-        gigahertz: the clock, while it works.
-        bandwidth: of DRAM by the data sheet, bytes a second.
-        l2_bandwidth: between L2 and all multiprocessors, bytes a second.
-        fma_pipes: of 16 lanes in a partition, for float32.
-        reached: share of `bandwidth` that a copy reaches.
-        dram, l2, l1: latencies of a load, in cycles, from the load-store unit to the register.
-        launch: cycles until a program's first instruction.
-        overhead: microseconds of a launch beyond what the multiprocessor does.
-    """
-
-    name: str
-    multiprocessors: int
-    gigahertz: float
-    bandwidth: float
-    l2_bandwidth: float
-    fma_pipes: int = 2
-    reached: float = 0.93
-    dram: float = 800
-    l2: float = 280
-    l1: float = 38
-    launch: float = 100
-    overhead: float = 2.2
-
-    @property
-    def copied(self) -> float:
-        """Bytes a second of a copy."""
-        return self.bandwidth * self.reached
-
-    @property
-    def needed_in_flight(self) -> float:
-        """Bytes that each multiprocessor must have asked for at any time to use all of it: latency × bandwidth."""
-        return self.copied * self.dram / (self.gigahertz * 1e9) / self.multiprocessors
-
-    @property
-    def issue_rate(self) -> float:
-        """Instructions of warps a second, at most."""
-        return self.multiprocessors * PARTITIONS * self.gigahertz * 1e9
-
-
-# Multiprocessors, clocks and bandwidth: NVIDIA's data sheets and white papers of the A100 (40 and 80 GB SXM), H100 SXM
-# and B200. Latencies and rates of L1 and L2: microbenchmarks by Luo et al., "Benchmarking and Dissecting the Nvidia
-# Hopper GPU Architecture" (2024), rounded; DRAM's is one under load.
-DEVICES = {
-    "sm_80": Device("A100", 108, 1.41, 2.039e12, 4.0e12, fma_pipes=1),
-    "sm_90": Device("H100 SXM", 132, 1.755, 3.35e12, 5.5e12),
-    "sm_100": Device("B200", 148, 1.85, 8.0e12, 10e12),
-}
-
+from bench.sm.walk import LOADS, SECTOR, SHARED, Access, Walk
 
 PIPES = {
     "ALU": (
@@ -130,7 +73,7 @@ class CSetting(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in (
-            "warps", "slots", "programs", "fma_pipes", "l1", "l2", "dram", "launch", "barrier",
+            "warps", "slots", "programs", "fma_pipes", "l2", "dram", "launch", "barrier",
         )),
         ("l2_bytes", ctypes.c_double), ("dram_bytes", ctypes.c_double),
     )  # fmt: skip
@@ -213,7 +156,7 @@ def waited_group(instruction: Instruction) -> tuple[int, int]:
 
 def dram_shares(walk: Walk, launch: Launch) -> dict[str, float]:
     """Of each tensor: its bytes over those of the sectors that all programs touch."""
-    programs = math.prod(launch.grid)
+    programs = launch.programs
     return {
         name: launch.arguments[name].nbytes / (len(touched) * SECTOR * programs)
         for name, touched in walk.touched.items()
@@ -221,18 +164,29 @@ def dram_shares(walk: Walk, launch: Launch) -> dict[str, float]:
     }
 
 
-def predict(walk: Walk, launch: Launch, device: Device, resident: int) -> Prediction:
-    """The time of a launch on a device whose multiprocessors hold `resident` of its programs at once."""
-    programs = math.prod(launch.grid)
+def resident(launch: Launch, device: Device) -> int:
+    """Programs that are on one multiprocessor at once: what its resources and the grid allow."""
+    used, limits = resources(launch.compiled), MULTIPROCESSORS[device.target]
+    share = limits.occupancy(used.registers, used.shared_bytes, launch.num_warps)
+    return min(round(share * limits.warps / launch.num_warps), math.ceil(launch.programs / device.multiprocessors))
+
+
+def predict(walk: Walk, launch: Launch, device: Device) -> Prediction:
+    """The time of a launch.
+
+    Raises:
+        ValueError: an instruction is none that the model knows.
+    """
+    programs = launch.programs
     here = math.ceil(programs / device.multiprocessors)
     shares = dram_shares(walk, launch)
     steps = [[step(one, access, shares, device) for one, access in warp] for warp in walk.warps]
     # All multiprocessors share the bandwidth; this one has its part of the programs.
     per_cycle = here / programs / (device.gigahertz * 1e9)
     setting = CSetting(
-        warps=launch.num_warps, slots=min(resident, here), programs=here, fma_pipes=device.fma_pipes,
-        l1=round(device.l1), l2=round(device.l2), dram=round(device.dram), launch=round(device.launch),
-        barrier=BARRIER_CYCLES, l2_bytes=device.l2_bandwidth * per_cycle, dram_bytes=device.copied * per_cycle,
+        warps=launch.num_warps, slots=resident(launch, device), programs=here, fma_pipes=device.fma_pipes,
+        l2=round(device.l2), dram=round(device.dram), launch=round(device.launch), barrier=BARRIER_CYCLES,
+        l2_bytes=device.l2_bandwidth * per_cycle, dram_bytes=device.copied * per_cycle,
     )  # fmt: skip
     result = simulate(steps, setting)
     return Prediction(
@@ -275,11 +229,3 @@ def library() -> ctypes.CDLL:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return ctypes.CDLL(str(built))
-
-
-def varied(device: Device, name: str, factor: float) -> Device:
-    """The same with one of its figures another."""
-    changed = {"latency": ("dram", "l2"), "L1": ("l1",), "bandwidth": ("bandwidth", "l2_bandwidth")}[name]
-    return replace(device, **{one: getattr(device, one) * factor for one in changed})
-
-

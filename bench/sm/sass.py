@@ -25,7 +25,7 @@ class Operand:
 
     Attributes:
         kind: "register", "predicate", "number", "constant", "memory" or "other".
-        name: of the register or predicate ("R4", "UR4", "P0", "UP0"; the zeros and truths are "RZ", "URZ", "PT", "UPT").
+        name: of the register or predicate ("R4", "UR4", "P0", "UP0"; zeros and truths are "RZ", "URZ", "PT", "UPT").
         value: the number; of a constant and of memory the offset.
         minus: it is negated: arithmetically, or, of a predicate, logically.
         invert: its bits are (~).

@@ -5,7 +5,6 @@ that loops run as often as they would and every access is known to its bytes; ot
 far apart, so an address tells its tensor.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,9 +64,7 @@ class Walk:
     touched: dict[str, set[int]] = field(default_factory=dict)
 
 
-def walk(
-    program: Program, grid: Sequence[int], number: int, num_warps: int, arguments: Mapping[str, Any]
-) -> Walk:
+def walk(program: Program, grid: Sequence[int], number: int, num_warps: int, arguments: Mapping[str, Any]) -> Walk:
     """Runs one program of a launch.
 
     Args:
@@ -83,12 +80,10 @@ def walk(
     """
     x, y, z = (*grid, 1, 1)[:3]
     threads = num_warps * WARP
-    special = {
-        "SR_CTAID.X": np.array([number % x]), "SR_CTAID.Y": np.array([number // x % y]),
-        "SR_CTAID.Z": np.array([number // (x * y)]), "SR_TID.X": np.arange(threads), "SR_LANEID": np.arange(threads) % WARP,
-        "SR_TID.Y": np.array([0]), "SR_TID.Z": np.array([0]), "SR_CgaCtaId": np.array([0]),
-        "SR_NCTAID.X": np.array([x]), "SR_NCTAID.Y": np.array([y]), "SR_NCTAID.Z": np.array([z]),
-    }  # fmt: skip
+    special = {"SR_TID.X": np.arange(threads), "SR_LANEID": np.arange(threads) % WARP}
+    for axis, at in zip("XYZ", (number % x, number // x % y, number // (x * y)), strict=True):
+        special[f"SR_CTAID.{axis}"] = np.array([at])
+    special |= {name: np.array([0]) for name in ("SR_TID.Y", "SR_TID.Z", "SR_CgaCtaId")}
     values = Values(constants(program, (threads, 1, 1), (x, y, z), list(arguments.values())), special)
     names = [name for name, value in arguments.items() if isinstance(value, Bytes)]
     return Machine(program, values, num_warps, names).run()
@@ -219,7 +214,9 @@ class Machine:
         for operand in instruction.operands[2:] if instruction.name == "LDGSTS" else ():
             if operand.kind == "predicate":  # where it does not hold, zeros are stored
                 acts = acts & (np.broadcast_to(self.values.predicate(operand), acts.shape) == 2)
-        address = np.broadcast_to(self.values.address(memory[-1] if instruction.name != "STG" else memory[0]), acts.shape)
+        address = np.broadcast_to(
+            self.values.address(memory[-1] if instruction.name != "STG" else memory[0]), acts.shape
+        )
         if (address[acts] < 0).any():
             raise ValueError("the address depends on values that were loaded")
         size = instruction.access_bytes
@@ -240,7 +237,7 @@ class Machine:
         return found
 
     def shared(self, instruction: Instruction, acts: NDArray[np.bool_]) -> dict[int, Access]:
-        """Passes over the banks of shared memory that each warp needs; without conflicts where addresses are unknown."""
+        """Passes over the banks of shared memory that each warp needs; the fewest where addresses are not known."""
         operand = next(operand for operand in instruction.operands if operand.kind == "memory")
         address = np.broadcast_to(self.values.address(operand), acts.shape)
         size, lanes_used = instruction.access_bytes, WARP
@@ -266,11 +263,13 @@ class Machine:
         return found
 
 
-def launch_walk(launch: Launch, program: Program, number: int | None = None) -> Walk:
-    """Of a launch the program in the middle of the grid, or another."""
-    programs = math.prod(launch.grid)
-    chosen = programs // 2 if number is None else number
+def middle(launch: Launch, program: Program) -> Walk:
+    """Of a launch the program in the middle of the grid.
+
+    Raises:
+        ValueError: as `walk`, with the kernel's name.
+    """
     try:
-        return walk(program, launch.grid, chosen, launch.num_warps, launch.arguments)
+        return walk(program, launch.grid, launch.programs // 2, launch.num_warps, launch.arguments)
     except ValueError as error:
         raise ValueError(f"{launch.kernel}: {error}") from error
