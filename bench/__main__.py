@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("Train", "a training step of TANet, taken apart: forward, backward, optimizer, share of TAM"),
     "data": ("Data", "clips a second from video files to batches, against the usual pipeline; memory over many opens"),
     "static": ("Static", "the compiled kernels without a GPU: registers, spills, vector widths, occupancy"),
+    "predict": ("Predict", "the compiled kernels' time on a GPU, predicted by a model of one multiprocessor"),
     "execute": ("Execute", "the compiled kernels executed on the CPU: instructions, sectors a request, bank conflicts"),
     "cost": ("Cost", "parameters, MACs and activations of every system on every backbone, beside published figures"),
     "traffic": ("Traffic", "bytes that the kernels ask of memory, counted in passes over X"),

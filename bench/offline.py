@@ -5,9 +5,12 @@ takes its place, and a launch stops after compilation. Launchers run unchanged, 
 touched, so block sizes, warps and specialisation are those of a real call.
 """
 
+import functools
 import inspect
+import math
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,15 +37,42 @@ MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_120": 170, "gf
 
 
 @dataclass(frozen=True)
+class Bytes:
+    """A tensor argument, of which a compiled kernel sees no more than memory."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Launch:
-    """One launch that a GPU would have made."""
+    """One launch that a GPU would have made, or has.
+
+    Attributes:
+        kernel: its name.
+        grid: programs along each axis.
+        compiled: for the target.
+        arguments: what the compiled kernel has parameters for, by name, in order: numbers, and tensors' bytes.
+    """
 
     kernel: str
     grid: tuple[int, ...]
-    num_warps: int
     compiled: CompiledKernel
-    tensors: dict[str, int]
-    """Bytes of every tensor argument by parameter name, in the order of the signature."""
+    arguments: dict[str, Any]
+
+    @property
+    def num_warps(self) -> int:
+        """Of a program."""
+        return int(self.compiled.metadata.num_warps)
+
+    @property
+    def programs(self) -> int:
+        """Of the grid."""
+        return math.prod(self.grid)
+
+    @property
+    def tensors(self) -> dict[str, int]:
+        """Bytes of every tensor argument by name."""
+        return {name: value.nbytes for name, value in self.arguments.items() if isinstance(value, Bytes)}
 
 
 class AbsentDevice:
@@ -73,6 +103,20 @@ class AbsentDevice:
         return torch.device("cpu")
 
 
+CACHE = tempfile.TemporaryDirectory(prefix="tam-triton-")  # of compiled kernels, while this process lives
+
+
+@contextmanager
+def own_cache() -> Iterator[None]:
+    """Kernels compiled inside neither come from the user's cache of Triton nor go there.
+
+    What lies there under the same key may have been left by another tool, in another textual form.
+    """
+    with knobs.cache.scope():
+        knobs.cache.dir = CACHE.name
+        yield
+
+
 @contextmanager
 def launches(target: str) -> Iterator[list[Launch]]:
     """Turns every launch inside into a compilation for `target`, and appends it to the list that is yielded.
@@ -96,14 +140,11 @@ def launches(target: str) -> Iterator[list[Launch]]:
             caches.append((function, function.device_caches))
             function.device_caches = defaultdict(function.create_binder)
         binary = run(function, *args, grid=grid, warmup=True, **kwargs)
-        options = {name: value for name, value in kwargs.items() if name in function.arg_names}
-        arguments = inspect.signature(function.fn).bind(*args, **options).arguments
-        tensors = {name: value.nbytes for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-        blocks = tuple(grid(arguments) if callable(grid) else grid)
-        compiled.append(Launch(function.__name__, blocks, binary.metadata.num_warps, binary, tensors))
+        compiled.append(launch_of(function, args, kwargs, grid, binary)[0])
         return binary
 
     with (
+        own_cache(),
         mock.patch.object(driver, "_active", AbsentDevice(target)),
         mock.patch.object(JITFunction, "run", compile_only),
     ):
@@ -112,3 +153,40 @@ def launches(target: str) -> Iterator[list[Launch]]:
         finally:
             for function, cache in caches:
                 function.device_caches = cache
+
+
+@contextmanager
+def made() -> Iterator[list[tuple[Launch, Callable[[], object]]]]:
+    """Launches are made as ever, and appended to the list that is yielded, each with what makes it once more."""
+    done: list[tuple[Launch, Callable[[], object]]] = []
+    run = JITFunction.run
+
+    def make(function: JITFunction, *args: Any, grid: Any, **kwargs: Any) -> CompiledKernel:
+        again = functools.partial(run, function, *args, grid=grid, **kwargs)
+        binary = again()
+        done.append((launch_of(function, args, kwargs, grid, binary)[0], again))
+        return binary
+
+    with mock.patch.object(JITFunction, "run", make):
+        yield done
+
+
+def launch_of(
+    function: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any, compiled: CompiledKernel
+) -> tuple[Launch, dict[str, Any]]:
+    """What a call launches, and the values that it gives to the compiled kernel's parameters, by name."""
+    options = {name: value for name, value in kwargs.items() if name in function.arg_names}
+    named = inspect.signature(function.fn).bind(*args, **options).arguments
+    values = dict(parameters(compiled.src.signature, named))
+    flat = {name: Bytes(value.nbytes) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+    blocks = tuple(grid(named) if callable(grid) else grid)
+    return Launch(function.__name__, blocks, compiled, flat), values
+
+
+def parameters(signature: dict[Any, Any], values: dict[Any, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Those that the compiled kernel has, by name: no constants, tuples taken apart."""
+    for name, kind in signature.items():
+        if isinstance(kind, tuple):
+            yield from parameters(dict(enumerate(kind)), dict(enumerate(values[name])), f"{within}{name}.")
+        elif kind != "constexpr":
+            yield f"{within}{name}", values[name]

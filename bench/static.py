@@ -55,7 +55,7 @@ def branch_weights(
     return global_branch, [ones(hidden, channels, 3), *ones(4, hidden), ones(channels, hidden, 1)]
 
 
-# How the operators call each public launcher, in each form: x (also as dY), V (also as X̂ and dX̂), Θ.
+# How the operators call each public launcher, in each form: x, V (also as X̂ and dX̂), Θ.
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
     "activated_squeeze": lambda x, v, theta: kernels.activated_squeeze(x, batch_norm(x), EPS, v.shape[-1]),
@@ -64,9 +64,13 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "aggregate, shared": lambda x, v, theta: kernels.aggregate(x, None, theta[0], v.shape[-1]),
     "aggregate, after": lambda x, v, theta: kernels.aggregate(x, v, theta, after=True),
     "activated_aggregate": lambda x, v, theta: kernels.activated_aggregate(x, batch_norm(x), EPS, v, theta),
-    "weight_gradients": lambda x, v, theta: kernels.weight_gradients(x, x, v, theta),
-    "weight_gradients, shared": lambda x, v, theta: kernels.weight_gradients(x, x, None, theta[0], v.shape[-1]),
-    "weight_gradients, after": lambda x, v, theta: kernels.weight_gradients(x, x, v, theta, after=True),
+    "weight_gradients": lambda x, v, theta: kernels.weight_gradients(torch.empty_like(x), x, v, theta),
+    "weight_gradients, shared": lambda x, v, theta: kernels.weight_gradients(
+        torch.empty_like(x), x, None, theta[0], v.shape[-1]
+    ),
+    "weight_gradients, after": lambda x, v, theta: kernels.weight_gradients(
+        torch.empty_like(x), x, v, theta, after=True
+    ),
     "input_gradient": lambda x, v, theta: kernels.input_gradient(x, v, theta, v, is_channels_last(x)),
 }
 

@@ -12,7 +12,6 @@ Not as on a GPU: autocast, which torch decides by what a tensor is, and `to("cpu
 
 import ctypes
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +86,7 @@ def device(target: str, execute: Execute = execute) -> Iterator[list[Launch]]:
     gpu = GPU()
     stand_in = Driver(target, gpu, execute)
     with (
-        knobs.cache.scope(),
+        offline.own_cache(),
         mock.patch.object(driver, "_active", stand_in),
         mock.patch.object(torch.Tensor, "device", property(gpu.where)),
         mock.patch.object(torch.Tensor, "cpu", lambda tensor: gpu.to_host(tensor)),
@@ -96,11 +95,7 @@ def device(target: str, execute: Execute = execute) -> Iterator[list[Launch]]:
         mock.patch.object(torch.cuda, "_maybe_exchange_device", gpu.exchange),
         gpu,
     ):
-        knobs.cache.dir = CACHE.name
         yield stand_in.launches
-
-
-CACHE = tempfile.TemporaryDirectory(prefix="tam-triton-")  # of compiled kernels, while this process lives
 
 
 class GPU(TorchDispatchMode):
@@ -231,14 +226,5 @@ class Launcher:
     ) -> None:  # fmt: skip
         """One launch; its values are those of the signature."""
         named = dict(zip(self.source.signature, values, strict=True))
-        flat = dict(parameters(self.source.signature, named))
+        flat = dict(offline.parameters(self.source.signature, named))
         driver.active.launch(function, self.metadata, (x, y, z), self.ptx, flat)
-
-
-def parameters(signature: dict[Any, Any], values: dict[Any, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    """Those that the compiled kernel has, by name: no constants, tuples taken apart."""
-    for name, kind in signature.items():
-        if isinstance(kind, tuple):
-            yield from parameters(dict(enumerate(kind)), dict(enumerate(values[name])), f"{within}{name}.")
-        elif kind != "constexpr":
-            yield f"{within}{name}", values[name]

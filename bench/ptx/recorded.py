@@ -5,7 +5,6 @@ leaves something open: functions that PTX only promises within bounds, which say
 products without a rounding of their own, which ptxas may fuse with a sum; then one rounding of the largest is allowed.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +14,10 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from bench.ptx.driver import Argument, parameters
+from bench.offline import Launch, launch_of
+from bench.ptx.driver import Argument
 from bench.ptx.machine import execute
 from bench.ptx.memory import Bytes, Region
 
@@ -30,18 +29,14 @@ class Recorded:
     """One launch.
 
     Attributes:
-        kernel: its name.
-        grid: programs along each axis.
-        compiled: what the device was given.
+        launch: what the device was given.
         arguments: as `execute` takes them; regions hold what was there before.
         after: what was there afterwards, by the region's name.
         dtypes: of the tensors, in the same way.
         again: launches it once more, on the same memory.
     """
 
-    kernel: str
-    grid: tuple[int, ...]
-    compiled: CompiledKernel
+    launch: Launch
     arguments: list[Argument]
     after: dict[str, Bytes]
     dtypes: dict[str, torch.dtype]
@@ -81,9 +76,7 @@ def recording() -> Iterator[list[Recorded]]:
 
     def record(function: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         compiled = run(function, *args, grid=grid, warmup=True, **kwargs)
-        options = {name: value for name, value in kwargs.items() if name in function.arg_names}
-        named = inspect.signature(function.fn).bind(*args, **options).arguments
-        values = dict(parameters(compiled.src.signature, named))
+        launch, values = launch_of(function, args, kwargs, grid, compiled)
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
         def again() -> Any:
@@ -93,8 +86,7 @@ def recording() -> Iterator[list[Recorded]]:
         again()
         recorded.append(
             Recorded(
-                function.__name__, tuple(grid(named) if callable(grid) else grid),
-                compiled,
+                launch,
                 [before.get(name, value) for name, value in values.items()],
                 {name: copied(tensor) for name, tensor in tensors.items()},
                 {name: tensor.dtype for name, tensor in tensors.items()},
@@ -115,7 +107,7 @@ def copied(tensor: Tensor) -> Bytes:
 
 def compare(recorded: Recorded) -> Comparison:
     """Executes a launch on a copy of the memory that it found."""
-    exact = OPEN.search(recorded.compiled.asm["ptx"]) is None
+    exact = OPEN.search(recorded.launch.compiled.asm["ptx"]) is None
     executed, *extremes = (executed_with(recorded, error) for error in ((0.0,) if exact else (0.0, -1.0, 1.0)))
     different, worst = 0, 0.0
     for name, dtype in recorded.dtypes.items():
@@ -137,8 +129,8 @@ def compare(recorded: Recorded) -> Comparison:
 def executed_with(recorded: Recorded, error: float) -> dict[str, Bytes]:
     """Memory after the execution, by name, with approximate functions off by a share of their bounds."""
     copies = [replace(one, data=one.data.copy()) if isinstance(one, Region) else one for one in recorded.arguments]
-    compiled = recorded.compiled
-    execute(compiled.asm["ptx"], recorded.grid, copies, compiled.metadata.shared, error=error)
+    compiled = recorded.launch.compiled
+    execute(compiled.asm["ptx"], recorded.launch.grid, copies, compiled.metadata.shared, error=error)
     return {one.name: one.data for one in copies if isinstance(one, Region)}
 
 

@@ -52,7 +52,7 @@ def check(operator: Operator, problem: Problem, report: Report) -> list[Comparis
     recorded = launched(operator, problem)
     assert recorded
     comparisons = [compare(one) for one in recorded]
-    lines = [line(operator, problem, one.kernel, c) for one, c in zip(recorded, comparisons, strict=True)]
+    lines = [line(operator, problem, one.launch.kernel, c) for one, c in zip(recorded, comparisons, strict=True)]
     for text in lines:
         report(text)
     assert all(one.agrees for one in comparisons), "\n".join(lines)
@@ -75,13 +75,13 @@ def test_times_on_a_gpu(operator: Operator, channels: int, size: int, memory: st
     """What a model makes of `one.compiled` belongs into the same line; there is no model yet."""
     problem = Problem(N=8, T=8, C=channels, H=size, W=size, K=3, layout=memory, dtype=torch.bfloat16)
     for one, time in timed(launched(operator, problem), GPU):
-        report(line(operator, problem, one.kernel, f"measured {time} ms"))
+        report(line(operator, problem, one.launch.kernel, f"measured {time} ms"))
         assert time.median > 0
 
 
 def timed(recorded: Sequence[Recorded], where: str) -> list[tuple[Recorded, Time]]:
     """Each launch by itself."""
-    return [(one, interleaved({one.kernel: one.again}, where, ROUNDS)[one.kernel]) for one in recorded]
+    return [(one, interleaved({one.launch.kernel: one.again}, where, ROUNDS)[one.launch.kernel]) for one in recorded]
 
 
 EXACT = next(operator for operator in OPERATORS if str(operator) == "aggregate+shared")
@@ -146,6 +146,6 @@ def test_a_launch_is_made_once_more_to_be_timed() -> None:
     with device("sm_90") as launches:
         recorded = launched(EXACT, SMALL)
         ((one, time),) = timed(recorded, "cpu")
-        assert {launch.kernel for launch in launches} == {one.kernel}
+        assert {launch.kernel for launch in launches} == {one.launch.kernel}
     assert len(launches) > ROUNDS
     assert time.median > 0
