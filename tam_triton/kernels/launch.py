@@ -153,7 +153,7 @@ def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, items
     if channels_last:
         vector = min(2, row_vector(channels, pixels, channels_last, itemsize))
         across = min(lanes * vector, next_power_of_2(channels))
-        num_warps = 4 if pixels > 256 else 8  # of small maps each part costs more than its pixels
+        num_warps = 4
         down = lanes * num_warps * vector // across
         total, resident = ceil_div(pixels, down), 12
     else:
@@ -162,7 +162,7 @@ def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, items
         num_warps = 1
         width = min(lanes if vector * itemsize == VECTOR_BYTES else 2 * lanes, next_power_of_2(vectors))
         across, down = max(1, lanes // width), width * vector
-        total, resident = ceil_div(pixels, down), 20
+        total, resident = ceil_div(pixels, down), 16
     programs = max(1, device().multiprocessors * resident // num_warps // max(1, clips * ceil_div(channels, across)))
     steps = ceil_div(total, max(1, min(total // 2, programs)))
     return Tile(across, down, vector, num_warps, ceil_div(total, steps), steps)
@@ -171,6 +171,14 @@ def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, items
 def warps(threads: int) -> int:
     """How many warps make that many threads."""
     return max(1, threads // device().warp_size)
+
+
+def registers(most: int | None) -> dict[str, int]:
+    """A launch option: a thread may have so many. Untold, NVIDIA's compiler may save them by loading late.
+
+    AMD's compiler has no such option.
+    """
+    return {} if most is None or device().warp_size != 32 or knobs.runtime.interpret else {"maxnreg": most}
 
 
 def device() -> Device:

@@ -71,10 +71,10 @@ def weight_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> F
 
 def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """An addition for every element of every part."""
-    parts = args["parts_ptr"]
-    return figures(
-        metadata, f"{args['parts']}×{args['size']}", parts, nbytes(args, "parts_ptr", "sum_ptr"), parts.numel()
-    )
+    results = [result for result in (args["first"], args["second"]) if result is not None]
+    detail = " and ".join(f"{count}×{size}" for _, _, count, size in results)
+    moved = sum(parts.nbytes + total.nbytes for parts, total, _, _ in results)
+    return figures(metadata, detail, results[0][0], moved, sum(parts.numel() for parts, *_ in results))
 
 
 def hidden(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:

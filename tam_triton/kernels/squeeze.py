@@ -73,7 +73,7 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
             INDEX=launch.offset_dtype(channels * tile.covered, tile.channels * tile.pixels),
             num_warps=tile.warps, **launch.OPTIONS,
         )  # fmt: skip
-        add_parts(parts, squeezed)
+        add_parts((parts, squeezed))
     return squeezed
 
 

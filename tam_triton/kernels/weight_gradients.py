@@ -139,8 +139,7 @@ def weight_gradients(
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
             COLUMNS=columns, LEVELS=columns.bit_length() - 1, ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * max(tile.covered, kernel_size), tile.channels * tile.pixels),
-            num_warps=tile.warps, **launch.OPTIONS,
+            num_warps=tile.warps, **launch.registers(128 if tile.vector > 1 else None), **launch.OPTIONS,
         )  # fmt: skip
-        add_parts(importance_parts, d_importance)
-        add_parts(kernel_parts, d_kernel)
+        add_parts((importance_parts, d_importance), (kernel_parts, d_kernel))
     return d_importance, d_kernel
