@@ -21,6 +21,7 @@ from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import folded_norm, relu
 
 MOST_FRAMES = 16  # of a program, which are written out
+AHEAD_SMALL = 2  # frames of V and of dX̂ that are asked for before the one in use
 
 
 @triton.jit(launch_metadata=metadata.banded)
@@ -29,8 +30,8 @@ def banded_kernel(
     vectors, lines, blocks, parts, eps: tl.float64,
     T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     SHARED: tl.constexpr, REVERSED: tl.constexpr, V_OF_RESULT: tl.constexpr,
-    FRAMES: tl.constexpr, AHEAD: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    FRAMES: tl.constexpr, AHEAD: tl.constexpr, AHEAD_SMALL: tl.constexpr,
+    VECTORS: tl.constexpr, VECTOR: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     # As products, so that the compiler sees what divides a row.
     C = vectors * VECTOR if CHANNELS_LAST else lines
@@ -58,10 +59,17 @@ def banded_kernel(
         offset_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     kernel_ptr += (0 if SHARED else n * C * K) + (c if CHANNELS_LAST else c * K)
 
-    window = ()  # frames that have been asked for
+    window = ()  # frames, V and dX̂ that have been asked for
     for i in tl.static_range(min(AHEAD, READ)):
-        s = first + i - BEFORE
-        window = window + (tl.load(x_ptr + s * frame, mask=inside & (WHOLE | ((s >= 0) & (s < T))), other=0.0),)
+        window = window + (load_frame(x_ptr, first + i - BEFORE, frame, inside, T, WHOLE),)
+    importances = ()
+    offsets = ()
+    for i in tl.static_range(AHEAD_SMALL):
+        if importance_ptr is not None and i < (FRAMES if V_OF_RESULT else READ):
+            t = first + i - (0 if V_OF_RESULT else BEFORE)
+            importances = importances + (load_frame(importance_ptr, t, step, True, T, WHOLE),)
+        if offset_ptr is not None and i < FRAMES:
+            offsets = offsets + (load_frame(offset_ptr, first + i, step, True, T, WHOLE),)
     taps = ()  # of the results t = s − K//2 … s + K//2 that frame s reaches
     for k in tl.static_range(K):
         taps = taps + (tl.load(kernel_ptr + (k if REVERSED else K - 1 - k) * step).to(ACC),)
@@ -74,9 +82,14 @@ def banded_kernel(
         s = first + i - BEFORE
         t = s - HALF  # the result that frame s completes
         if i + AHEAD < READ:
-            later = s + AHEAD
-            there = WHOLE | ((later >= 0) & (later < T))
-            window = window + (tl.load(x_ptr + later * frame, mask=inside & there, other=0.0),)
+            window = window + (load_frame(x_ptr, s + AHEAD, frame, inside, T, WHOLE),)
+        if importance_ptr is not None and not V_OF_RESULT and i + AHEAD_SMALL < READ:
+            importances = importances + (load_frame(importance_ptr, s + AHEAD_SMALL, step, True, T, WHOLE),)
+        if i >= HALF + BEFORE and i - HALF - BEFORE + AHEAD_SMALL < FRAMES:
+            if importance_ptr is not None and V_OF_RESULT:
+                importances = importances + (load_frame(importance_ptr, t + AHEAD_SMALL, step, True, T, WHOLE),)
+            if offset_ptr is not None:
+                offsets = offsets + (load_frame(offset_ptr, t + AHEAD_SMALL, step, True, T, WHOLE),)
         sums = sums + (tl.zeros([VECTORS, VECTOR], ACC),)
         if i < READ:
             z: tl.tensor = window[0].to(ACC)
@@ -84,7 +97,8 @@ def banded_kernel(
             if norm is not None:
                 z = relu(z * scale + shift)
             if importance_ptr is not None and not V_OF_RESULT:
-                z *= tl.load(importance_ptr + s * step, mask=WHOLE | ((s >= 0) & (s < T)), other=0.0).to(ACC)
+                z *= importances[0].to(ACC)
+                importances = importances[1:]
             reached = ()
             for k in tl.static_range(K):
                 total = sums[k] + taps[k] * z
@@ -95,13 +109,20 @@ def banded_kernel(
             sums = reached
         if i >= HALF + BEFORE:
             y = sums[0]
-            written = WHOLE | (t < T)
-            if V_OF_RESULT:
-                y *= tl.load(importance_ptr + t * step, mask=written, other=0.0).to(ACC)
+            if importance_ptr is not None and V_OF_RESULT:
+                y *= importances[0].to(ACC)
+                importances = importances[1:]
             if offset_ptr is not None:
-                y += tl.load(offset_ptr + t * step, mask=written, other=0.0).to(ACC) * inverse_pixels
-            tl.store(y_ptr + t * frame, y.to(y_ptr.dtype.element_ty), mask=inside & written)
+                y += offsets[0].to(ACC) * inverse_pixels
+                offsets = offsets[1:]
+            tl.store(y_ptr + t * frame, y.to(y_ptr.dtype.element_ty), mask=inside & (WHOLE | (t < T)))
         sums = sums[1:]
+
+
+@triton.jit
+def load_frame(ptr, t, stride, inside, T: tl.constexpr, WHOLE: tl.constexpr):
+    """Of frame t; zeros where there is none, which is not asked where it is known."""
+    return tl.load(ptr + t * stride, mask=inside & (WHOLE | ((t >= 0) & (t < T))), other=0.0)
 
 
 def product(
@@ -133,7 +154,7 @@ def product(
             *layout.vectors_and_lines(channels, pixels, channels_last, block.vector), blocks, parts, eps,
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
             SHARED=shared, REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
-            FRAMES=frames, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,
+            FRAMES=frames, AHEAD=block.ahead, AHEAD_SMALL=AHEAD_SMALL, VECTORS=block.vectors, VECTOR=block.vector,
             ACC=launch.accumulator(x.dtype), INDEX=index,
             num_warps=1, **launch.OPTIONS,
         )  # fmt: skip

@@ -9,7 +9,6 @@ in common. Where V stands after the aggregation, X and dY change places and taps
 ⟨dY, V ⊙ (Θ ⊗ X)⟩ = ⟨X, Θ reversed ⊗ (V ⊙ dY)⟩.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -71,13 +70,16 @@ def weight_gradients_kernel(
 
     # Columns: dV of each frame, then dΘ of each tap, joined so that they are added up among threads together. A pair
     # (s, k) whose frame of dY is outside the clip is no term: neither NaN of X nor of a weight may come of it.
-    row = n * C + c
+    step = tl.cast(C, INDEX) if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
+    kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
+    if importance_ptr is not None:
+        importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     columns = ()
     for i in tl.static_range(FRAMES):
         total = tl.zeros([BLOCK_C, SUMS], ACC)
         for k in tl.static_range(K):
             t = first + i - k + HALF
-            tap = tl.load(kernel_ptr + n * kernel_clip + c * K + (K - 1 - k if REVERSED else k), mask=c < C, other=0.0)
+            tap = tl.load(kernel_ptr + (K - 1 - k if REVERSED else k) * step, mask=c < C, other=0.0)
             total += tl.where((t >= 0) & (t < T), tap.to(ACC) * band[i * K + k], 0.0)
         columns = columns + (total,)
     for k in tl.static_range(K):
@@ -87,7 +89,7 @@ def weight_gradients_kernel(
             t = s + k - HALF if REVERSED else s - k + HALF
             term = band[i * K + (K - 1 - k if REVERSED else k)]
             if importance_ptr is not None:
-                term *= tl.load(importance_ptr + row * T + s, mask=(c < C) & (s < T), other=0.0).to(ACC)
+                term *= tl.load(importance_ptr + s * step, mask=(c < C) & (s < T), other=0.0).to(ACC)
             total += tl.where((s < T) & (t >= 0) & (t < T), term, 0.0)
         columns = columns + (total,)
     columns = columns + (tl.zeros([BLOCK_C, SUMS], ACC),) * (COLUMNS - FRAMES - K)
@@ -98,6 +100,7 @@ def weight_gradients_kernel(
         columns = joined
     sums = tl.sum(tl.reshape(columns[0], [BLOCK_C, SUMS, COLUMNS]), axis=1)
 
+    row = n * C + c
     j = tl.arange(0, COLUMNS)[None, :]
     of_frame = (c < C) & (j < FRAMES) & (first + j < T)
     of_tap = (c < C) & (j >= FRAMES) & (j < FRAMES + K)
@@ -117,18 +120,20 @@ def weight_gradients(
     x, dy = layout.to_layout(x, channels_last), layout.to_layout(dy, channels_last)
     if after:
         x, dy = dy, x
-    importance, kernel = None if importance is None else importance.contiguous(), kernel.contiguous()
+    dtype = kernel.dtype if importance is None else importance.dtype
     clips, channels, pixels = x.shape[0] // T, x.shape[1], x.shape[2] * x.shape[3]
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
     time_parts = launch.ceil_div(T, launch.band_frames(kernel_size))
     frames = launch.ceil_div(T, time_parts)
     time_parts = launch.ceil_div(T, frames)
     tile = launch.band_tile(clips * time_parts, channels, pixels, channels_last, x.element_size())
-    dtype = kernel.dtype if importance is None else importance.dtype
-    d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), torch.empty_like(kernel)
+    d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), kernel.new_empty(kernel.shape)
     importance_parts = room(d_importance, tile.parts)
     kernel_parts = room(d_kernel, tile.parts * time_parts * (clips if shared else 1))
     columns = launch.next_power_of_2(frames + kernel_size)
+    importance, kernel = (
+        None if values is None else layout.dense_weights(values, channels_last) for values in (importance, kernel)
+    )
     with launch.on_device(x):
         weight_gradients_kernel[(clips * tile.count(channels) * tile.parts * time_parts,)](
             dy, x, importance, kernel, importance_parts, kernel_parts,
