@@ -177,7 +177,7 @@ class Driver(offline.AbsentDevice):
         """Keys the caches of compiled kernels."""
         return f"{self.name}, cuda:{self.gpu.current}"
 
-    def get_device_properties(self, device: str) -> dict[str, int]:
+    def get_device_properties(self, device: int | str) -> dict[str, int]:
         """Asked for once a kernel, too: one block may have all but what the system takes."""
         multiprocessor = MULTIPROCESSORS[self.name]
         most = multiprocessor.shared - multiprocessor.shared_reserved

@@ -49,9 +49,9 @@ def add_parts(*pairs: tuple[Tensor, Tensor]) -> None:
     left = [(parts, result, parts.shape[0], result.numel()) for parts, result in pairs if parts is not result]
     if not left:
         return
-    first, second = left if len(left) == 2 else (*left, None)
     blocks = [launch.ceil_div(size, THREADS) for *_, size in left]
     add_parts_kernel[(sum(blocks),)](
-        first, second, blocks[0], BLOCK=THREADS, LOADS=LOADS, ACC=launch.accumulator(first[1].dtype),
+        left[0], left[1] if len(left) == 2 else None, blocks[0],
+        BLOCK=THREADS, LOADS=LOADS, ACC=launch.accumulator(left[0][1].dtype),
         num_warps=launch.warps(THREADS), **launch.OPTIONS,
     )  # fmt: skip

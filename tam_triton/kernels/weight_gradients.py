@@ -62,7 +62,7 @@ def weight_gradients_kernel(
             for k in tl.static_range(K):
                 total = band[i * K + k]
                 if i + HALF + BEFORE >= k and i + HALF + BEFORE - k < READ:  # dY's frame s − k + K//2
-                    product = dy[i + HALF + BEFORE - k].to(ACC) * x[i].to(ACC)
+                    product: tl.tensor = dy[i + HALF + BEFORE - k].to(ACC) * x[i].to(ACC)
                     total += product if CHANNELS_LAST else tl.sum(tl.reshape(product, [BLOCK_C, SUMS, VECTOR]), axis=2)
                 sums = sums + (total,)
         band = sums
