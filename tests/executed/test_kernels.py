@@ -22,7 +22,7 @@ pytestmark = pytest.mark.executed
 @pytest.fixture(autouse=True, scope="module")
 def absent_gpu() -> Iterator[None]:
     """The edges of blocks, and strides that fakes promise, are asked for outside `device`."""
-    with mock.patch.object(driver, "_active", AbsentDevice(TARGETS["sm_90"])):
+    with mock.patch.object(driver, "_active", AbsentDevice("sm_90")):
         yield
 
 

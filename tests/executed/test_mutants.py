@@ -7,7 +7,6 @@ import pytest
 from triton.runtime import driver
 
 from bench.offline import AbsentDevice
-from bench.ptx.driver import TARGETS
 from tests.executed.mutants import MUTANTS, TARGET, Mutant, changes, killers
 
 pytestmark = pytest.mark.executed
@@ -17,7 +16,7 @@ MOST = 3  # places of each kernel; `python -m tests.executed.mutants` makes the 
 @pytest.fixture(autouse=True, scope="module")
 def absent_gpu() -> Iterator[None]:
     """Strides are asked for outside `device`."""
-    with mock.patch.object(driver, "_active", AbsentDevice(TARGETS[TARGET])):
+    with mock.patch.object(driver, "_active", AbsentDevice(TARGET)):
         yield
 
 

@@ -70,42 +70,42 @@ BANDED, WEIGHTS, SQUEEZE = "kernels/banded.py", "kernels/weight_gradients.py", "
 MUTANTS = (
     Mutant(
         "halo mask dropped: frames before the clip are read", BANDED,
-        "mask=inside & present, other=0.0)", "mask=inside, other=0.0)",
+        "mask=inside & (WHOLE | ((t >= 0) & (t < T)))", "mask=inside & (WHOLE | (t < T))",
         REFERENCE, "aggregate", escapes=True,
     ),
     Mutant(
         "<= for <: the frame after the last is read", BANDED,
-        "mask=inside & (s < T) & (s < end + HALF), other", "mask=inside & (s <= T), other",
+        "((t >= 0) & (t < T)))", "((t >= 0) & (t <= T)))",
         REFERENCE, "aggregate", escapes=True,
     ),
     Mutant(
         "taps in reverse order", BANDED,
-        "(K - 1 - k if REVERSED else k) * step", "(k if REVERSED else K - 1 - k) * step",
+        "(k if REVERSED else K - 1 - k) * step", "(K - 1 - k if REVERSED else k) * step",
         SHIFT,
     ),
     Mutant(
-        "V of the frame written, not of the frame read", BANDED,
-        "tl.load(importance_ptr + s * step, mask=present,", "tl.load(importance_ptr + t * step, mask=present,",
+        "V of a frame K // 2 later than the frame read", BANDED,
+        "t = first + i - (0 if V_OF_RESULT else BEFORE)", "t = first + i",
         REFERENCE, "aggregate",
     ),
     Mutant(
         "V left out of dX", BANDED,
-        "y *= v", "y *= 1.0",
+        "y *= importances[0].to(ACC)", "y *= 1.0",
         TRANSPOSE, "input_gradient", ("dy",),
     ),
     Mutant(
         "the squeeze's gradient left out of dX", BANDED,
-        "y += offset", "y += 0.0 * offset",
+        "y += offsets[0].to(ACC)", "y += 0.0 * offsets[0].to(ACC)",
         REFERENCE, "input_gradient+d_squeezed",
     ),
     Mutant(
-        "one channel's weights for a vector that spans two", BANDED,
-        "following = tl.minimum(C - 1 - c, 1)", "following = tl.minimum(C - 1 - c, 0)",
-        REFERENCE, "aggregate",
+        "weights of channels past the last one", BANDED,
+        "tl.minimum(start // P, C - 1)", "start // P",
+        REFERENCE, "aggregate", escapes=True,
     ),
     Mutant(
         "mask of the ragged end dropped from the store", BANDED,
-        "mask=inside & written)", "mask=written)",
+        "mask=inside & (WHOLE | (t < T)))", "mask=(inside | True) & (WHOLE | (t < T)))",
         MEMORY, "aggregate", escapes=True,
     ),
     Mutant(
@@ -115,12 +115,12 @@ MUTANTS = (
     ),
     Mutant(
         "dY of the wrong neighbour in dV and dΘ", WEIGHTS,
-        "window[K - 1 - k].to(ACC)", "window[k].to(ACC)",
+        "dy[i + HALF + BEFORE - k].to(ACC)", "dy[i].to(ACC)",
         REFERENCE, "weight_gradients",
     ),
     Mutant(
         "dΘ without V", WEIGHTS,
-        "tl.load(importance_ptr + s, mask=of_tap", "1.0 + 0.0 * tl.load(importance_ptr + s, mask=of_tap",
+        "term *= tl.load(", "term *= 1.0 + 0.0 * tl.load(",
         TRANSPOSE, "aggregate", ("kernel",),
     ),
     Mutant(
@@ -140,7 +140,7 @@ MUTANTS = (
     ),
     Mutant(
         "taps in order, though V comes after", WEIGHTS,
-        "tap = K - 1 - k if REVERSED else k", "tap = k",
+        "(K - 1 - k if REVERSED else k) * step", "k * step",
         REFERENCE, "weight_gradients+after",
     ),
     Mutant(
@@ -150,12 +150,12 @@ MUTANTS = (
     ),
     Mutant(
         "one partial sum skipped", "kernels/parts.py",
-        "for part in range(parts):", "for part in range(1, parts):",
+        "for first in range(0, parts, LOADS):", "for first in range(1, parts, LOADS):",
         TRANSPOSE, "aggregate", ("kernel",),
     ),
     Mutant(
         "sums in half precision", SQUEEZE,
-        "total += x\n", "total = (total + x).to(tl.float16).to(ACC)\n",
+        "tl.sum(total, axis=1)", "tl.sum(total.to(tl.float16), axis=1)",
         REFERENCE, "squeeze",
     ),
     Mutant(
@@ -165,13 +165,13 @@ MUTANTS = (
     ),
     Mutant(
         "pixels past the end count as ReLU(BN(0))", SQUEEZE,
-        "x = tl.where(p0 + tl.arange(0, BLOCK_P)[None, :] < P, relu(x * scale + shift), 0.0)",
+        "x = tl.where(p + i * BLOCK_P < P, relu(x * scale + shift), 0.0)",
         "x = relu(x * scale + shift)",
         REFERENCE, "activated_squeeze",
     ),
     Mutant(
-        "<= for <: a row takes the first pixel of the next", "kernels/frames.py",
-        "(p0 + p < P)[None, :]", "(p0 + p <= P)[None, :]",
+        "<= for <: a row takes the first pixel of the next", SQUEEZE,
+        "(q < P)", "(q <= P)",
         EDGES, "squeeze", escapes=True,
     ),
     Mutant(
