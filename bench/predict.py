@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -235,7 +236,7 @@ def rows_of(options: Predict, dtype: DType, layout: Layout, shape: Shape) -> lis
     theta = torch.empty(clips, channels, options.kernel_size, dtype=x.dtype, device=where)
     rows = []
     for operator in options.operators or CALLS:
-        for number, (launch, again) in enumerate(launches(options, lambda: CALLS[operator](x, v, theta))):
+        for number, (launch, again) in enumerate(launches(options, partial(CALLS[operator], x, v, theta))):
             row = described(launch, options.device, x.nbytes, options.sensitivity)
             measured = None if again is None else microseconds(again)
             rows.append(
