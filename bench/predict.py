@@ -234,6 +234,8 @@ def rows_of(options: Predict, dtype: DType, layout: Layout, shape: Shape) -> lis
     x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout], device=where)
     v = torch.empty(clips, channels, segments, dtype=x.dtype, device=where)
     theta = torch.empty(clips, channels, options.kernel_size, dtype=x.dtype, device=where)
+    for tensor in (x, v, theta) if options.measure else ():  # elsewhere their memory is never touched
+        tensor.fill_(1)
     rows = []
     for operator in options.operators or CALLS:
         for number, (launch, again) in enumerate(launches(options, partial(CALLS[operator], x, v, theta))):
@@ -342,3 +344,9 @@ def write(rows: list[Row], path: Path) -> None:
             cells += [(row.varied or {})[name][end] for name, end in spans]
             cells += [(row.mix or {}).get(name) for name in mixes]
             writer.writerow([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that `write` wrote, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

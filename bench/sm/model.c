@@ -170,6 +170,7 @@ int simulate(const Step *const *traces, const int32_t *lengths, const Setting *s
     double end = now;
     if (dram > end) end = dram; /* what was stored is on its way */
     if (l2 > end) end = l2;
+    if (unit > end) end = unit;
     result->cycles = end;
     result->issued = issued;
     result->in_flight = area / end;
