@@ -4,11 +4,12 @@ Every launch is compiled for the target, its machine code followed for the progr
 that does put through a model of one multiprocessor (bench/sm/model.py says what it has and what it leaves out). All
 times are predicted, for an empty L2 cache; ratios deserve more trust than values. `floor` is what the tensors of X's
 size take at 93 % of DRAM's bandwidth, `launched` adds what a launch takes beside. Where there is a GPU, each launch is
-measured too, as a CUDA graph after the L2 cache was flushed. For gfx942 there are facts alone, and no time.
+measured too, by the profiler, after the L2 cache was flushed. For gfx942 there are facts alone, and no time.
 """
 
 import csv
 import multiprocessing
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from typing import Literal
 
 import torch
 import triton
+from torch.profiler import ProfilerActivity, profile
 
 from bench import offline, timing
 from bench.compiled import resources
@@ -240,7 +242,7 @@ def rows_of(options: Predict, dtype: DType, layout: Layout, shape: Shape) -> lis
     for operator in options.operators or CALLS:
         for number, (launch, again) in enumerate(launches(options, partial(CALLS[operator], x, v, theta))):
             row = described(launch, options.device, x.nbytes, options.sensitivity)
-            measured = None if again is None else microseconds(again)
+            measured = None if again is None else microseconds(launch.kernel, again)
             rows.append(
                 replace(
                     row, dtype=dtype, layout=layout, shape=str(shape), tams=shape.count, operator=operator,
@@ -261,9 +263,21 @@ def launches(options: Predict, call: Callable[[], object]) -> Iterable[tuple[Lau
     return [(launch, None) for launch in compiled]
 
 
-def microseconds(again: Callable[[], object]) -> float:
-    """Of one launch, as a CUDA graph."""
-    return 1e3 * timing.interleaved({"launch": timing.graphed(again)}, "cuda", ROUNDS)["launch"].median
+def microseconds(kernel: str, again: Callable[[], object]) -> float:
+    """Of one launch, the median of some, each with an empty L2 cache, as the profiler of the driver times them.
+
+    Raises:
+        RuntimeError: it saw none.
+    """
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(ROUNDS):
+            timing.flush("cuda")
+            again()
+        torch.cuda.synchronize()
+    times = [event.time_range.elapsed_us() for event in profiler.events() or () if event.name == kernel]
+    if not times:
+        raise RuntimeError(f"{kernel}: torch.profiler saw no launch of it; is CUPTI there? --no-measure predicts alone")
+    return statistics.median(times)
 
 
 def described(launch: Launch, device: Device, size: int, sensitivity: bool = False) -> Row:
@@ -302,22 +316,26 @@ def with_facts(row: Row, found: Facts) -> Row:
 
 
 def sums(rows: list[Row]) -> Iterator[str]:
-    """Over the network's TAMs, by operator and layout."""
+    """Over the network's TAMs, by operator and layout; what is varied, of kernels on tensors of X's size."""
     if not rows or rows[0].predicted is None:
         return
-    table: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0] * 5)
+    table: dict[tuple[str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
-        large = row.floor is not None
-        figures = (row.floor, row.predicted if large else 0, row.predicted, row.launched, row.measured)
+        figures = {"floor": row.floor, "all": row.predicted, "launched": row.launched, "measured": row.measured}
+        if row.floor is not None:
+            figures["X's size"] = row.predicted
+            figures |= {f"{name}{end}": pair[end] for name, pair in (row.varied or {}).items() for end in (0, 1)}
         for name in (row.operator, *([FOUR] if row.operator in TAM else [])):
-            entry = table[row.dtype, name, row.layout]
-            entry[:] = [a + row.tams * (b or 0) for a, b in zip(entry, figures, strict=True)]
+            for key, value in figures.items():
+                table[row.dtype, name, row.layout][key] += row.tams * (value or 0)
     tams = sum({row.shape: row.tams for row in rows}.values())
     yield f"\nsums over {tams} TAMs, predicted µs"
     yield " ".join(f"{name:>{width}}" for name, width in SUMS)
-    for described, sizes in sorted(table.items(), key=lambda entry: entry[0][1] == FOUR):
-        cells = (*described, *(text(size or None, 1) for size in sizes))
-        yield " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, SUMS, strict=True))
+    for described, entry in sorted(table.items(), key=lambda item: item[0][1] == FOUR):
+        cells = (*described, *(text(entry[name] or None, 1) for name, _ in SUMS[3:]))
+        line = " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, SUMS, strict=True))
+        spans = [(name, entry[f"{name}0"], entry[f"{name}1"]) for name in VARIED if f"{name}0" in entry]
+        yield line + "".join(f"  {name} {low:.0f}–{high:.0f}" for name, low, high in spans)
 
 
 FOUR = "the four of a TAM"

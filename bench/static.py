@@ -133,15 +133,15 @@ class Row:
     triton: str = triton.__version__
 
     def __str__(self) -> str:
-        return " ".join(f"{value!s:>{width}}" for value, width in zip(asdict(self).values(), WIDTHS, strict=False))
+        return " ".join(f"{value!s:>{width}}" for value, width in zip(asdict(self).values(), WIDTHS, strict=True))
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 HEADINGS = (
     "target", "dtype", "layout", "frames", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs",
-    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64", "copies",
+    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64", "copies", "triton",
 )  # fmt: skip
-WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5, 6)
+WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5, 6, 6)
 
 
 def run(options: Static) -> list[Row]:
@@ -157,7 +157,6 @@ def run(options: Static) -> list[Row]:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     parts = [(options, target, dtype) for target in options.targets for dtype in options.dtypes]
-    print(f"compiled by triton {triton.__version__}")
     print(" ".join(f"{heading:>{width}}" for heading, width in zip(HEADINGS, WIDTHS, strict=True)))
     rows: list[Row] = []
     if options.jobs == 1:

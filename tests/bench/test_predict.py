@@ -3,10 +3,13 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from bench import predict
 from bench.sm import amdgcn, devices, integers, model, sass
@@ -347,3 +350,25 @@ def test_the_command(tmp_path: Path) -> None:
     assert [row["layout"] for row in rows] == ["nchw", "channels_last"]
     assert all(0 < float(row["predicted"]) < float(row["launched"]) < 20 for row in rows)
     assert sum("the four of a TAM" in line for line in done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "bandwidth"),
+    [({"memory_clock_rate": 3_201_000, "memory_bus_width": 6144}, 2 * 3.201e9 * 6144 / 8), ({}, H100.bandwidth)],
+)
+def test_the_gpu_that_is_there(told: dict[str, int], bandwidth: float) -> None:
+    """Its own number of multiprocessors and bandwidth, where torch tells them."""
+    properties = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, **told)
+    with mock.patch.object(torch.cuda, "get_device_properties", return_value=properties):
+        found = devices.present()
+    assert (found.name, found.target, found.multiprocessors) == ("NVIDIA H200", "sm_90", 132)
+    assert found.bandwidth == pytest.approx(bandwidth)
+
+
+def test_a_gpu_that_is_not_known_is_named() -> None:
+    properties = SimpleNamespace(name="NVIDIA L4", major=8, minor=9, multi_processor_count=58)
+    with (
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=properties),
+        pytest.raises(ValueError, match=r"got NVIDIA L4 \(sm_89\), expected one of sm_80, sm_90, sm_100"),
+    ):
+        devices.present()

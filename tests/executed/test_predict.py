@@ -3,7 +3,9 @@
 import re
 from collections import Counter
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -22,7 +24,6 @@ from bench.shapes import LAYOUTS, Shape
 from bench.sm import devices, model, sass, walk
 from bench.sm.facts import facts
 from bench.static import CALLS
-from bench.timing import Time
 
 pytestmark = pytest.mark.executed
 
@@ -176,26 +177,51 @@ def test_facts_count_what_is_walked() -> None:
     assert got.sectors == 4
 
 
+class Profiler:
+    """What the driver's would tell: the kernels between its marks, each of five microseconds or six."""
+
+    def __init__(self, launches: list[Any], **_: Any) -> None:
+        self.launches, self.first = launches, len(launches)
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.last = len(self.launches)
+
+    def events(self) -> list[Any]:
+        names = [launch.kernel for launch in self.launches[self.first : self.last]]
+        return [
+            SimpleNamespace(name=name, time_range=SimpleNamespace(elapsed_us=lambda i=i: 5.0 + (i == 0)))
+            for i, name in enumerate(names)
+        ]
+
+
 def test_measured_stands_beside_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     """On the stand-in, with a clock of its own: each launch is made again by itself."""
-    made: list[str] = []
-
-    def interleaved(candidates: dict[str, Any], *_: Any) -> dict[str, Time]:
-        candidates["launch"]()
-        return {"launch": Time(0.005, 0.0, 20)}
-
     with (
         device("sm_90") as launches,
         mock.patch.object(torch.cuda, "is_available", return_value=True),
+        mock.patch.object(torch.cuda, "synchronize"),
         mock.patch.object(devices, "present", return_value=H100),
-        mock.patch.object(predict.timing, "graphed", lambda again: lambda: made.append(again())),
-        mock.patch.object(predict.timing, "interleaved", interleaved),
+        mock.patch.object(predict.timing, "flush"),
+        mock.patch.object(predict, "ROUNDS", 3),
+        mock.patch.object(predict, "profile", partial(Profiler, launches)),
     ):
         rows = predict.run(predict.Predict(operators=("squeeze", "branches"), shapes=((16, 7),), clips=1, measure=True))
     assert [one.measured for one in rows] == [5.0] * len(rows)
-    assert len(made) == len(rows)
-    assert Counter(launch.kernel for launch in launches) == Counter(2 * [one.kernel for one in rows])
+    assert Counter(launch.kernel for launch in launches) == Counter(4 * [one.kernel for one in rows])
     assert re.search(r"squeeze_kernel .* 5\.00 +\d+%", capsys.readouterr().out)
+
+
+def test_a_profiler_that_sees_nothing_is_an_error() -> None:
+    with (
+        mock.patch.object(torch.cuda, "synchronize"),
+        mock.patch.object(predict.timing, "flush"),
+        mock.patch.object(predict, "profile", partial(Profiler, [])),
+        pytest.raises(RuntimeError, match=r"banded_kernel: torch\.profiler saw no launch"),
+    ):
+        predict.microseconds("banded_kernel", lambda: None)
 
 
 def test_a_measurement_for_another_gpu_is_refused() -> None:
