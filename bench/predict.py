@@ -206,7 +206,7 @@ def header(options: Predict) -> str:
             f"TB/s, {device.reached:.0%} of them reached, after {device.dram:.0f} cycles"
             + ("" if amd else f"; L2 after {device.l2:.0f}, L1 after {device.l1:.0f}; a launch {device.overhead} µs"),
             f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} use the bandwidth; instr, shfl, bar, lds: for "
-            + ("each 16 bytes a lane that the main loop loads; no times for this target" if amd else
+            + ("each 16 bytes a lane of X or dY, in the main loop; no times for this target" if amd else
                "each 16 bytes a lane of X or dY; TB/s: if instructions alone were the limit"),
             " ".join(f"{name:>{width}}" for name, width in HEADINGS),
         )
@@ -288,7 +288,9 @@ def described(launch: Launch, device: Device, size: int, sensitivity: bool = Fal
         resources(launch.compiled).registers, resident, device.needed_in_flight / 1000,
     )  # fmt: skip
     if device.target not in sass_targets():
-        return with_facts(row, amdgcn.facts(launch.compiled.asm["amdgcn"], resident))
+        large = {name for name, nbytes in launch.tensors.items() if nbytes >= size}
+        found = amdgcn.facts(launch.compiled.asm["amdgcn"], resident, list(launch.arguments), large)
+        return row if found is None else with_facts(row, found)
     walked = walk.middle(launch, sass.read(launch.compiled.asm["cubin"]))
     large = {name for name, touched in walked.touched.items() if touched and launch.tensors[name] >= size}
     prediction = model.predict(walked, launch, device)
@@ -302,8 +304,8 @@ def described(launch: Launch, device: Device, size: int, sensitivity: bool = Fal
         row, issue=prediction.issue_share, predicted=prediction.microseconds, floor=floor or None, varied=varied,
         launched=prediction.microseconds + device.overhead,
     )  # fmt: skip
-    found = facts(walked, launch, device, large)
-    return row if found is None else with_facts(row, found)
+    walked_facts = facts(walked, launch, device, large)
+    return row if walked_facts is None else with_facts(row, walked_facts)
 
 
 def with_facts(row: Row, found: Facts) -> Row:

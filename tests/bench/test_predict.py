@@ -294,8 +294,13 @@ def test_bytes_asked_for_ahead() -> None:
 
 AMD = """
 kernel:
+	s_load_dwordx4 s[4:7], s[0:1], 0x0
+	s_mov_b32 s20, s4                       ; x
+	s_and_b32 s21, s5, 0xffff
+	v_mov_b32_e32 v10, s6                   ; weight
+	v_mov_b32_e32 v11, s7
 .LBB0_1:                                ; a loop
-	buffer_load_dwordx4 v[0:3], v9, s[4:7], 0 offen
+	buffer_load_dwordx4 v[0:3], v9, s[20:23], 0 offen
 	global_load_ushort v4, v[10:11], off
 	v_add_f32_e32 v5, v5, v5
 	s_waitcnt vmcnt(1)
@@ -304,18 +309,48 @@ kernel:
 	s_waitcnt vmcnt(0)
 	s_cbranch_scc1 .LBB0_1
 	s_endpgm
+    .args:
+      - .address_space:  global
+        .offset:         0
+        .size:           8
+        .value_kind:     global_buffer
+      - .address_space:  global
+        .offset:         8
+        .size:           8
+        .value_kind:     global_buffer
+      - .offset:         16
+        .size:           4
+        .value_kind:     by_value
 """
+ARGUMENTS = ["x_ptr", "weight_ptr", "n"]
 
 
 def test_amd_code() -> None:
+    """Eight instructions of a loop that loads 16 bytes of x, of whose two loads the other is of another tensor."""
     lines, labels = amdgcn.parse(AMD)
-    assert (len(lines), labels) == (9, {".LBB0_1": 0})
-    found = amdgcn.facts(AMD, waves=3)
-    assert found.instructions == pytest.approx(8 / (18 / 16))
-    assert found.shuffles == pytest.approx(1 / (18 / 16))
-    assert found.in_flight == pytest.approx((18 + 2) / 2 * 64 * 3)
-    with pytest.raises(ValueError, match="buffer_load_wide"):
-        amdgcn.parse(AMD.replace("dwordx4", "wide"))
+    assert (len(lines), labels) == (14, {".LBB0_1": 5})
+    found = amdgcn.facts(AMD, 3, ARGUMENTS, {"x_ptr"})
+    assert found is not None
+    assert (found.instructions, found.shuffles) == (8, 1)
+    assert found.in_flight == 16 * 64 * 3
+    both = amdgcn.facts(AMD, 3, ARGUMENTS, {"x_ptr", "weight_ptr"})
+    assert both is not None
+    assert both.instructions == pytest.approx(8 / (18 / 16))
+    assert both.in_flight == pytest.approx((18 + 2) / 2 * 64 * 3)
+    assert amdgcn.facts(AMD, 3, ARGUMENTS, set()) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("buffer_load_dwordx4", "buffer_load_wide", "buffer_load_wide: how many bytes it loads is not known"),
+        ("v10, s6 ", "v10, s4 ", r"global_load_ushort .*leads to \['weight_ptr', 'x_ptr'\], expected one tensor"),
+    ],
+)
+def test_amd_code_that_is_not_understood_is_named(old: str, new: str, message: str) -> None:
+    assert old in AMD
+    with pytest.raises(ValueError, match=message):
+        amdgcn.facts(AMD.replace(old, new), 3, ARGUMENTS, {"x_ptr"})
 
 
 @pytest.mark.parametrize(
