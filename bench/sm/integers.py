@@ -116,28 +116,25 @@ def add(values: Values, instruction: Instruction) -> None:
 
 
 def multiply(values: Values, instruction: Instruction) -> None:
-    """IMAD: a·b + c; its low word, its high word (HI), or both (WIDE)."""
+    """IMAD: a·b + c; the low word of that, with a carry (X), the high one (HI), or both (WIDE)."""
     parts = instruction.opcode
-    _, register, read = outputs(instruction)
-    operands = [o for o in read if o.kind != "predicate"]
-    if parts[1:2] in (("MOV",), ("U32",), ("SHL",), ("IADD",)) or not {"WIDE", "HI", "X"} & set(parts):
-        return write(values, instruction, applied(lambda a, b, c: a * b + c, *map(values.value, operands)))
-    a, b = map(values.value, operands[:2])
-    carries = [truth(carry) for carry in trailing(values, instruction)]
-    if "X" in parts:
-        total = applied(lambda a, b, c, *x: a * b + c + sum(x), a, b, values.value(operands[2]), *carries)
+    written, register, read = outputs(instruction)
+    a, b, c = (operand for operand in read if operand.kind != "predicate")
+    carries = [truth(carry) for carry in trailing(values, instruction)] if "X" in parts else []
+    if not {"WIDE", "HI"} & set(parts):
+        total = applied(lambda a, b, c, *x: a * b + c + sum(x), *map(values.value, (a, b, c)), *carries)
         return write(values, instruction, total)
-    low, high = values.wide(operands[2])
-    kind = np.uint64 if "U32" in parts else np.int64
-    known = (a >= 0) & (b >= 0) & (low >= 0) & (high >= 0)
-    factors = (a, b) if "U32" in parts else (signed(a), signed(b))
-    product = factors[0].astype(kind) * factors[1].astype(kind)
-    total = product.astype(np.uint64) + ((high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64))
+    factors, addend = [values.value(a), values.value(b)], [*values.wide(c), *carries]
+    known = np.logical_and.reduce(np.broadcast_arrays(*(part >= 0 for part in (*factors, *addend))))
+    first, second = factors if "U32" in parts else map(signed, factors)
+    low, high, *carry = (part.astype(np.uint64) for part in addend)
+    product = first.astype(np.uint64) * second.astype(np.uint64)  # of the same bits, signed or not
+    total = product + ((high << np.uint64(32)) | low) + sum(carry)
+    for predicate in written:
+        values.set_predicate(predicate, np.where(known, TRUE * (total < product), MAYBE))
     words = [(total >> np.uint64(shift) & np.uint64(MASK)).astype(np.int64) for shift in (0, 32)]
-    words = [np.where(known, word, -1) for word in words]
-    write(values, instruction, *(words[1:] if "HI" in parts else words))
-    if register is None:
-        raise ValueError(f"expected a register to write: {instruction.text}")
+    if register is not None:
+        values.set(register, *(np.where(known, word, -1) for word in (words[1:] if "HI" in parts else words)))
     return None
 
 
