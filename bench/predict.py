@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import triton
@@ -39,11 +39,15 @@ TAM = ("squeeze", "aggregate", "weight_gradients", "input_gradient")
 """The operators of a TAM in training whose kernels read tensors of X's size."""
 
 
+Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
+HERE = cast(Target | None, devices.here())
+
+
 @dataclass(frozen=True)
 class Predict:
-    """TANet-50's TAMs by default, in bfloat16 on an H100."""
+    """TANet-50's TAMs by default, in bfloat16, on the GPU that is there, or else an H100."""
 
-    target: Literal["sm_80", "sm_90", "sm_100", "gfx942"] = "sm_90"
+    target: Target = HERE or "sm_90"
     """Compiled for an A100, H100, B200 or MI300X."""
     dtypes: tuple[DType, ...] = ("bfloat16",)
     """Of X, V and Θ."""
@@ -63,7 +67,7 @@ class Predict:
     """Predict again with latency, L1's latency and bandwidth 30 % lower and higher."""
     mix: bool = False
     """Below each row the instructions by pipe."""
-    measure: bool = torch.cuda.is_available()
+    measure: bool = HERE is not None
     """Time each launch on this machine's GPU, and predict for that one."""
     jobs: int = 2
     """Processes that compile at the same time; 1, as where a GPU is measured, compiles in this one."""

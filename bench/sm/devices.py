@@ -86,6 +86,14 @@ def present(index: int = 0) -> Device:
     return replace(known, name=properties.name, multiprocessors=properties.multi_processor_count, bandwidth=bandwidth)
 
 
+def here() -> str | None:
+    """The target of this machine's GPU, if it has one and a model is of that."""
+    try:
+        return present().target if torch.cuda.is_available() else None
+    except ValueError:
+        return None
+
+
 def varied(device: Device, name: str, factor: float) -> Device:
     """The same with one of its figures another: "latency", "L1" or "bandwidth"."""
     changed = {"latency": ("dram", "l2"), "L1": ("l1",), "bandwidth": ("bandwidth", "l2_bandwidth")}[name]

@@ -407,3 +407,14 @@ def test_a_gpu_that_is_not_known_is_named() -> None:
         pytest.raises(ValueError, match=r"got NVIDIA L4 \(sm_89\), expected one of sm_80, sm_90, sm_100"),
     ):
         devices.present()
+
+
+@pytest.mark.parametrize(("available", "minor", "expected"), [(True, 0, "sm_80"), (True, 9, None), (False, 0, None)])
+def test_what_is_predicted_by_default(available: bool, minor: int, expected: str | None) -> None:
+    """Of the GPU that is there, if there is one that the model knows."""
+    properties = SimpleNamespace(name="NVIDIA GPU", major=8, minor=minor, multi_processor_count=108)
+    with (
+        mock.patch.object(torch.cuda, "is_available", return_value=available),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=properties),
+    ):
+        assert devices.here() == expected
