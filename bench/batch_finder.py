@@ -50,7 +50,8 @@ def find_batch(recipe: Recipe, num_classes: int, compute: Compute, device: torch
         peaks[count] = torch.cuda.max_memory_allocated(device)
         return True
 
-    return report(find_largest(fits), peaks, recipe.optimization.batch_size)
+    largest = find_largest(fits)
+    return report(largest, peaks, recipe.optimization.batch_size or max(1, largest))
 
 
 def report(largest: int, peaks: dict[int, int], wanted: int) -> str:

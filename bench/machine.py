@@ -19,6 +19,7 @@ class Machine:
         vectors: the widest instruction set that torch uses on this processor.
         cuda: the CUDA version that torch was built for; None on the CPU.
         commit: of the working tree, marked "-dirty" if it was changed.
+        keeps_memory: whether malloc was told to keep what tensors on the CPU free, for the next ones.
     """
 
     device: str
@@ -30,14 +31,16 @@ class Machine:
     torchvision: str
     cuda: str | None
     commit: str
+    keeps_memory: bool = False
 
     def __str__(self) -> str:
         versions = f"torch {self.torch}, triton {self.triton}, torchvision {self.torchvision}, python {self.python}"
         cuda = f"CUDA {self.cuda}, " if self.cuda else ""
-        return f"{self.device} ({self.vectors}), {self.threads} threads, {cuda}{versions}, commit {self.commit}"
+        memory = ", freed memory kept (mallopt)" if self.keeps_memory else ""
+        return f"{self.device} ({self.vectors}), {self.threads} threads, {cuda}{versions}, commit {self.commit}{memory}"
 
 
-def describe(device: str, threads: int) -> Machine:
+def describe(device: str, threads: int, keeps_memory: bool = False) -> Machine:
     """The machine that this process runs on."""
     on_gpu = torch.device(device).type == "cuda"
     return Machine(
@@ -50,6 +53,7 @@ def describe(device: str, threads: int) -> Machine:
         torchvision=version("torchvision"),
         cuda=torch.version.cuda if on_gpu else None,
         commit=commit(),
+        keeps_memory=keeps_memory,
     )
 
 

@@ -80,8 +80,8 @@ class Row:
 
 def run(options: Model) -> list[Row]:
     """Prints a table while it measures; writes the files that are asked for."""
-    options.prepare()
-    machine = describe(options.device, options.threads)
+    keeps_memory = options.prepare()
+    machine = describe(options.device, options.threads, keeps_memory)
     trace = Trace(options.device)
     print(heading(machine, options))
     rows: list[Row] = []

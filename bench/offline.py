@@ -32,6 +32,9 @@ TARGETS = {
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
 
+# Of an A100, H100, B200, GeForce RTX 5090, MI300X and MI350X, by their data sheets.
+MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "sm_120": 170, "gfx942": 304, "gfx950": 256}
+
 
 @dataclass(frozen=True)
 class Bytes:
@@ -73,14 +76,19 @@ class Launch:
 
 
 class AbsentDevice:
-    """What Triton asks of an active driver before it launches."""
+    """What Triton, and the launch rules, ask of an active driver before it launches."""
 
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
+    def __init__(self, target: str) -> None:
+        self.name, self.target = target, TARGETS[target]
+        self.utils = self
 
     def get_current_target(self) -> GPUTarget:
         """Decides the backend and the architecture."""
         return self.target
+
+    def get_device_properties(self, device: int | str) -> dict[str, int]:
+        """Asked for once."""
+        return {"multiprocessor_count": MULTIPROCESSORS[self.name]}
 
     def get_current_device(self) -> int | str:
         """Keys the caches of compiled kernels."""
@@ -137,7 +145,7 @@ def launches(target: str) -> Iterator[list[Launch]]:
 
     with (
         own_cache(),
-        mock.patch.object(driver, "_active", AbsentDevice(TARGETS[target])),
+        mock.patch.object(driver, "_active", AbsentDevice(target)),
         mock.patch.object(JITFunction, "run", compile_only),
     ):
         try:

@@ -62,8 +62,8 @@ class Ops(Options):
 
 def run(options: Ops) -> list[Row]:
     """Prints a table while it measures, then the sums; writes the files that are asked for."""
-    options.prepare(options.plot)
-    machine = describe(options.device, options.threads)
+    keeps_memory = options.prepare(options.plot)
+    machine = describe(options.device, options.threads, keeps_memory)
     trace = Trace(options.device)
     print(f"{machine}\n{options.clips} clips × {options.segments} frames, {options.dtype}, K = {options.kernel_size}\n")
     print(report.ops_header(options.candidates))

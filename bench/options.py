@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from bench.shapes import DTYPES
+from train.allocator import keep_freed_memory
 
 DType = Literal["float32", "float16", "bfloat16"]
 Layout = Literal["nchw", "channels_last"]
@@ -57,8 +58,11 @@ class Options:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype])
 
-    def prepare(self, *files: Path | None) -> None:
-        """Sets the threads and the device, and makes the folders of the files, so that no finished run is lost."""
+    def prepare(self, *files: Path | None) -> bool:
+        """Sets the threads and the device, and makes the folders of the files, so that no finished run is lost.
+
+        Returns whether the process keeps what tensors on the CPU free, which it is asked to there.
+        """
         torch.set_num_threads(self.threads)
         device = torch.device(self.device)
         if device.type == "cuda" and device.index is not None:  # older releases of torch refuse a device without one
@@ -66,3 +70,4 @@ class Options:
         for file in (self.out, self.profile, *files):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
+        return device.type == "cpu" and keep_freed_memory()

@@ -109,7 +109,7 @@ def forward_and_backward(x: Tensor, num_segments: int, kernel_size: int) -> tupl
     kernel = x.new_zeros(clips, channels, kernel_size)
     dy = torch.zeros_like(x)
     # As channels are fewer here, so are the multiprocessors to fill: no clip is split as if X were as small as this.
-    with mock.patch.object(rules, "MULTIPROCESSORS", 1), counting() as forward:
+    with mock.patch.object(rules, "ASSUMED", rules.Device(1, 32)), counting() as forward:
         y = tam_triton.squeeze_and_aggregate(
             x,
             lambda squeezed: FreeBranches.apply(squeezed, importance, kernel),
@@ -117,7 +117,7 @@ def forward_and_backward(x: Tensor, num_segments: int, kernel_size: int) -> tupl
             kernel_size,
             impl="triton",
         )
-    with mock.patch.object(rules, "MULTIPROCESSORS", 1), counting() as backward:
+    with mock.patch.object(rules, "ASSUMED", rules.Device(1, 32)), counting() as backward:
         torch.autograd.grad(y, x, dy)
     return forward, backward
 

@@ -73,8 +73,8 @@ class Step:
 
 def run(options: Train) -> list[Step]:
     """Prints each layout's step; writes the files that are asked for."""
-    options.prepare()
-    machine = describe(options.device, options.threads)
+    keeps_memory = options.prepare()
+    machine = describe(options.device, options.threads, keeps_memory)
     trace = Trace(options.device)
     print(heading(machine, options))
     steps = []

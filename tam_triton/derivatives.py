@@ -215,8 +215,8 @@ class SqueezeWithSlots(Operator):
         num_segments: int, after: bool, impl: str,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         squeezed = ops.operators(impl).squeeze(x, num_segments)
-        weight = x.new_zeros((), dtype=weights_dtype)
-        slots = (x.new_zeros(()).expand(x.shape), weight.expand(*squeezed.shape[:2], kernel_size))
+        weight = x.new_empty((), dtype=weights_dtype)
+        slots = (x.new_empty(()).expand(x.shape), weight.expand(*squeezed.shape[:2], kernel_size))
         return squeezed, *slots, *([weight.expand(squeezed.shape)] if excited else [])
 
     @staticmethod
@@ -234,7 +234,7 @@ class SqueezeWithSlots(Operator):
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor, *_: None) -> tuple[Tensor, ...]:
-        """The slots have no values: SqueezeWithSlots of the tangent hands out X̂'s tangent, and zeros."""
+        """The slots have no values: SqueezeWithSlots of the tangent hands out X̂'s tangent, and slots again."""
         return SqueezeWithSlots.apply(x, *ctx.settings)
 
 

@@ -50,6 +50,12 @@ def segments(importance: Tensor | None, num_segments: int | None) -> int:
     return importance.shape[-1]
 
 
+def vectors_and_lines(channels: int, pixels: int, channels_last: bool, vector: int) -> tuple[int, int]:
+    """How many vectors of adjacent elements a row has, and how many rows a frame: C or P, whichever is fastest."""
+    row, lines = (channels, pixels) if channels_last else (pixels, channels)
+    return row // vector, lines
+
+
 def dense_weights(values: Tensor, channels_last: bool) -> Tensor:
     """V or Θ `(…, C, ·)` as the kernels read it: channels fastest beside a channels_last feature map, else slowest."""
     return values.mT.contiguous().mT if channels_last else values.contiguous()

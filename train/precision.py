@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tam_triton.clips import normalize
+from train.allocator import keep_freed_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -40,8 +41,10 @@ def logits_of(
 def computing(device: torch.device, threads: int | None = None, deterministic: bool | None = None) -> Iterator[None]:
     """Let torch compute on `device` with so many threads, and by algorithms that give the same bits each time or not.
 
-    By default they do on the CPU alone, since GPUs lose speed.
+    By default they do on the CPU alone, since GPUs lose speed. There the process keeps freed memory from then on.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     if deterministic is None:
         deterministic = device.type == "cpu"
     with reproducible() if deterministic else nullcontext():

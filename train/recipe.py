@@ -177,9 +177,9 @@ class Optimization:
     Paper: arXiv 2005.06803; script: its authors' training scripts; mmaction2: OpenMMLab's implementation.
     """
 
-    batch_size: int = 64
+    batch_size: int | None = 64
     """Clips of one step, over all processes and accumulated parts. Paper; the script agrees but for Something-Something
-    V2 (128)."""
+    V2 (128). None: as many as the machine bears when the run begins, up to lr_batch_size, with `lr` scaled."""
     lr: float = 0.01
     """Learning rate at the start. Paper; the script agrees but for Something-Something V2 (0.02 at 128 clips)."""
     scale_lr: bool = False
@@ -221,7 +221,7 @@ class Optimization:
     def __post_init__(self) -> None:
         check_types(self)
         for field in ("batch_size", "lr_batch_size", "epochs"):
-            require(self, field, getattr(self, field) >= 1, "at least 1")
+            require(self, field, getattr(self, field) is None or getattr(self, field) >= 1, "at least 1")
         require(self, "lr", self.lr > 0, "a number above 0")
         require(self, "lr_divisor", self.lr_divisor >= 1, "at least 1")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"from 0 to epochs ({self.epochs})")
@@ -244,8 +244,10 @@ class Optimization:
 
     @property
     def scaled_lr(self) -> float:
-        """The learning rate that a run starts with."""
-        return self.lr * self.batch_size / self.lr_batch_size if self.scale_lr else self.lr
+        """The learning rate that a run starts with; before its batch is chosen, `lr`."""
+        if self.batch_size is None or not self.scale_lr:
+            return self.lr
+        return self.lr * self.batch_size / self.lr_batch_size
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ class Recipe:
         check_types(self)
         require(self, "seed", self.seed >= 0, "at least 0")
         row = 3 * self.sampling.num_segments  # bytes of one pixel in all frames of a clip
-        step = self.optimization.batch_size * row * self.augmentation.crop_size**2
+        step = (self.optimization.batch_size or 1) * row * self.augmentation.crop_size**2
         require(self.optimization, "batch_size", step <= MOST_BYTES, "so many clips that a step's take at most 1 TiB")
         for views in (self.validation, self.test):
             fits = views.per_video * row * views.crop_size**2 <= MOST_BYTES
@@ -281,9 +283,16 @@ class Recipe:
                 self.sampling, "num_segments", fits, f"{expected} for {self.model.system}, its fast pathway's frames"
             )
 
-    def resolve(self) -> "Recipe":
-        """The recipe as a run saves it, with nothing left to be worked out: learning rate scaled, paths absolute."""
-        optimization = replace(self.optimization, lr=self.optimization.scaled_lr, scale_lr=False)
+    def resolve(self, batch_size: int | None = None) -> "Recipe":
+        """The recipe as a run saves it, with nothing left to be worked out: learning rate scaled, paths absolute.
+
+        `batch_size` is what the machine bears, where that is asked for; without it that alone is left open.
+        """
+        optimization = self.optimization
+        if optimization.batch_size is None:
+            optimization = replace(optimization, batch_size=batch_size, scale_lr=True)
+        if optimization.batch_size is not None:
+            optimization = replace(optimization, lr=optimization.scaled_lr, scale_lr=False)
         paths = {name: getattr(self.data, name) for name in ("train", "val", "train_root", "val_root")}
         data = replace(self.data, **{name: path and path.absolute() for name, path in paths.items()})
         mirrored = self.augmentation.mirrored

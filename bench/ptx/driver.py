@@ -168,20 +168,20 @@ class Driver(offline.AbsentDevice):
     """
 
     def __init__(self, target: str, gpu: GPU, execute: Execute) -> None:
-        super().__init__(TARGETS[target])
-        self.name, self.gpu, self.execute = target, gpu, execute
+        super().__init__(target)
+        self.gpu, self.execute = gpu, execute
         self.launches: list[Launch] = []
-        self.utils = self
         self.launcher_cls = Launcher
 
     def get_current_device(self) -> str:
         """Keys the caches of compiled kernels."""
         return f"{self.name}, cuda:{self.gpu.current}"
 
-    def get_device_properties(self, device: str) -> dict[str, int]:
-        """Asked for once a kernel: one block may have all but what the system takes."""
+    def get_device_properties(self, device: int | str) -> dict[str, int]:
+        """Asked for once a kernel, too: one block may have all but what the system takes."""
         multiprocessor = MULTIPROCESSORS[self.name]
-        return {"max_shared_mem": multiprocessor.shared - multiprocessor.shared_reserved}
+        most = multiprocessor.shared - multiprocessor.shared_reserved
+        return {"max_shared_mem": most, **super().get_device_properties(device)}
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: str) -> tuple[None, str, int, int, int]:
         """Module, function, registers, spills, and the most threads of a block."""

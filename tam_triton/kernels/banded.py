@@ -4,8 +4,10 @@ Forms of it have V[t], of the frame written, or no V, and one Θ for all clips. 
 its taps reversed and V at its other end, so a product is told by these two. What a form lacks is None, which the
 compiler knows; a Θ of all clips is one whose clips are 0 apart, which it knows too: as a number it costs registers.
 
-A program walks a block of a clip's elements through time, or through one part of it. K frames stay in registers, in
-their own dtype; it reads each frame once and writes each result once: two passes over a tensor of X's size.
+A program walks a block of a clip's elements through time, or through one part of it. Each frame is asked for ahead of
+its use and added, as it comes, to the K results that it reaches, of which K − 1 are carried; each is read once and each
+result is written once: two passes over a tensor of X's size. Programs go from the tensor's end to its beginning: the
+kernel that reads the same tensor before goes the other way, and what it read last is still in the cache.
 """
 
 from collections.abc import Sequence
@@ -18,96 +20,109 @@ from tam_triton import layout
 from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.frames import folded_norm, relu
 
+MOST_FRAMES = 16  # of a program, which are written out
+AHEAD_SMALL = 2  # frames of V and of dX̂ that are asked for before the one in use
+
 
 @triton.jit(launch_metadata=metadata.banded)
 def banded_kernel(
     x_ptr, importance_ptr, kernel_ptr, offset_ptr, y_ptr, norm,
-    C, P, blocks, parts, eps: tl.float64, frame: tl.int64,
+    vectors, lines, blocks, parts, eps: tl.float64,
     T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     SHARED: tl.constexpr, REVERSED: tl.constexpr, V_OF_RESULT: tl.constexpr,
-    FRAMES: tl.constexpr, SPAN: tl.constexpr, AHEAD: tl.constexpr, VECTORS: tl.constexpr, VECTOR: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    FRAMES: tl.constexpr, AHEAD: tl.constexpr, AHEAD_SMALL: tl.constexpr,
+    VECTORS: tl.constexpr, VECTOR: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    # As products, so that the compiler sees what divides a row.
+    C = vectors * VECTOR if CHANNELS_LAST else lines
+    P = lines if CHANNELS_LAST else vectors * VECTOR
     HALF: tl.constexpr = K // 2
-    n = (tl.program_id(0) // (blocks * parts)).to(tl.int64)
-    first = tl.program_id(0) // blocks % parts * FRAMES
-    end = tl.minimum(first + FRAMES, T)
-    start = ((tl.program_id(0) % blocks).to(INDEX) * VECTORS + tl.arange(0, VECTORS))[:, None] * VECTOR
+    WHOLE: tl.constexpr = FRAMES == T  # frames outside the clip are then known to the compiler
+    BEFORE: tl.constexpr = 0 if WHOLE else HALF  # frames read before the first written
+    READ: tl.constexpr = FRAMES + 2 * BEFORE
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    n = (program // (blocks * parts)).to(tl.int64)
+    first = 0 if WHOLE else program // blocks % parts * FRAMES
+    start = ((program % blocks).to(INDEX) * VECTORS + tl.arange(0, VECTORS))[:, None] * VECTOR
     lane = tl.arange(0, VECTOR)[None, :]
+    frame = C.to(tl.int64) * P
     inside = start + lane < frame
     x_ptr += n * T * frame + start + lane
     y_ptr += n * T * frame + start + lane
-
-    # The channel of each vector: with SPAN = 2 that of its first element, and a later one may be of the next channel.
-    # Past the end of a frame it is the last, so that weights need no mask of their own.
-    if CHANNELS_LAST:
-        c = start % C + lane if SPAN == 1 else (start + lane) % C
-    else:
-        c = tl.minimum(start // P if SPAN > 0 else (start + lane) // P, C - 1)
-    own = start + lane < (c + 1) * P
-    following = tl.minimum(C - 1 - c, 1)
-    # Weights lie as x does: channels fastest, or time.
+    # Weights lie as x does: channels fastest, or time. Past the end of a frame they are those of the last channel, so
+    # that they need no mask of their own.
+    c = start % C + lane if CHANNELS_LAST else tl.minimum(start // P, C - 1)
     step = tl.cast(C, INDEX) if CHANNELS_LAST else 1
     if importance_ptr is not None:
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     if offset_ptr is not None:
         offset_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     kernel_ptr += (0 if SHARED else n * C * K) + (c if CHANNELS_LAST else c * K)
+
+    window = ()  # frames, V and dX̂ that have been asked for
+    for i in tl.static_range(min(AHEAD, READ)):
+        window = window + (load_frame(x_ptr, first + i - BEFORE, frame, inside, T, WHOLE),)
+    importances = ()
+    offsets = ()
+    for i in tl.static_range(AHEAD_SMALL):
+        if importance_ptr is not None and i < (FRAMES if V_OF_RESULT else READ):
+            t = first + i - (0 if V_OF_RESULT else BEFORE)
+            importances = importances + (load_frame(importance_ptr, t, step, True, T, WHOLE),)
+        if offset_ptr is not None and i < FRAMES:
+            offsets = offsets + (load_frame(offset_ptr, first + i, step, True, T, WHOLE),)
+    taps = ()  # of the results t = s − K//2 … s + K//2 that frame s reaches
+    for k in tl.static_range(K):
+        taps = taps + (tl.load(kernel_ptr + (k if REVERSED else K - 1 - k) * step).to(ACC),)
     if norm is not None:
         scale, shift = folded_norm(norm, eps, c, True, ACC)
-        if SPAN == 2:
-            next_scale, next_shift = folded_norm(norm, eps, c + following, True, ACC)
-            scale = tl.where(own, scale, next_scale)
-            shift = tl.where(own, shift, next_shift)
     inverse_pixels = tl.full([1, 1], 1.0, ACC) / P
 
-    window = ()  # frames t − K//2 … t + K//2 − 1, then those loaded ahead of their use
-    for i in tl.static_range(K - 1 + AHEAD):
-        s = first + i - HALF
-        present = (s >= 0) & (s < T) & (s < end + HALF)
-        window = window + (tl.load(x_ptr + s * frame, mask=inside & present, other=0.0),)
-    for t in range(first, first + FRAMES):
-        s = t + HALF + AHEAD
-        window = window + (tl.load(x_ptr + s * frame, mask=inside & (s < T) & (s < end + HALF), other=0.0),)
-        written = t < end
-        if V_OF_RESULT:
-            v = tl.load(importance_ptr + t * step, mask=written, other=0.0).to(ACC)
-            if SPAN == 2:
-                next_v = tl.load(importance_ptr + following * T + t * step, mask=written, other=0.0).to(ACC)
-                v = tl.where(own, v, next_v)
-        y = tl.zeros([VECTORS, VECTOR], ACC)
-        for k in tl.static_range(K):
-            # Loaded anew for every frame, from the cache: kept, taps of their own for every lane take 24 registers.
-            tap_ptr = kernel_ptr + (K - 1 - k if REVERSED else k) * step
-            s = t + k - HALF
-            present = (s >= 0) & (s < T)  # else weights are 0: not even NaN of Θ is a term
-            weight = tl.load(tap_ptr, mask=present, other=0.0).to(ACC)
-            z: tl.tensor = window[k].to(ACC)
+    sums = (tl.zeros([VECTORS, VECTOR], ACC),) * (K - 1)  # of results that more frames will reach, earliest first
+    for i in tl.static_range(READ + HALF - BEFORE):
+        s = first + i - BEFORE
+        t = s - HALF  # the result that frame s completes
+        if i + AHEAD < READ:
+            window = window + (load_frame(x_ptr, s + AHEAD, frame, inside, T, WHOLE),)
+        if importance_ptr is not None and not V_OF_RESULT and i + AHEAD_SMALL < READ:
+            importances = importances + (load_frame(importance_ptr, s + AHEAD_SMALL, step, True, T, WHOLE),)
+        if i >= HALF + BEFORE and i - HALF - BEFORE + AHEAD_SMALL < FRAMES:
+            if importance_ptr is not None and V_OF_RESULT:
+                importances = importances + (load_frame(importance_ptr, t + AHEAD_SMALL, step, True, T, WHOLE),)
+            if offset_ptr is not None:
+                offsets = offsets + (load_frame(offset_ptr, t + AHEAD_SMALL, step, True, T, WHOLE),)
+        sums = sums + (tl.zeros([VECTORS, VECTOR], ACC),)
+        if i < READ:
+            z: tl.tensor = window[0].to(ACC)
+            window = window[1:]
             if norm is not None:
                 z = relu(z * scale + shift)
             if importance_ptr is not None and not V_OF_RESULT:
-                v = tl.load(importance_ptr + s * step, mask=present, other=0.0).to(ACC)
-                if SPAN == 2:
-                    next_v = tl.load(importance_ptr + following * T + s * step, mask=present, other=0.0).to(ACC)
-            if SPAN == 2:
-                next_weight = tl.load(tap_ptr + following * K, mask=present, other=0.0).to(ACC)
-                if importance_ptr is not None and not V_OF_RESULT:
-                    next_weight *= next_v
-            if importance_ptr is not None and not V_OF_RESULT:
-                weight *= v
-            if SPAN == 2:
-                weight = tl.where(own, weight, next_weight)
-            y += weight * z
-        if V_OF_RESULT:
-            y *= v
-        if offset_ptr is not None:
-            offset = tl.load(offset_ptr + t * step, mask=written, other=0.0).to(ACC) * inverse_pixels
-            if SPAN == 2:
-                next_offset = tl.load(offset_ptr + following * T + t * step, mask=written, other=0.0).to(ACC)
-                offset = tl.where(own, offset, next_offset * inverse_pixels)
-            y += offset
-        tl.store(y_ptr + t * frame, y.to(y_ptr.dtype.element_ty), mask=inside & written)
-        window = window[1:]
+                z *= importances[0].to(ACC)
+                importances = importances[1:]
+            reached = ()
+            for k in tl.static_range(K):
+                total = sums[k] + taps[k] * z
+                if not (WHOLE or (i >= BEFORE and i < BEFORE + FRAMES and T % FRAMES == 0)):
+                    # A frame outside the clip is no term: not even NaN of Θ may come of it.
+                    total = tl.where((s >= 0) & (s < T), total, sums[k])
+                reached = reached + (total,)
+            sums = reached
+        if i >= HALF + BEFORE:
+            y = sums[0]
+            if importance_ptr is not None and V_OF_RESULT:
+                y *= importances[0].to(ACC)
+                importances = importances[1:]
+            if offset_ptr is not None:
+                y += offsets[0].to(ACC) * inverse_pixels
+                offsets = offsets[1:]
+            tl.store(y_ptr + t * frame, y.to(y_ptr.dtype.element_ty), mask=inside & (WHOLE | (t < T)))
+        sums = sums[1:]
+
+
+@triton.jit
+def load_frame(ptr, t, stride, inside, T: tl.constexpr, WHOLE: tl.constexpr):
+    """Of frame t; zeros where there is none, which is not asked where it is known."""
+    return tl.load(ptr + t * stride, mask=inside & (WHOLE | ((t >= 0) & (t < T))), other=0.0)
 
 
 def product(
@@ -126,7 +141,7 @@ def product(
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
     block = launch.temporal_block(channels, pixels, channels_last, x.element_size())
     blocks = launch.ceil_div(channels * pixels, block.elements)
-    frames = launch.frames_of_part(clips * blocks, num_segments)
+    frames = launch.frames_of_part(clips * blocks, num_segments, MOST_FRAMES)
     parts = launch.ceil_div(num_segments, frames)
     index = launch.offset_dtype(channels * max(pixels, num_segments, kernel_size), block.elements)
     importance, kernel, offset = (
@@ -136,10 +151,10 @@ def product(
     with launch.on_device(x):
         banded_kernel[(clips * parts * blocks,)](
             x, importance, kernel, offset, y, None if norm is None else tuple(norm),
-            channels, pixels, blocks, parts, eps, channels * pixels,
+            *layout.vectors_and_lines(channels, pixels, channels_last, block.vector), blocks, parts, eps,
             T=num_segments, K=kernel_size, CHANNELS_LAST=channels_last,
             SHARED=shared, REVERSED=transposed, V_OF_RESULT=importance is not None and transposed != after,
-            FRAMES=frames, SPAN=block.span, AHEAD=block.ahead, VECTORS=block.vectors, VECTOR=block.vector,
+            FRAMES=frames, AHEAD=block.ahead, AHEAD_SMALL=AHEAD_SMALL, VECTORS=block.vectors, VECTOR=block.vector,
             ACC=launch.accumulator(x.dtype), INDEX=index,
             num_warps=1, **launch.OPTIONS,
         )  # fmt: skip

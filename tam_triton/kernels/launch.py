@@ -2,6 +2,8 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
@@ -12,11 +14,10 @@ from triton.runtime import driver
 from tam_triton import layout
 
 VECTOR_BYTES = 16  # the widest load and store of one thread
+LINE_BYTES = 128  # of the cache
+LOADS = 4  # of a thread, asked for before the first is used: at least, where there are so many
 ALIGNED_ELEMENTS = 16  # Triton proves alignment from sizes that are multiples of this
 ROW_THREADS = 128
-HALF_OCCUPANCY_REGISTERS = 64  # of a thread, on NVIDIA: 65,536 for 1,024 of 2,048 threads
-MULTIPROCESSORS = 132  # of an H100; the others that are known have between 108 and 304
-FULL_GRID = 2 * MULTIPROCESSORS
 
 # Numerics must not depend on a default: a product and a sum are fused, on every backend.
 OPTIONS = {"enable_fp_fusion": True}
@@ -26,14 +27,11 @@ OPTIONS = {"enable_fp_fusion": True}
 class Block:
     """Elements of a frame that one program walks through time: `vectors`, one a thread, of `vector` elements.
 
-    `span` is how many channels a vector touches: 1 (in channels_last: as many as it has elements, adjacent ones),
-    2 where a row of pixels ends inside it, 0 for any number. `ahead` is how many frames are loaded before the one in
-    use; more in flight cost registers, and with them occupancy.
+    `ahead` is how many frames are asked for before the one in use.
     """
 
     vectors: int
     vector: int
-    span: int
     ahead: int
 
     @property
@@ -44,21 +42,38 @@ class Block:
 
 @dataclass(frozen=True)
 class Tile:
-    """Channels × pixels that one program reduces over pixels.
+    """What one program reduces over pixels: channels × pixels, `unroll` times in each of so many `steps`.
 
-    `run` is the number of adjacent elements to load when rows of `P` pixels start misaligned: 0 means that rows are
-    loaded as they stand. `vector` is how many elements a thread loads at a time.
+    A thread loads `vector` elements at a time: pixels in NCHW, channels in channels_last. `parts` is how many programs
+    share the pixels.
     """
 
     channels: int
     pixels: int
-    run: int
     vector: int
+    warps: int
+    parts: int
+    steps: int
+    unroll: int = 1
+
+    def count(self, channels: int) -> int:
+        """How many such tiles hold all channels."""
+        return ceil_div(channels, self.channels)
 
     @property
-    def threads(self) -> int:
-        """One vector each: more would cost registers, and with them occupancy."""
-        return min(512, max(self.run, self.channels * self.pixels) // self.vector)
+    def covered(self) -> int:
+        """Pixels of all parts, those past the last one among them."""
+        return self.parts * self.steps * self.unroll * self.pixels
+
+
+class Device(NamedTuple):
+    """What launch rules ask of a device."""
+
+    multiprocessors: int
+    warp_size: int
+
+
+ASSUMED = Device(132, 32)  # an H100, where kernels are interpreted
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
@@ -72,70 +87,110 @@ def partial_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Block:
-    """One warp, one 128-bit vector a thread."""
-    vector = VECTOR_BYTES // itemsize
-    row = channels if channels_last else pixels
-    span = 1 if row % vector == 0 else 2 if pixels >= vector and not channels_last else 0
-    return Block(warp_size(), vector, span, ahead=2 if span == 1 and not channels_last else 0)
+    """One warp, and as many frames ahead as make 64 bytes a thread."""
+    vector = row_vector(channels, pixels, channels_last, itemsize)
+    return Block(device().warp_size, vector, min(8, 64 // (vector * itemsize)))
 
 
-def frames_of_part(programs: int, num_segments: int) -> int:
-    """How many of a clip's frames one program takes: all, unless `programs` of that kind leave multiprocessors idle.
+def frames_of_part(programs: int, num_segments: int, most: int) -> int:
+    """How many of a clip's frames one program takes: `most`, and fewer if `programs` leave multiprocessors idle.
 
-    The frames around a part are read again by its neighbours. It happens to tensors that lie in the cache as a whole,
-    being smaller than the tiles of so many programs.
+    The frames around a part are read again by its neighbours, at about the same time, and so from the cache.
     """
-    return max(1, num_segments // ceil_div(MULTIPROCESSORS, max(programs, 1)))
+    to_fill = num_segments // ceil_div(device().multiprocessors, max(programs, 1))
+    return max(1, min(to_fill, ceil_div(num_segments, ceil_div(num_segments, most))))
 
 
-def reduction_tile(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
-    """A tile whose loads are 128 bits wide in either layout, at any `P`.
+def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
+    """For the squeeze of so many frames: rows as they stand, in vectors that divide them.
 
-    channels_last: 32 bytes of adjacent channels, a sector of the cache, by many pixels. NCHW: rows of pixels; where a
-    row of `P` is no multiple of a vector, as many whole channels as make an aligned run.
+    NCHW: long rows have programs of their own, short ones half a warp each, and a thread two of them. channels_last:
+    lines of the cache, and as many warps as keep a multiprocessor busy.
     """
-    vector = VECTOR_BYTES // itemsize
+    multiprocessors, lanes = device()
+    vector = row_vector(channels, pixels, channels_last, itemsize)
     if channels_last:
-        return Tile(32 // itemsize, min(128, next_power_of_2(pixels)), run=0, vector=vector)
-    whole = ALIGNED_ELEMENTS // common_power_of_2(pixels)
-    if whole > 1 and channels > 1 and whole * pixels <= 4096:
-        whole = max(whole, vector)  # the run's length, which masks the load, is aligned too
-        return Tile(whole, next_power_of_2(pixels), run=next_power_of_2(whole * pixels), vector=vector)
-    width = min(128, next_power_of_2(pixels))
-    return Tile(min(1024 // width, next_power_of_2(channels)), width, run=0, vector=vector)
+        across = min(LINE_BYTES // itemsize, next_power_of_2(channels))
+        if frames * ceil_div(channels, across) < multiprocessors:
+            across = max(vector, across // 2)
+        programs = frames * ceil_div(channels, across)
+        num_warps = min(1024 // lanes // 2, next_power_of_2(max(1, 24 * multiprocessors // programs)))
+        wanted = ceil_div(multiprocessors, programs)  # parts
+        while num_warps > 1 and lanes * num_warps * vector // across * LOADS * wanted > next_power_of_2(pixels):
+            num_warps //= 2
+        down = max(1, lanes * num_warps * vector // across)
+        total = ceil_div(pixels, down)
+        parts = max(1, min(total // LOADS, wanted))
+    else:
+        vectors = ceil_div(pixels, vector)
+        num_warps = 2 if vectors >= 8 * lanes else 1
+        width = lanes * num_warps if vectors >= 4 * lanes else min(lanes // 2, next_power_of_2(vectors))
+        across = 1 if vectors >= 4 * lanes else 2 * lanes // width
+        down, total = width * vector, ceil_div(vectors, width)
+        parts = max(1, min(total // LOADS, ceil_div(8 * multiprocessors, frames * ceil_div(channels, across))))
+    steps = ceil_div(ceil_div(total, parts), 2 * LOADS)
+    unroll = ceil_div(total, parts * steps)
+    return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 
 
-def register_limit(
-    tile: Tile, dtype: torch.dtype, num_segments: int, kernel_size: int, excited: bool
-) -> dict[str, int]:
-    """A launch option for the gradients of V and Θ, where the compiler would leave less than half the threads a place.
+def row_vector(channels: int, pixels: int, channels_last: bool, itemsize: int) -> int:
+    """Elements that a thread loads at once: as many as 128 bits hold and as divide a row."""
+    return min(VECTOR_BYTES // itemsize, common_power_of_2(channels if channels_last else pixels))
 
-    Only where it keeps the limit without spills, which `bench static` shows; AMD's compiler has no such option. Without
-    V the compiler finds half by itself, and in one case needs to be told that it may take more than it spills for.
+
+def band_frames(kernel_size: int) -> int:
+    """How many frames' band sums a thread keeps at most: K registers each, in channels_last twice as many."""
+    return max(1, 40 // kernel_size)
+
+
+def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
+    """For the gradients of V and Θ, where a thread has all frames of its pixels in flight, of X and of dY.
+
+    NCHW: rows as they stand, in vectors that divide them. channels_last: two channels a thread, so that a warp has
+    whole lines of the cache. As many parts as keep every multiprocessor busy, of two tiles at least.
     """
-    fits = tile.threads >= 256 and (tile.run == 0 or dtype == torch.float16)
-    if not fits or tile.vector < 8 or num_segments > 8 or kernel_size > 3 or warp_size() != 32:
-        return {}
-    if not excited:
-        return {"maxnreg": HALF_OCCUPANCY_REGISTERS + 8} if tile.run else {}
-    return {"maxnreg": HALF_OCCUPANCY_REGISTERS}
-
-
-def pixel_splits(programs: int, steps: int) -> int:
-    """Into how many parts to cut a loop of `steps` tiles over pixels, so that few channels still fill the device."""
-    return max(1, min(steps, FULL_GRID // max(programs, 1)))
-
-
-def warp_size() -> int:
-    """Threads of a warp (a wavefront) of the device that kernels are compiled for."""
-    if knobs.runtime.interpret:
-        return 32
-    return int(driver.active.get_current_target().warp_size)
+    lanes = device().warp_size
+    if channels_last:
+        vector = min(2, row_vector(channels, pixels, channels_last, itemsize))
+        across = min(lanes * vector, next_power_of_2(channels))
+        num_warps = 4
+        down = lanes * num_warps * vector // across
+        total, resident = ceil_div(pixels, down), 12
+    else:
+        vector = row_vector(channels, pixels, channels_last, itemsize)
+        vectors = ceil_div(pixels, vector)
+        num_warps = 1
+        width = min(lanes if vector * itemsize == VECTOR_BYTES else 2 * lanes, next_power_of_2(vectors))
+        across, down = max(1, lanes // width), width * vector
+        total, resident = ceil_div(pixels, down), 16
+    programs = max(1, device().multiprocessors * resident // num_warps // max(1, clips * ceil_div(channels, across)))
+    steps = ceil_div(total, max(1, min(total // 2, programs)))
+    return Tile(across, down, vector, num_warps, ceil_div(total, steps), steps)
 
 
 def warps(threads: int) -> int:
     """How many warps make that many threads."""
-    return max(1, threads // warp_size())
+    return max(1, threads // device().warp_size)
+
+
+def registers(most: int | None) -> dict[str, int]:
+    """A launch option: a thread may have so many. Untold, NVIDIA's compiler may save them by loading late.
+
+    AMD's compiler has no such option.
+    """
+    return {} if most is None or device().warp_size != 32 or knobs.runtime.interpret else {"maxnreg": most}
+
+
+def device() -> Device:
+    """The one that kernels are compiled for, and run on."""
+    return ASSUMED if knobs.runtime.interpret else facts(driver.active, driver.active.get_current_device())
+
+
+@cache
+def facts(active: Any, index: int) -> Device:
+    """Of one of a driver's devices; asked for once."""
+    properties = active.utils.get_device_properties(index)
+    return Device(properties["multiprocessor_count"], active.get_current_target().warp_size)
 
 
 def next_power_of_2(n: int) -> int:

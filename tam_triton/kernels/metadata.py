@@ -36,10 +36,10 @@ def frames_read(num_segments: int, frames: int, kernel_size: int) -> int:
     return sum(min(num_segments, min(first + frames, num_segments) + half) - max(0, first - half) for first in starts)
 
 
-def clip_shape(x: Tensor, args: Arguments) -> str:
+def clip_shape(x: Tensor, num_segments: int) -> str:
     """N×T×C×P."""
-    clips = x.numel() // (args["T"] * args["C"] * args["P"])
-    return f"{clips}×{args['T']}×{args['C']}×{args['P']}"
+    frames, channels, height, width = x.shape
+    return f"{frames // num_segments}×{num_segments}×{channels}×{height * width}"
 
 
 def banded(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
@@ -50,7 +50,7 @@ def banded(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     operations = 2 * K + (args["offset_ptr"] is not None) + 3 * (args["norm"] is not None)
     operations += args["importance_ptr"] is not None
     name = "transposed" if args["REVERSED"] else "forward" if args["norm"] is None else "activated"
-    detail = f"{name} {clip_shape(x, args)}"
+    detail = f"{name} {clip_shape(x, args['T'])}"
     return figures(metadata, detail, x, read + args["y_ptr"].nbytes + small, operations * x.numel())
 
 
@@ -58,7 +58,7 @@ def squeeze(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """One addition for every element, three operations more behind a BatchNorm and ReLU."""
     x = args["x_ptr"]
     moved, operations = nbytes(args, "x_ptr", "squeezed_ptr", "norm"), 1 if args["norm"] is None else 4
-    return figures(metadata, clip_shape(x, args), x, moved, operations * x.numel())
+    return figures(metadata, clip_shape(x, args["T"]), x, moved, operations * x.numel())
 
 
 def weight_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
@@ -66,15 +66,15 @@ def weight_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> F
     x, T, K = args["x_ptr"], args["T"], args["K"]
     read = args["dy_ptr"].nbytes * frames_read(T, args["FRAMES"], K) // T + x.nbytes
     small = nbytes(args, "importance_ptr", "kernel_ptr", "d_importance_ptr", "d_kernel_ptr")
-    return figures(metadata, clip_shape(x, args), x, read + small, 2 * K * x.numel())
+    return figures(metadata, clip_shape(x, args["T"]), x, read + small, 2 * K * x.numel())
 
 
 def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """An addition for every element of every part."""
-    parts = args["parts_ptr"]
-    return figures(
-        metadata, f"{args['parts']}×{args['size']}", parts, nbytes(args, "parts_ptr", "sum_ptr"), parts.numel()
-    )
+    results = [result for result in (args["first"], args["second"]) if result is not None]
+    detail = " and ".join(f"{count}×{size}" for _, _, count, size in results)
+    moved = sum(parts.nbytes + total.nbytes for parts, total, _, _ in results)
+    return figures(metadata, detail, results[0][0], moved, sum(parts.numel() for parts, *_ in results))
 
 
 def hidden(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:

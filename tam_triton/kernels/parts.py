@@ -6,13 +6,31 @@ from torch import Tensor
 
 from tam_triton.kernels import launch, metadata
 
+THREADS = 32
+LOADS = 16  # of a thread, asked for before the first is used
+
 
 @triton.jit(launch_metadata=metadata.add_parts)
-def add_parts_kernel(parts_ptr, sum_ptr, parts, size: tl.int64, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def add_parts_kernel(first, second, blocks, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constexpr):
+    """Of one result, or of two, the first of which has so many blocks."""
+    if tl.program_id(0) < blocks:
+        add(first, tl.program_id(0), BLOCK, LOADS, ACC)
+    elif second is not None:
+        add(second, tl.program_id(0) - blocks, BLOCK, LOADS, ACC)
+
+
+@triton.jit
+def add(result, block, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constexpr):
+    parts_ptr, sum_ptr, parts, size = result
+    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], ACC)
-    for part in range(parts):
-        total += tl.load(parts_ptr + part * size + i, mask=i < size, other=0.0)
+    for first in range(0, parts, LOADS):
+        loaded = ()
+        for j in tl.static_range(LOADS):
+            inside = (i < size) & (first + j < parts)
+            loaded = loaded + (tl.load(parts_ptr + (first + j) * size.to(tl.int64) + i, mask=inside, other=0.0),)
+        for j in tl.static_range(LOADS):
+            total += loaded[j]
     tl.store(sum_ptr + i, total.to(sum_ptr.dtype.element_ty), mask=i < size)
 
 
@@ -23,11 +41,17 @@ def room(result: Tensor, parts: int) -> Tensor:
     return result.new_empty((parts, *result.shape), dtype=launch.partial_dtype(result.dtype))
 
 
-def add_parts(parts: Tensor, result: Tensor) -> None:
-    """result = Σ parts `(parts, *result.shape)`; nothing is left to do where `room` gave `result` itself."""
-    if parts is result:
+def add_parts(*pairs: tuple[Tensor, Tensor]) -> None:
+    """result = Σ parts `(parts, *result.shape)`, for one pair of these, or two, in one launch.
+
+    Nothing is left to do where `room` gave `result` itself.
+    """
+    left = [(parts, result, parts.shape[0], result.numel()) for parts, result in pairs if parts is not result]
+    if not left:
         return
-    add_parts_kernel[(launch.ceil_div(result.numel(), launch.ROW_THREADS),)](
-        parts, result, parts.shape[0], result.numel(), BLOCK=launch.ROW_THREADS, ACC=launch.accumulator(result.dtype),
-        num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
+    blocks = [launch.ceil_div(size, THREADS) for *_, size in left]
+    add_parts_kernel[(sum(blocks),)](
+        left[0], left[1] if len(left) == 2 else None, blocks[0],
+        BLOCK=THREADS, LOADS=LOADS, ACC=launch.accumulator(left[0][1].dtype),
+        num_warps=launch.warps(THREADS), **launch.OPTIONS,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Spatial squeeze (equation 1): X̂[n,c,t] = mean over pixels of X[n,t,c,·], one pass over X.
 
-Where channels and frames alone make too few programs to fill a device, the pixels are cut into parts whose sums are
-added in a fixed order.
+Rows are read as they lie in memory, in vectors that divide them, several asked for before the first is used. Where
+channels and frames alone make too few programs to fill a device, the pixels are cut into parts whose sums are added in
+a fixed order.
 """
 
 from collections.abc import Sequence
@@ -12,33 +13,42 @@ from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch, metadata
-from tam_triton.kernels.frames import folded_norm, load_tile, relu
+from tam_triton.kernels.frames import folded_norm, relu
 from tam_triton.kernels.parts import add_parts, room
 
 
 @triton.jit(launch_metadata=metadata.squeeze)
 def squeeze_kernel(
     x_ptr, squeezed_ptr, norm,
-    C, P, T, tiles, splits, steps, eps: tl.float64, frame: tl.int64, part: tl.int64,
-    CHANNELS_LAST: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    vectors, lines, T, tiles, splits, steps, eps: tl.float64, part: tl.int64,
+    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, VECTOR: tl.constexpr,
+    UNROLL: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    # As products, so that the compiler sees what divides a row.
+    C = vectors * VECTOR if CHANNELS_LAST else lines
+    P = lines if CHANNELS_LAST else vectors * VECTOR
     split = tl.program_id(0) % splits
     tile = tl.program_id(0) // splits
-    c0 = (tile % tiles).to(INDEX) * BLOCK_C
     b = (tile // tiles).to(tl.int64)
-    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    c = c0 + tl.arange(0, BLOCK_C)
+    x_ptr += b * C * P
+    c = ((tile % tiles).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
+    p = ((split * steps).to(INDEX) * (UNROLL * BLOCK_P) + tl.arange(0, BLOCK_P))[None, :]
+    total = tl.zeros([BLOCK_C, BLOCK_P if CHANNELS_LAST else BLOCK_P // VECTOR], ACC)
     if norm is not None:
-        present = (c < C)[:, None]
-        scale, shift = folded_norm(norm, eps, c[:, None], present, ACC)
-    for step in range(steps):
-        p0 = (split * steps + step).to(INDEX) * BLOCK_P
-        x = load_tile(x_ptr + b * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
-        if norm is not None:
-            x = tl.where(p0 + tl.arange(0, BLOCK_P)[None, :] < P, relu(x * scale + shift), 0.0)
-        total += x
-    mean = (tl.sum(total, axis=1) / P).to(squeezed_ptr.dtype.element_ty)
+        scale, shift = folded_norm(norm, eps, c, c < C, ACC)
+    for _ in range(steps):
+        loaded = ()
+        for i in tl.static_range(UNROLL):
+            q = p + i * BLOCK_P
+            offset = q * C + c if CHANNELS_LAST else c * P + q
+            loaded = loaded + (tl.load(x_ptr + offset, mask=(c < C) & (q < P), other=0.0),)
+        for i in tl.static_range(UNROLL):
+            x: tl.tensor = loaded[i].to(ACC)
+            if norm is not None:
+                x = tl.where(p + i * BLOCK_P < P, relu(x * scale + shift), 0.0)
+            total += x if CHANNELS_LAST else tl.sum(tl.reshape(x, [BLOCK_C, BLOCK_P // VECTOR, VECTOR]), axis=2)
+        p += UNROLL * BLOCK_P
+    mean = (tl.sum(total, axis=1)[:, None] / P).to(squeezed_ptr.dtype.element_ty)
     tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
 
 
@@ -50,22 +60,20 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
     channels_last = layout.is_channels_last(x)
     x = layout.to_layout(x, channels_last)
     frames, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
-    tiles, steps = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
-    splits = launch.pixel_splits(frames * tiles, steps)
-    steps = launch.ceil_div(steps, splits)
+    tile = launch.squeeze_tile(frames, channels, pixels, channels_last, x.element_size())
+    vectors, lines = layout.vectors_and_lines(channels, pixels, channels_last, tile.vector)
     squeezed = x.new_empty((frames // num_segments, channels, num_segments))
-    parts = room(squeezed, splits)
+    parts = room(squeezed, tile.parts)
     with launch.on_device(x):
-        squeeze_kernel[(frames * tiles * splits,)](
+        squeeze_kernel[(frames * tile.count(channels) * tile.parts,)](
             x, parts, None if norm is None else tuple(norm),
-            channels, pixels, num_segments, tiles, splits, steps, eps, channels * pixels, frames * channels,
-            CHANNELS_LAST=channels_last,
-            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run, ACC=launch.accumulator(x.dtype),
-            INDEX=launch.offset_dtype(channels * splits * steps * tile.pixels, tile.channels * tile.pixels),
-            num_warps=launch.warps(tile.threads), **launch.OPTIONS,
+            vectors, lines, num_segments, tile.count(channels), tile.parts, tile.steps, eps, frames * channels,
+            CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
+            UNROLL=tile.unroll, ACC=launch.accumulator(x.dtype),
+            INDEX=launch.offset_dtype(channels * tile.covered, tile.channels * tile.pixels),
+            num_warps=tile.warps, **launch.OPTIONS,
         )  # fmt: skip
-        add_parts(parts, squeezed)
+        add_parts((parts, squeezed))
     return squeezed
 
 

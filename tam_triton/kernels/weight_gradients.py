@@ -1,87 +1,113 @@
 """Gradients of V and Θ in one pass over X and dY.
 
 Both are sums over the band B[s,k] = Σ_p dY[s−k+K//2,p]·X[s,p] of dY·Xᵀ: dV[s] = Σ_k Θ[k]·B[s,k] and
-dΘ[k] = Σ_s V[s]·B[s,k]. A program takes some channels, a part of their pixels, and all frames, or a part of those of
-long clips; where that is not all, it writes its share of both sums, and the shares are added in a fixed order; so are
-the clips' shares of a Θ that they have in common. Where V stands after the aggregation, X and dY change places and taps
-are reversed: ⟨dY, V ⊙ (Θ ⊗ X)⟩ = ⟨X, Θ reversed ⊗ (V ⊙ dY)⟩.
+dΘ[k] = Σ_s V[s]·B[s,k]. A thread keeps B of the pixels that it reads, all frames of them at a time; as both results are
+linear in B, threads make their shares of them at the end, and only these are added up among threads. A program takes
+some channels, a part of their pixels, and all frames, or a part of those of long clips; where that is not all, it
+writes its share of both sums, and the shares are added in a fixed order; so are the clips' shares of a Θ that they have
+in common. Where V stands after the aggregation, X and dY change places and taps are reversed:
+⟨dY, V ⊙ (Θ ⊗ X)⟩ = ⟨X, Θ reversed ⊗ (V ⊙ dY)⟩.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch, metadata
-from tam_triton.kernels.frames import load_tile
 from tam_triton.kernels.parts import add_parts, room
-
-MOST_FRAMES = 32  # of a program: with the sums of 128 frames, a thread takes up to 211 registers
 
 
 @triton.jit(launch_metadata=metadata.weight_gradients)
 def weight_gradients_kernel(
     dy_ptr, x_ptr, importance_ptr, kernel_ptr, d_importance_ptr, d_kernel_ptr,
-    C, P, tiles, pixel_parts, time_parts, frame: tl.int64, rows: tl.int64, kernel_clip: tl.int64,
+    vectors, lines, tiles, pixel_parts, time_parts, steps, rows: tl.int64, kernel_clip: tl.int64,
     T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, REVERSED: tl.constexpr, FRAMES: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RUN: tl.constexpr, COLUMNS: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, VECTOR: tl.constexpr,
+    COLUMNS: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    # As products, so that the compiler sees what divides a row.
+    C = vectors * VECTOR if CHANNELS_LAST else lines
+    P = lines if CHANNELS_LAST else vectors * VECTOR
     HALF: tl.constexpr = K // 2
+    WHOLE: tl.constexpr = FRAMES == T  # frames outside the clip are then known to the compiler
+    BEFORE: tl.constexpr = 0 if WHOLE else HALF  # frames of dY read before the first of X
+    READ: tl.constexpr = FRAMES + 2 * BEFORE
+    # How many sums of a channel stay apart until the end: a thread adds up within a vector of pixels.
+    SUMS: tl.constexpr = BLOCK_P if CHANNELS_LAST else BLOCK_P // VECTOR
     part = tl.program_id(0) % (pixel_parts * time_parts)
     tile = tl.program_id(0) // (pixel_parts * time_parts)
-    first = part % time_parts * FRAMES
-    end = tl.minimum(first + FRAMES, T)
-    c0 = (tile % tiles).to(INDEX) * BLOCK_C
-    p0 = (part // time_parts).to(INDEX) * BLOCK_P
+    first = 0 if WHOLE else part % time_parts * FRAMES
     n = (tile // tiles).to(tl.int64)
-    c = (c0 + tl.arange(0, BLOCK_C))[:, None]
-    present = c < C
-    row = n * C + c
+    frame = C.to(tl.int64) * P
     dy_ptr += n * T * frame
     x_ptr += n * T * frame
-    # Columns: dV of each frame, then dΘ of each tap. In one matrix, whose elements the threads share: as vectors over
-    # channels, every thread would hold as many values of each as it loads channels.
-    j = tl.arange(0, COLUMNS)[None, :]
-    sums = tl.zeros([BLOCK_C, COLUMNS], ACC)
-    if importance_ptr is not None:
-        importance_ptr += row * T + tl.zeros([1, COLUMNS], tl.int32)
-    kernel_ptr += n * kernel_clip + c * K + tl.zeros([1, COLUMNS], tl.int32)
-    d_importance_ptr += (part // time_parts * rows + row) * T
-    d_kernel_ptr += (part * rows + row) * K
+    c = ((tile % tiles).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
+    p = ((part // time_parts * steps).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P))[None, :]
 
-    window = ()  # frames s − K//2 … s + K//2 − 1 of dY
-    for i in tl.static_range(K - 1):
-        t = first + i - HALF
-        inside = (t >= 0) & (t < T)
-        window = window + (
-            load_tile(dy_ptr + t * frame, c0, p0, C, P, inside, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
-        )
-    for s in range(first, end):
-        t = s + HALF
-        x = load_tile(x_ptr + s * frame, c0, p0, C, P, True, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX).to(ACC)
-        window = window + (
-            load_tile(dy_ptr + t * frame, c0, p0, C, P, t < T, CHANNELS_LAST, BLOCK_C, BLOCK_P, RUN, INDEX),
-        )
+    band = (tl.zeros([BLOCK_C, SUMS], ACC),) * (FRAMES * K)
+    for _ in range(steps):
+        inside = (c < C) & (p < P)
+        offset = p * C + c if CHANNELS_LAST else c * P + p
+        dy = ()
+        x = ()
+        for i in tl.static_range(READ):  # all are asked for before the first is used
+            t = first + i - BEFORE
+            dy = dy + (tl.load(dy_ptr + t * frame + offset, mask=inside & (WHOLE | ((t >= 0) & (t < T))), other=0.0),)
+            if i < FRAMES:
+                s = first + i
+                x = x + (tl.load(x_ptr + s * frame + offset, mask=inside & (WHOLE | (s < T)), other=0.0),)
+        sums = ()
+        for i in tl.static_range(FRAMES):
+            for k in tl.static_range(K):
+                total = band[i * K + k]
+                if i + HALF + BEFORE >= k and i + HALF + BEFORE - k < READ:  # dY's frame s − k + K//2
+                    product: tl.tensor = dy[i + HALF + BEFORE - k].to(ACC) * x[i].to(ACC)
+                    total += product if CHANNELS_LAST else tl.sum(tl.reshape(product, [BLOCK_C, SUMS, VECTOR]), axis=2)
+                sums = sums + (total,)
+        band = sums
+        p += BLOCK_P
+
+    # Columns: dV of each frame, then dΘ of each tap, joined so that they are added up among threads together. A pair
+    # (s, k) whose frame of dY is outside the clip is no term: neither NaN of X nor of a weight may come of it.
+    step = tl.cast(C, INDEX) if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
+    kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
+    if importance_ptr is not None:
+        importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
+    columns = ()
+    for i in tl.static_range(FRAMES):
+        total = tl.zeros([BLOCK_C, SUMS], ACC)
         for k in tl.static_range(K):
-            # + 0 rounds the product. Else it may be fused into the sum over lanes, fma(a, b, shuffled(a·b)): each lane
-            # would round another of the two, and hold, and store, other last bits of one sum.
-            band = tl.sum(window[K - 1 - k].to(ACC) * x + 0.0, axis=1)[:, None]
-            t = s - k + HALF
-            there = present & (t >= 0) & (t < T)
-            # dV[s] takes Θ[k], dΘ[k] takes V[s]; other columns, and frames outside the clip, must not meet an Inf.
-            tap = K - 1 - k if REVERSED else k
-            of_frame, of_tap = there & (j == s - first), there & (j == FRAMES + tap)
-            weight = tl.load(kernel_ptr + tap, mask=of_frame, other=1.0).to(ACC)
+            t = first + i - k + HALF
+            tap = tl.load(kernel_ptr + (K - 1 - k if REVERSED else k) * step, mask=c < C, other=0.0)
+            total += tl.where((t >= 0) & (t < T), tap.to(ACC) * band[i * K + k], 0.0)
+        columns = columns + (total,)
+    for k in tl.static_range(K):
+        total = tl.zeros([BLOCK_C, SUMS], ACC)
+        for i in tl.static_range(FRAMES):
+            s = first + i
+            t = s + k - HALF if REVERSED else s - k + HALF
+            term = band[i * K + (K - 1 - k if REVERSED else k)]
             if importance_ptr is not None:
-                weight = tl.where(of_tap, tl.load(importance_ptr + s, mask=of_tap, other=0.0).to(ACC), weight)
-            sums = tl.where(of_frame | of_tap, sums + weight * band, sums)
-        window = window[1:]
-    of_frame = present & (j < FRAMES) & (first + j < T)
-    of_tap = present & (j >= FRAMES) & (j < FRAMES + K)
-    tl.store(d_importance_ptr + first + j, sums.to(d_importance_ptr.dtype.element_ty), mask=of_frame)
-    tl.store(d_kernel_ptr + j - FRAMES, sums.to(d_kernel_ptr.dtype.element_ty), mask=of_tap)
+                term *= tl.load(importance_ptr + s * step, mask=(c < C) & (s < T), other=0.0).to(ACC)
+            total += tl.where((s < T) & (t >= 0) & (t < T), term, 0.0)
+        columns = columns + (total,)
+    columns = columns + (tl.zeros([BLOCK_C, SUMS], ACC),) * (COLUMNS - FRAMES - K)
+    for level in tl.static_range(LEVELS):
+        joined = ()
+        for i in tl.static_range(COLUMNS >> (level + 1)):
+            joined = joined + (tl.join(columns[i], columns[i + (COLUMNS >> (level + 1))]),)
+        columns = joined
+    sums = tl.sum(tl.reshape(columns[0], [BLOCK_C, SUMS, COLUMNS]), axis=1)
+
+    row = n * C + c
+    j = tl.arange(0, COLUMNS)[None, :]
+    of_frame = (c < C) & (j < FRAMES) & (first + j < T)
+    of_tap = (c < C) & (j >= FRAMES) & (j < FRAMES + K)
+    d_importance_ptr += (part // time_parts * rows + row) * T + first + j
+    d_kernel_ptr += (part * rows + row) * K + j - FRAMES
+    tl.store(d_importance_ptr, sums.to(d_importance_ptr.dtype.element_ty), mask=of_frame)
+    tl.store(d_kernel_ptr, sums.to(d_kernel_ptr.dtype.element_ty), mask=of_tap)
 
 
 def weight_gradients(
@@ -94,30 +120,31 @@ def weight_gradients(
     x, dy = layout.to_layout(x, channels_last), layout.to_layout(dy, channels_last)
     if after:
         x, dy = dy, x
-    importance, kernel = None if importance is None else importance.contiguous(), kernel.contiguous()
+    dtype = kernel.dtype if importance is None else importance.dtype
     clips, channels, pixels = x.shape[0] // T, x.shape[1], x.shape[2] * x.shape[3]
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
-    tile = launch.reduction_tile(channels, pixels, channels_last, x.element_size())
-    tiles, pixel_parts = launch.ceil_div(channels, tile.channels), launch.ceil_div(pixels, tile.pixels)
-    most = launch.ceil_div(T, launch.ceil_div(T, MOST_FRAMES))
-    frames = min(most, launch.frames_of_part(clips * tiles * pixel_parts, T))
+    time_parts = launch.ceil_div(T, launch.band_frames(kernel_size))
+    frames = launch.ceil_div(T, time_parts)
     time_parts = launch.ceil_div(T, frames)
-    dtype = kernel.dtype if importance is None else importance.dtype
-    d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), torch.empty_like(kernel)
-    importance_parts = room(d_importance, pixel_parts)
-    kernel_parts = room(d_kernel, pixel_parts * time_parts * (clips if shared else 1))
+    tile = launch.band_tile(clips * time_parts, channels, pixels, channels_last, x.element_size())
+    d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), kernel.new_empty(kernel.shape)
+    importance_parts = room(d_importance, tile.parts)
+    kernel_parts = room(d_kernel, tile.parts * time_parts * (clips if shared else 1))
+    columns = launch.next_power_of_2(frames + kernel_size)
+    importance, kernel = (
+        None if values is None else layout.dense_weights(values, channels_last) for values in (importance, kernel)
+    )
     with launch.on_device(x):
-        weight_gradients_kernel[(clips * tiles * pixel_parts * time_parts,)](
+        weight_gradients_kernel[(clips * tile.count(channels) * tile.parts * time_parts,)](
             dy, x, importance, kernel, importance_parts, kernel_parts,
-            channels, pixels, tiles, pixel_parts, time_parts, channels * pixels, clips * channels,
+            *layout.vectors_and_lines(channels, pixels, channels_last, tile.vector),
+            tile.count(channels), tile.parts, time_parts, tile.steps, clips * channels,
             0 if shared else channels * kernel_size,
             T=T, K=kernel_size, CHANNELS_LAST=channels_last, REVERSED=after, FRAMES=frames,
-            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, RUN=tile.run,
-            COLUMNS=launch.product_size(frames + kernel_size), ACC=launch.accumulator(x.dtype),
-            INDEX=launch.offset_dtype(channels * max(pixels, kernel_size), tile.channels * tile.pixels),
-            num_warps=launch.warps(tile.threads), **launch.OPTIONS,
-            **launch.register_limit(tile, x.dtype, T, kernel_size, excited=importance is not None),
+            BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
+            COLUMNS=columns, LEVELS=columns.bit_length() - 1, ACC=launch.accumulator(x.dtype),
+            INDEX=launch.offset_dtype(channels * max(tile.covered, kernel_size), tile.channels * tile.pixels),
+            num_warps=tile.warps, **launch.registers(128 if tile.vector > 1 else None), **launch.OPTIONS,
         )  # fmt: skip
-        add_parts(importance_parts, d_importance)
-        add_parts(kernel_parts, d_kernel)
+        add_parts((importance_parts, d_importance), (kernel_parts, d_kernel))
     return d_importance, d_kernel

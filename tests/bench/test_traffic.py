@@ -61,10 +61,10 @@ def test_other_forms_at_the_floor(form: str, layout: str) -> None:
         "filter": lambda: aggregate(x, None, theta[0].requires_grad_(), num_segments=T, impl="triton"),
         "reversed": lambda: aggregate(x, v.requires_grad_(), theta.requires_grad_(), excitation="after", impl="triton"),
     }
-    with mock.patch.object(launch, "MULTIPROCESSORS", 1), counting() as forward:
+    with mock.patch.object(launch, "ASSUMED", launch.Device(1, 32)), counting() as forward:
         y = forms[form]()
     dy = torch.zeros_like(y)
-    with mock.patch.object(launch, "MULTIPROCESSORS", 1), counting() as backward:
+    with mock.patch.object(launch, "ASSUMED", launch.Device(1, 32)), counting() as backward:
         torch.autograd.backward(y, dy)
     for launches, ideal in ((forward, 2), (backward, 2 if form == "shift" else 4)):
         assert ideal <= traffic.passes(launches, x) <= EXCESS * ideal, traffic.by_kernel(launches, x)
@@ -152,7 +152,7 @@ def test_operators_of_torch_count_but_views_do_not() -> None:
 def test_shared_addresses_count_once_an_access(dtype: torch.dtype) -> None:
     """Θ of one channel is asked for by every lane, and comes once a program."""
     x = features(14, "nchw", channels=1, dtype=dtype)
-    with mock.patch.object(launch, "MULTIPROCESSORS", 1), counting() as launches:
+    with mock.patch.object(launch, "ASSUMED", launch.Device(1, 32)), counting() as launches:
         kernels.aggregate(x, x.new_zeros(1, 1, T), x.new_zeros(1, 1, K))
     (tensors,) = [each.tensors for each in launches if each.kernel == "banded_kernel"]
     assert tensors["kernel_ptr"].loaded_once == K * dtype.itemsize

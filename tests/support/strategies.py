@@ -143,9 +143,11 @@ def block_edges(itemsize: int) -> list[tuple[int, int]]:
     edges: set[tuple[int, int]] = set()
     for channels, pixels, channels_last in itertools.product(range(1, 34), range(1, 260), (False, True)):
         elements = launch.temporal_block(channels, pixels, channels_last, itemsize).elements
-        tile = launch.reduction_tile(channels, pixels, channels_last, itemsize)
+        described = (2, channels, pixels, channels_last, itemsize)
         for off, more in itertools.product((-1, 0, 1), repeat=2):
-            edges |= {(1, elements + off), (elements + off, 1), (tile.channels + off, tile.pixels + more)}
+            edges |= {(1, elements + off), (elements + off, 1)}
+            for tile in (launch.squeeze_tile(*described), launch.band_tile(*described)):
+                edges.add((tile.channels + off, tile.pixels + more))
     small = [(C, P) for C, P in edges if C >= 1 and P >= 1 and C * P <= 520]
     return sorted(small, key=lambda edge: (edge[0] * edge[1], edge))
 

@@ -55,6 +55,13 @@ picture. Such files read as decoding shows them. Where packets do not tell how m
 coded in fields, MPEG-2, WMV and other codecs of old), a file is decoded once to count them, unless an index of
 `prepare` says how many there are.
 
+A process looks at all packets of a file when it first meets it. An index of `prepare` saves that look: of each regular
+file, in which every packet is one frame that is shown and decoding may start at each key frame, it keeps the times of
+the packets, which are key frames and whether decoders may seek, packed into some 50 to 220 letters with a checksum. It
+counts while the file has the size and the time of change that it had then (`cp -p`, `rsync -t` and `mv` keep both).
+Every other file is looked into as without an index: one that was changed or copied without its time, one that is not
+regular, one of an index that was made before there was such a thing. Frames are the same either way.
+
 A file's name is a name: `10:30.mp4` and `http:x.mp4` are no addresses, whatever the decoder.
 
 Frames are turned and mirrored as the container says (mp4 and mov display matrices by quarter turns), as players do.

@@ -1,9 +1,11 @@
 """Files that users hand over and that hold anything: each becomes a value or an InputError that names the file."""
 
+import base64
 import json
 import random
 import tracemalloc
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import replace
 
@@ -18,6 +20,8 @@ from train.compare.compare import _finished
 from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter, read_index
 from train.data.loader import Loading
+from train.data.reader.known import Version, pack
+from train.data.reader.packets import Packets
 from train.data.sources.kinetics import read_kinetics
 from train.data.sources.lists import read_frames_list, read_list
 from train.data.sources.something import read_labels, read_something
@@ -28,12 +32,15 @@ from train.evaluation.scores import VideoScores
 from train.recipe import Recipe
 from train.recipes import RECIPES
 
+ADDED = ("from_here", "packets")  # fields that older files do not have
+PACKETS = Packets(np.arange(0, 900, 30), np.arange(30) % 10 == 0, np.ones(30, bool), np.ones(30, bool))
+
 
 @pytest.fixture
 def index(tmp_path):
     """A whole index of three entries, one of them unusable."""
     frames = Entry(tmp_path / "b", 1, "frames", 9, "img_{:05d}.jpg")
-    entries = (Entry(tmp_path / "a.mp4", 0), frames, Entry(tmp_path / "c.mp4", 1))
+    entries = (Entry(tmp_path / "a.mp4", 0, packets=pack(Version(9, 9), PACKETS)), frames, Entry(tmp_path / "c.mp4", 1))
     with IndexWriter(tmp_path / "val.jsonl", Split("val", entries, ("x", "y")), tmp_path, {"fast": True}) as writer:
         for number, entry in enumerate(entries):
             problem = ("corrupt", "no picture") if number == 2 else (None, "")
@@ -72,11 +79,11 @@ def test_a_field_that_is_missing_or_has_another_name(index):
     whole = index.read_text()
     for line, name in fields_of(index):
         rewrite(index, line, lambda content, name=name: content.pop(name))
-        if name != "from_here":  # older files have none
+        if name not in ADDED:
             assert f"'{name}'" in read_or_refuse(index)
         index.write_text(whole)
         rewrite(index, line, lambda content, name=name: content.update({f"{name}s": content.pop(name)}))
-        assert isinstance(read_or_refuse(index), str) or name == "from_here"
+        assert isinstance(read_or_refuse(index), str) or name in ADDED
         index.write_text(whole)
 
 
@@ -95,6 +102,38 @@ def test_a_field_that_holds_something_else(index, value):
 def test_a_pattern_that_names_no_picture(index, pattern):
     rewrite(index, 2, lambda content: content.update(pattern=pattern))
     assert "pattern" in read_or_refuse(index)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["text", "====", "ü", "A" * 5000, *(base64.b64encode(zlib.compress(bytes(size))).decode() for size in (0, 9, 30))],
+)
+def test_packets_that_are_none(index, text):
+    rewrite(index, 1, lambda content: content.update(packets=text))
+    assert "line 2: is no line of an index" in read_or_refuse(index)
+    assert "packets: got" in read_or_refuse(index)
+
+
+def test_packets_with_a_letter_changed_are_refused(index):
+    whole, packets = index.read_text(), pack(Version(9, 9), PACKETS)
+    for place, letter in enumerate(packets.rstrip("=")):
+        other = "A" if letter != "A" else "B"
+        rewrite(
+            index, 1, lambda content, text=packets[:place] + other + packets[place + 1 :]: content.update(packets=text)
+        )
+        if place < len(packets.rstrip("=")) - 1:  # of the last letter some bits say nothing
+            assert "packets: got" in read_or_refuse(index)
+        index.write_text(whole)
+
+
+def test_packets_that_unpack_to_far_more_are_few(index):
+    """No text that is short enough takes more than some megabytes."""
+    bomb = base64.b64encode(zlib.compress(bytes(17 + 9 * 300_000), 9)).decode()
+    rewrite(index, 1, lambda content: content.update(packets=bomb))
+    tracemalloc.start()
+    read_or_refuse(index)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_an_index_of_nothing(index):

@@ -22,6 +22,7 @@ STOREYS = (
     {"team", "log", "fields", "figures"},
     {"curves"},
     {"appended"},
+    {"allocator"},
     {"atomic", "lock"},
     {"errors"},
 )

@@ -44,6 +44,8 @@ def run_compare(config: CompareConfig) -> int | None:
         InputError: an option, file or folder that cannot be used, or another process that is lost. What ends a single
             run is noted in its row instead.
     """
+    if config.recipe.optimization.batch_size is None:
+        raise InputError("optimization.batch_size: got None, expected a number, for all systems and on every machine")
     with (
         stop_on_signals() as stop,
         join_team(config.device, config.timeout) as team,

@@ -13,6 +13,7 @@ from train.data.entries import Entry
 from train.data.index import Checked, Problem
 from train.data.reader import Decoder, Frames, VideoError, VideoFile, open_frames
 from train.data.reader.files import name_for_ffmpeg
+from train.data.reader.known import text_of
 from train.data.reader.straight import decoded_frames
 from train.data.reader.stream import Pictures
 
@@ -29,7 +30,7 @@ def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "au
     must be the same. `number` is the entry's place in its list. Raises nothing for what is wrong with the entry.
     """
     try:
-        frames = open_frames(replace(entry, num_frames=None), decoder)  # what its list promises is not believed
+        frames = open_frames(replace(entry, num_frames=None, packets=""), decoder)  # nothing promised is believed
         if isinstance(frames, VideoFile):
             found = _count_shown(frames, decoder)
         else:
@@ -44,7 +45,8 @@ def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "au
     if found < least:
         asked = "the list says" if least == entry.num_frames else "there should be at least"
         return Checked(number, entry, "short", f"has {found} frames, {asked} {least}")
-    return Checked(number, replace(entry, num_frames=entry.num_frames or found))
+    packets = text_of(entry.path) if isinstance(frames, VideoFile) else ""
+    return Checked(number, replace(entry, num_frames=entry.num_frames or found, packets=packets))
 
 
 class _ShortError(VideoError):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,8 @@ class Entry:
     pattern by looking into the folder."""
     first: int = 1
     """The number in the name of a frame folder's first picture."""
+    packets: str = field(default="", compare=False, repr=False)
+    """What an index keeps of a video file's packets (`train.data.reader.known`); the file is looked into without it."""
 
     def __post_init__(self) -> None:
         if self.pattern is not None and ("\0" in self.pattern or not _PATTERN.fullmatch(self.pattern)):

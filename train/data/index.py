@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 from train.atomic import naming, replacing
 from train.data.entries import Entry, Kind, Split
+from train.data.reader.known import unpack
 from train.errors import InputError
 from train.fields import ADDED, check_types, from_plain, parse_json, require
 
@@ -60,6 +61,7 @@ class Line:
     first: int
     problem: Problem | None
     reason: str
+    packets: str = field(default="", metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -70,6 +72,8 @@ class Line:
         classes = len(header.class_names)
         require(self, "label", 0 <= self.label < classes, f"0 to {classes - 1}, there are {classes} classes")
         Entry(self.path, self.label, pattern=self.pattern)
+        if self.packets:
+            unpack(self.packets)
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,8 @@ class IndexWriter:
 
     def write(self, checked: Checked) -> None:
         """Append what is known of an entry."""
-        self._append(_to_line(checked, self.root))
+        packets = checked.entry.packets
+        self._append(_to_line(checked, self.root) | ({"packets": packets} if packets else {}))
         self.problems[checked.number] = checked.problem
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -276,17 +281,14 @@ def _place(line: Mapping[str, Any]) -> tuple[Any, ...]:
 def _to_line(checked: Checked, root: Path) -> dict[str, Any]:
     path = checked.entry.path.absolute()
     relative = path.relative_to(root) if path.is_relative_to(root) else path
-    return {
-        "number": checked.number,
-        **asdict(checked.entry),
-        "path": relative.as_posix(),
-        "problem": checked.problem,
-        "reason": checked.reason,
-    }
+    fields = {name: value for name, value in asdict(checked.entry).items() if name != "packets"}
+    outcome = {"problem": checked.problem, "reason": checked.reason}
+    return {"number": checked.number, **fields, "path": relative.as_posix(), **outcome}
 
 
 def _from_line(line: Mapping[str, Any], root: Path) -> Checked:
-    entry = Entry(root / line["path"], line["label"], line["kind"], line["num_frames"], line["pattern"], line["first"])
+    fields = {name: line[name] for name in ("label", "kind", "num_frames", "pattern", "first")}
+    entry = Entry(root / line["path"], **fields, packets=line.get("packets", ""))
     return Checked(line["number"], entry, line["problem"], line["reason"])
 
 

@@ -6,8 +6,11 @@ from train.data.mirroring import describe_flips
 from train.fit.run import Run
 
 
-def beginning(run: Run) -> str:
-    """What the run is about to do: data, network, schedule, and where it writes."""
+def beginning(run: Run, bound: str = "") -> str:
+    """What the run is about to do: data, network, schedule, and where it writes.
+
+    `bound` is what decided the number of clips a step, where that was not the recipe.
+    """
     recipe, order = run.trained.recipe, run.order
     model, optimization, size = recipe.model, recipe.optimization, recipe.augmentation.crop_size
     train, val = run.clips.split, run.validation_split
@@ -22,6 +25,7 @@ def beginning(run: Run) -> str:
         f"{recipe.sampling.num_segments} frames of {size} × {size} pixels",
         f"schedule: {order.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} clips; learning rate "
         f"{optimization.scaled_lr:g}, {schedule}",
+        *([f"batch {order.batch_size}, {bound}"] if bound else []),
         f"computes on {run.team.device}, in {run.team.size} process{'es' if run.team.size > 1 else ''}; "
         f"writes to {run.config.out}",
     ]

@@ -10,7 +10,8 @@ from train.data.entries import Split
 from train.data.index import Index, read_index, require_some
 from train.errors import InputError
 from train.fit import announce
-from train.fit.config import FitConfig
+from train.fit.batch import choose_batch
+from train.fit.config import Compute, FitConfig
 from train.fit.folder import RunFolder
 from train.fit.learner import Learner
 from train.fit.meter import Meter
@@ -49,19 +50,21 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             is not finite; too many videos cannot be read; reading or writing fails for good.
     """
     recipe, compute = config.recipe.resolve(), config.compute
-    optimization, seed = recipe.optimization, recipe.seed
     _check_data(recipe, train, val)
     check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
-    folder = RunFolder(config.out, recipe, config.keep)
+    folder = RunFolder(config.out, config.keep)
     with (
         team.holding(folder.lock),
         computing(team.device, config.threads, config.deterministic),
         ExitStack() as stack,
     ):
         begins = team.on_leader(lambda: folder.begins(config.resume))
+        size, bound = _batch_size(recipe, train, compute, team, folder, begins)
+        recipe = folder.recipe = recipe.resolve(size)
+        optimization = recipe.optimization
         loading = config.loading.for_device(team.device)
         labels = [entry.label for entry in train.entries] if recipe.data.balanced else None
-        size, epochs = optimization.batch_size, optimization.epochs
+        epochs, seed = optimization.epochs, recipe.seed
         order = TrainingBatches(len(train), size, epochs, seed, team.rank, team.size, compute.accumulate, labels)
         views = EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder)
         seed_generators(team.device, seed)
@@ -104,11 +107,24 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
                 f"{len(both)} of the {len(val)} validation videos are trained on too, such as {min(both)}: the score "
                 "says nothing of others"
             )
-        log.say(announce.beginning(run))
+        log.say(announce.beginning(run, bound))
         outcome = run.train()
         if outcome.signal is None:
             log.say(announce.end(run))
         return outcome
+
+
+def _batch_size(
+    recipe: Recipe, train: Split, compute: Compute, team: Team, folder: RunFolder, begins: bool
+) -> tuple[int, str]:
+    """Clips of a step, and what decided where the recipe does not: the machine, but only that which a run begins on."""
+    if recipe.optimization.batch_size is not None:
+        return recipe.optimization.batch_size, ""
+    known = None if begins else team.on_leader(folder.batch_size)
+    if known is not None:
+        return known, "as the run began"
+    chosen = choose_batch(recipe, len(train.class_names), len(train), compute, team)
+    return chosen.clips, f"by this machine: {chosen.reason}"
 
 
 def _check_data(recipe: Recipe, train: Split, val: Split) -> None:

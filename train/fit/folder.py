@@ -6,6 +6,7 @@ from pathlib import Path
 from train.atomic import write_text
 from train.checkpoint import RunCheckpoints
 from train.errors import InputError
+from train.fields import from_plain
 from train.lock import Lock
 from train.recipe import Recipe
 
@@ -16,10 +17,13 @@ class RunFolder:
     Only the leading process has to do with the files.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, keep: int) -> None:
+    recipe: Recipe
+    """As the run resolved it; to be set before it is written."""
+
+    def __init__(self, path: Path, keep: int) -> None:
         self.path, self.lock = path, Lock(path)
         self.checkpoints = RunCheckpoints(path / "checkpoints", keep)
-        self._recipe, self._recipe_path = recipe, path / "recipe.json"
+        self._recipe_path = path / "recipe.json"
         self._fails = False
 
     def begins(self, resume: bool) -> bool:
@@ -33,9 +37,14 @@ class RunFolder:
             )
         return begins
 
+    def batch_size(self) -> int | None:
+        """What the run that is here began with. Raises InputError where no checkpoint is whole."""
+        newest = self.checkpoints.newest(lambda warning: None)  # they are said when it is loaded
+        return from_plain(Recipe, newest["recipe"], "recipe").optimization.batch_size if newest else None
+
     def write_recipe(self) -> None:
         """Write `recipe.json`. Raises OSError."""
-        write_text(self._recipe_path, self._recipe.to_json() + "\n")
+        write_text(self._recipe_path, self.recipe.to_json() + "\n")
 
     def restore(self, best: int | None, warn: Callable[[str], None]) -> tuple[bool, bool]:
         """Write again what has been removed, now or, where that cannot be, when this is called the next time.

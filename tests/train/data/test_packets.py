@@ -13,7 +13,8 @@ from train.data.check import check
 from train.data.entries import Entry
 from train.data.reader import Decoder, VideoError, VideoFile
 from train.data.reader.bitstream import first_slice, look_of
-from train.data.reader.packets import _Known, known_packets, read_packets
+from train.data.reader.known import _Known, known_packets
+from train.data.reader.packets import read_packets
 from train.data.reader.selective import SelectiveFile
 from train.data.reader.stream import Stream
 from train.data.reader.with_torchcodec import TorchcodecFile
@@ -163,7 +164,7 @@ def test_a_decoder_that_is_wrong_after_a_seek_is_found_out(tmp_path, monkeypatch
 
 
 def test_what_was_found_of_a_file_is_kept_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.data.reader.packets._KNOWN", _Known(most=70))
+    monkeypatch.setattr("train.data.reader.known._KNOWN", _Known(most=70))
     path = encode(tmp_path / "a.mp4", striped_frames(60), ("libx264", {"g": "12", "bf": "3"}))
     first = known_packets(Stream(path))
     assert known_packets(Stream(path)) is first

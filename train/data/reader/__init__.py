@@ -41,7 +41,7 @@ def open_frames(entry: Entry, decoder: Decoder = "auto") -> Frames:
     """
     if entry.kind == "frames":
         return FrameFolder(entry.path, entry.num_frames, entry.pattern, entry.first)
-    video = VideoFile(entry.path, decoder, entry.num_frames)
+    video = VideoFile(entry.path, decoder, entry.num_frames, entry.packets)
     if entry.num_frames not in (None, len(video)):
         reason = f"has {len(video)} frames where {entry.num_frames} were counted: it has changed since"
         raise VideoError(entry.path, reason)

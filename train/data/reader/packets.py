@@ -12,7 +12,6 @@ and, for decoders that seek in the file, of whose own mind they are about it,
 - where an mp4's key frame is decoded before the one before it is shown: a seek to the earlier ends at the later.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -46,42 +45,6 @@ class Packets(NamedTuple):
     """Whether decoders may seek in the file, too, which have their own mind about containers."""
 
 
-class _Known:
-    """What was found of the files that were looked into last."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.total = most, 0  # packets of all files together
-        self.found: OrderedDict[tuple[str, int, int], Packets] = OrderedDict()
-
-    def get(self, key: tuple[str, int, int]) -> Packets | None:
-        if key in self.found:
-            self.found.move_to_end(key)
-        return self.found.get(key)
-
-    def add(self, key: tuple[str, int, int], packets: Packets) -> None:
-        self.found[key] = packets
-        self.total += packets.times.size
-        while self.total > self.most:
-            self.total -= self.found.popitem(last=False)[1].times.size
-
-
-_KNOWN = _Known(most=2_000_000)  # 22 MB
-
-
-def known_packets(stream: Stream) -> Packets:
-    """As `read_packets`; of a file that this process has looked into before, and that is the same, from memory.
-
-    It is met again in the next epoch, or for its next clip in an evaluation.
-    """
-    status = stream.path.stat()
-    key = str(stream.path.absolute()), status.st_size, status.st_mtime_ns
-    packets = _KNOWN.get(key)
-    if packets is None:
-        packets = read_packets(stream)
-        _KNOWN.add(key, packets)
-    return packets
-
-
 def read_packets(stream: Stream) -> Packets:
     """All packets of an open video; takes a tenth of the time of decoding a clip. Raises VideoError.
 
@@ -101,7 +64,7 @@ def read_packets(stream: Stream) -> Packets:
     if not rows:
         raise VideoError(stream.path, "has no video stream (audio only, or not a single frame)")
     pts, dts, key_flags, kept_flags, frames = zip(*rows, strict=True)
-    times, keys, kept = _ticks(pts), np.array(key_flags), np.array(kept_flags)
+    times, keys, kept = ticks(pts), np.array(key_flags), np.array(kept_flags)
     pictures = np.array([count != 0 for count in frames])
     known = None not in frames
     first_first = bool(keys[0] and times[0] == times.min())  # what is shown before the first key frame is never decoded
@@ -113,11 +76,12 @@ def read_packets(stream: Stream) -> Packets:
         pictures & kept,
         frames_known=known and first_first,
         may_start_at_keys=may_start,
-        may_seek=may_start and bool(kept.all()) and _lets_seek(stream, times[keys], _ticks(dts)[keys], len(rows)),
+        may_seek=may_start and bool(kept.all()) and _lets_seek(stream, times[keys], ticks(dts)[keys], len(rows)),
     )
 
 
-def _ticks(times: Sequence[int | None]) -> NDArray[np.int64]:
+def ticks(times: Sequence[int | None]) -> NDArray[np.int64]:
+    """The `times` that PyAV gives as `Packets` has them."""
     return np.array([_NO_TIME if time is None else time for time in times] if None in times else times, np.int64)
 
 

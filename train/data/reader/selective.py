@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.reader.errors import VideoError
-from train.data.reader.packets import Packets
+from train.data.reader.packets import Packets, ticks
 from train.data.reader.stream import Clip, Pictures, Stream
 
 # HEVC is none of them: what nothing of a frame's own layer refers to, frames of a higher layer may.
@@ -65,9 +65,17 @@ class SelectiveFile:
         if not self._held:
             with Stream(self.path).packets() as packets:
                 if self.path.stat().st_size > _MOST_HELD:
-                    return list(itertools.islice(packets, start, end))
-                self._held = list(packets)
+                    return self._as_known(list(itertools.islice(packets, start, end)), start, end)
+                self._held = self._as_known(list(packets), 0, self._packets.times.size)
         return self._held[start:end]
+
+    def _as_known(self, found: list[Any], start: int, end: int) -> list[Any]:
+        """`found`, the packets at these places. Raises VideoError where they are others: an index may say anything."""
+        times, keys = self._packets.times[start:end], self._packets.keys[start:end]
+        same_times = np.array_equal(ticks([packet.pts for packet in found]), times)
+        if not (same_times and np.array_equal([packet.is_keyframe for packet in found], keys)):
+            raise VideoError(self.path, "has other packets than were found when it was looked into")
+        return found
 
     def _read_group(self, clip: Clip, packets: Sequence[Any], wanted: NDArray[np.int64]) -> None:
         """Add the frames at the places `wanted`, in order, out of `packets` that begin with a key frame."""

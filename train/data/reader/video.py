@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from train.data.reader.errors import UnsuitedError, VideoError
 from train.data.reader.files import check_indices, check_regular, system_reason
-from train.data.reader.packets import known_packets, only_for_pyav
+from train.data.reader.known import known_packets
+from train.data.reader.packets import only_for_pyav
 from train.data.reader.selective import SelectiveFile
 from train.data.reader.straight import StraightFile, decoded_frames
 from train.data.reader.stream import Stream
@@ -28,16 +29,19 @@ class VideoFile:
 
     Its frames are those that a player shows, the way up that a player shows them, whatever `decoder` is. `num_frames`
     is how many of them there are, if that was counted before: where only decoding tells, it need not be done again.
+    `packets` is what an index keeps of it (`train.data.reader.known`), if it does.
 
     Raises VideoError if the file is absent, unreadable, empty, truncated, not a video, or without video frames.
     """
 
-    def __init__(self, path: str | os.PathLike[str], decoder: Decoder = "auto", num_frames: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], decoder: Decoder = "auto", num_frames: int | None = None, packets: str = ""
+    ) -> None:
         self.path = str(path)
         file = Path(path)
         check_regular(file)
         try:
-            self._backend = _open(file, decoder, num_frames)
+            self._backend = _open(file, decoder, num_frames, packets)
         except VideoError:
             check_regular(file)  # it may have vanished, which says more
             raise
@@ -69,12 +73,12 @@ class VideoFile:
 
 
 def _open(
-    path: Path, decoder: Decoder, num_frames: int | None
+    path: Path, decoder: Decoder, num_frames: int | None, kept: str
 ) -> DecordFile | SelectiveFile | StraightFile | TorchcodecFile:
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder must be one of {', '.join(map(repr, get_args(Decoder)))}, got {decoder!r}")
     stream = Stream(path)
-    packets = known_packets(stream)
+    packets = known_packets(stream, kept)
     if not packets.may_start_at_keys or decoder == "pyav":
         return StraightFile(path, int(packets.shown.sum()) if packets.frames_known else num_frames)
     if decoder == "auto" or only_for_pyav(packets, stream, decoder, next(decoded_frames(path), None)):
