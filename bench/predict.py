@@ -105,6 +105,7 @@ class Row:
         resident: warps of a multiprocessor at once.
         instructions: of a warp for each 16 bytes a lane that it loads of X or dY.
         shuffles, barriers, shared: of these kinds.
+        passes: over the banks of shared memory.
         in_flight: KB that a multiprocessor has asked for when its warps wait.
         needed: KB that latency × bandwidth asks for.
         ceiling: TB/s if every slot for instructions were used.
@@ -136,6 +137,7 @@ class Row:
     shuffles: float | None = None
     barriers: float | None = None
     shared: float | None = None
+    passes: float | None = None
     in_flight: float | None = None
     ceiling: float | None = None
     sectors: float | None = None
@@ -154,7 +156,8 @@ class Row:
         cells = (
             self.layout, self.shape, self.operator, self.kernel, self.programs, self.warps, self.registers,
             self.resident, text(self.instructions, 0), text(self.shuffles, 1), text(self.barriers, 1),
-            text(self.shared, 1), text(self.in_flight, 1), text(self.ceiling, 1), text(self.sectors, 1),
+            text(self.shared, 1), text(self.passes, 1), text(self.in_flight, 1), text(self.ceiling, 1),
+            text(self.sectors, 1),
             share(self.issue, 1), text(self.predicted, 2), text(self.floor, 1), share(self.floor, self.predicted),
             text(self.launched, 2), text(self.measured, 2), share(self.launched, self.measured),
         )  # fmt: skip
@@ -164,8 +167,8 @@ class Row:
 
 HEADINGS = (
     ("layout", 13), ("shape", 10), ("operator", 24), ("kernel", 23), ("programs", 8), ("warps", 5), ("regs", 4),
-    ("res.", 4), ("instr", 5), ("shfl", 5), ("bar", 5), ("lds", 5), ("KB", 5), ("TB/s", 5), ("sect", 4), ("issue", 5),
-    ("µs", 7), ("floor", 6), ("share", 5), ("launched", 8), ("measured", 8), ("of it", 5),
+    ("res.", 4), ("instr", 5), ("shfl", 5), ("bar", 5), ("lds", 5), ("pass", 5), ("KB", 5), ("TB/s", 5), ("sect", 4),
+    ("issue", 5), ("µs", 7), ("floor", 6), ("share", 5), ("launched", 8), ("measured", 8), ("of it", 5),
 )  # fmt: skip
 COLUMNS = tuple(field.name for field in fields(Row))[:-2]
 
@@ -209,9 +212,9 @@ def header(options: Predict) -> str:
             f"{device.multiprocessors} multiprocessors at {device.gigahertz} GHz; DRAM {device.bandwidth / 1e12:.2f} "
             f"TB/s, {device.reached:.0%} of them reached, after {device.dram:.0f} cycles"
             + ("" if amd else f"; L2 after {device.l2:.0f}, L1 after {device.l1:.0f}; a launch {device.overhead} µs"),
-            f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} use the bandwidth; instr, shfl, bar, lds: for "
-            + ("each 16 bytes a lane of X or dY, in the main loop; no times for this target" if amd else
-               "each 16 bytes a lane of X or dY; TB/s: if instructions alone were the limit"),
+            f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} use the bandwidth; instr, shfl, bar, lds, pass: "
+            + ("for each 16 bytes a lane of X or dY, in the main loop; no times here" if amd else
+               "for each 16 bytes a lane of X or dY; TB/s: if instructions alone were the limit"),
             " ".join(f"{name:>{width}}" for name, width in HEADINGS),
         )
     )  # fmt: skip
@@ -316,7 +319,8 @@ def with_facts(row: Row, found: Facts) -> Row:
     """The row with these."""
     return replace(
         row, instructions=found.instructions, shuffles=found.shuffles, barriers=found.barriers, shared=found.shared,
-        in_flight=found.in_flight / 1000, ceiling=None if found.ceiling is None else found.ceiling / 1e12,
+        passes=found.passes, in_flight=found.in_flight / 1000,
+        ceiling=None if found.ceiling is None else found.ceiling / 1e12,
         sectors=found.sectors, mix=found.mix,
     )  # fmt: skip
 

@@ -155,6 +155,7 @@ def facts(text: str, waves: int, arguments: list[str], large: set[str]) -> Facts
         shuffles=shuffles / vectors,
         barriers=names["s_barrier"] / vectors,
         shared=sum(count for name, count in names.items() if name.startswith(("ds_read", "ds_write"))) / vectors,
+        passes=None,
         in_flight=asked_ahead(body) * LANES * waves,
         ceiling=None,
         sectors=None,
