@@ -212,7 +212,7 @@ def header(options: Predict) -> str:
             f"{device.multiprocessors} multiprocessors at {device.gigahertz} GHz; DRAM {device.bandwidth / 1e12:.2f} "
             f"TB/s, {device.reached:.0%} of them reached, after {device.dram:.0f} cycles"
             + ("" if amd else f"; L2 after {device.l2:.0f}, L1 after {device.l1:.0f}; a launch {device.overhead} µs"),
-            f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} use the bandwidth; instr, shfl, bar, lds, pass: "
+            f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} suffice; instr, shfl, bar, lds, pass: "
             + ("for each 16 bytes a lane of X or dY, in the main loop; no times here" if amd else
                "for each 16 bytes a lane of X or dY; TB/s: if instructions alone were the limit"),
             " ".join(f"{name:>{width}}" for name, width in HEADINGS),
