@@ -167,7 +167,7 @@ def made() -> Iterator[list[tuple[Launch, Callable[[], object]]]]:
         done.append((launch_of(function, args, kwargs, grid, binary)[0], again))
         return binary
 
-    with mock.patch.object(JITFunction, "run", make):
+    with own_cache(), mock.patch.object(JITFunction, "run", make):
         yield done
 
 

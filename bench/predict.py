@@ -4,20 +4,23 @@ Every launch is compiled for the target, its machine code followed for the progr
 that does put through a model of one multiprocessor (bench/sm/model.py says what it has and what it leaves out). All
 times are predicted, for an empty L2 cache; ratios deserve more trust than values. `floor` is what the tensors of X's
 size take at 93 % of DRAM's bandwidth, `launched` adds what a launch takes beside. Where there is a GPU, each launch is
-measured too, as a CUDA graph after the L2 cache was flushed. For gfx942 there are facts alone, and no time.
+measured too, by the profiler, after the L2 cache was flushed. For gfx942 there are facts alone, and no time.
 """
 
 import csv
 import multiprocessing
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import triton
+from torch.profiler import ProfilerActivity, profile
 
 from bench import offline, timing
 from bench.compiled import resources
@@ -36,11 +39,15 @@ TAM = ("squeeze", "aggregate", "weight_gradients", "input_gradient")
 """The operators of a TAM in training whose kernels read tensors of X's size."""
 
 
+Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
+HERE = cast(Target | None, devices.here())
+
+
 @dataclass(frozen=True)
 class Predict:
-    """TANet-50's TAMs by default, in bfloat16 on an H100."""
+    """TANet-50's TAMs by default, in bfloat16, on the GPU that is there, or else an H100."""
 
-    target: Literal["sm_80", "sm_90", "sm_100", "gfx942"] = "sm_90"
+    target: Target = HERE or "sm_90"
     """Compiled for an A100, H100, B200 or MI300X."""
     dtypes: tuple[DType, ...] = ("bfloat16",)
     """Of X, V and Θ."""
@@ -60,7 +67,7 @@ class Predict:
     """Predict again with latency, L1's latency and bandwidth 30 % lower and higher."""
     mix: bool = False
     """Below each row the instructions by pipe."""
-    measure: bool = torch.cuda.is_available()
+    measure: bool = HERE is not None
     """Time each launch on this machine's GPU, and predict for that one."""
     jobs: int = 2
     """Processes that compile at the same time; 1, as where a GPU is measured, compiles in this one."""
@@ -98,6 +105,7 @@ class Row:
         resident: warps of a multiprocessor at once.
         instructions: of a warp for each 16 bytes a lane that it loads of X or dY.
         shuffles, barriers, shared: of these kinds.
+        passes: over the banks of shared memory.
         in_flight: KB that a multiprocessor has asked for when its warps wait.
         needed: KB that latency × bandwidth asks for.
         ceiling: TB/s if every slot for instructions were used.
@@ -129,6 +137,7 @@ class Row:
     shuffles: float | None = None
     barriers: float | None = None
     shared: float | None = None
+    passes: float | None = None
     in_flight: float | None = None
     ceiling: float | None = None
     sectors: float | None = None
@@ -147,7 +156,8 @@ class Row:
         cells = (
             self.layout, self.shape, self.operator, self.kernel, self.programs, self.warps, self.registers,
             self.resident, text(self.instructions, 0), text(self.shuffles, 1), text(self.barriers, 1),
-            text(self.shared, 1), text(self.in_flight, 1), text(self.ceiling, 1), text(self.sectors, 1),
+            text(self.shared, 1), text(self.passes, 1), text(self.in_flight, 1), text(self.ceiling, 1),
+            text(self.sectors, 1),
             share(self.issue, 1), text(self.predicted, 2), text(self.floor, 1), share(self.floor, self.predicted),
             text(self.launched, 2), text(self.measured, 2), share(self.launched, self.measured),
         )  # fmt: skip
@@ -157,8 +167,8 @@ class Row:
 
 HEADINGS = (
     ("layout", 13), ("shape", 10), ("operator", 24), ("kernel", 23), ("programs", 8), ("warps", 5), ("regs", 4),
-    ("res.", 4), ("instr", 5), ("shfl", 5), ("bar", 5), ("lds", 5), ("KB", 5), ("TB/s", 5), ("sect", 4), ("issue", 5),
-    ("µs", 7), ("floor", 6), ("share", 5), ("launched", 8), ("measured", 8), ("of it", 5),
+    ("res.", 4), ("instr", 5), ("shfl", 5), ("bar", 5), ("lds", 5), ("pass", 5), ("KB", 5), ("TB/s", 5), ("sect", 4),
+    ("issue", 5), ("µs", 7), ("floor", 6), ("share", 5), ("launched", 8), ("measured", 8), ("of it", 5),
 )  # fmt: skip
 COLUMNS = tuple(field.name for field in fields(Row))[:-2]
 
@@ -202,9 +212,9 @@ def header(options: Predict) -> str:
             f"{device.multiprocessors} multiprocessors at {device.gigahertz} GHz; DRAM {device.bandwidth / 1e12:.2f} "
             f"TB/s, {device.reached:.0%} of them reached, after {device.dram:.0f} cycles"
             + ("" if amd else f"; L2 after {device.l2:.0f}, L1 after {device.l1:.0f}; a launch {device.overhead} µs"),
-            f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} use the bandwidth; instr, shfl, bar, lds: for "
-            + ("each 16 bytes a lane that the main loop loads; no times for this target" if amd else
-               "each 16 bytes a lane of X or dY; TB/s: if instructions alone were the limit"),
+            f"KB: asked for ahead, {device.needed_in_flight / 1000:.1f} suffice; instr, shfl, bar, lds, pass: "
+            + ("for each 16 bytes a lane of X or dY, in the main loop; no times here" if amd else
+               "for each 16 bytes a lane of X or dY; TB/s: if instructions alone were the limit"),
             " ".join(f"{name:>{width}}" for name, width in HEADINGS),
         )
     )  # fmt: skip
@@ -233,11 +243,13 @@ def rows_of(options: Predict, dtype: DType, layout: Layout, shape: Shape) -> lis
     x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout], device=where)
     v = torch.empty(clips, channels, segments, dtype=x.dtype, device=where)
     theta = torch.empty(clips, channels, options.kernel_size, dtype=x.dtype, device=where)
+    for tensor in (x, v, theta) if options.measure else ():  # elsewhere their memory is never touched
+        tensor.fill_(1)
     rows = []
     for operator in options.operators or CALLS:
-        for number, (launch, again) in enumerate(launches(options, lambda: CALLS[operator](x, v, theta))):
+        for number, (launch, again) in enumerate(launches(options, partial(CALLS[operator], x, v, theta))):
             row = described(launch, options.device, x.nbytes, options.sensitivity)
-            measured = None if again is None else microseconds(again)
+            measured = None if again is None else microseconds(launch.kernel, again)
             rows.append(
                 replace(
                     row, dtype=dtype, layout=layout, shape=str(shape), tams=shape.count, operator=operator,
@@ -258,9 +270,21 @@ def launches(options: Predict, call: Callable[[], object]) -> Iterable[tuple[Lau
     return [(launch, None) for launch in compiled]
 
 
-def microseconds(again: Callable[[], object]) -> float:
-    """Of one launch, as a CUDA graph."""
-    return 1e3 * timing.interleaved({"launch": timing.graphed(again)}, "cuda", ROUNDS)["launch"].median
+def microseconds(kernel: str, again: Callable[[], object]) -> float:
+    """Of one launch, the median of some, each with an empty L2 cache, as the profiler of the driver times them.
+
+    Raises:
+        RuntimeError: it saw none.
+    """
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(ROUNDS):
+            timing.flush("cuda")
+            again()
+        torch.cuda.synchronize()
+    times = [event.time_range.elapsed_us() for event in profiler.events() or () if event.name == kernel]
+    if not times:
+        raise RuntimeError(f"{kernel}: torch.profiler saw no launch of it; is CUPTI there? --no-measure predicts alone")
+    return statistics.median(times)
 
 
 def described(launch: Launch, device: Device, size: int, sensitivity: bool = False) -> Row:
@@ -271,7 +295,9 @@ def described(launch: Launch, device: Device, size: int, sensitivity: bool = Fal
         resources(launch.compiled).registers, resident, device.needed_in_flight / 1000,
     )  # fmt: skip
     if device.target not in sass_targets():
-        return with_facts(row, amdgcn.facts(launch.compiled.asm["amdgcn"], resident))
+        large = {name for name, nbytes in launch.tensors.items() if nbytes >= size}
+        found = amdgcn.facts(launch.compiled.asm["amdgcn"], resident, list(launch.arguments), large)
+        return row if found is None else with_facts(row, found)
     walked = walk.middle(launch, sass.read(launch.compiled.asm["cubin"]))
     large = {name for name, touched in walked.touched.items() if touched and launch.tensors[name] >= size}
     prediction = model.predict(walked, launch, device)
@@ -285,36 +311,41 @@ def described(launch: Launch, device: Device, size: int, sensitivity: bool = Fal
         row, issue=prediction.issue_share, predicted=prediction.microseconds, floor=floor or None, varied=varied,
         launched=prediction.microseconds + device.overhead,
     )  # fmt: skip
-    found = facts(walked, launch, device, large)
-    return row if found is None else with_facts(row, found)
+    walked_facts = facts(walked, launch, device, large)
+    return row if walked_facts is None else with_facts(row, walked_facts)
 
 
 def with_facts(row: Row, found: Facts) -> Row:
     """The row with these."""
     return replace(
         row, instructions=found.instructions, shuffles=found.shuffles, barriers=found.barriers, shared=found.shared,
-        in_flight=found.in_flight / 1000, ceiling=None if found.ceiling is None else found.ceiling / 1e12,
+        passes=found.passes, in_flight=found.in_flight / 1000,
+        ceiling=None if found.ceiling is None else found.ceiling / 1e12,
         sectors=found.sectors, mix=found.mix,
     )  # fmt: skip
 
 
 def sums(rows: list[Row]) -> Iterator[str]:
-    """Over the network's TAMs, by operator and layout."""
+    """Over the network's TAMs, by operator and layout; what is varied, of kernels on tensors of X's size."""
     if not rows or rows[0].predicted is None:
         return
-    table: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0] * 5)
+    table: dict[tuple[str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
-        large = row.floor is not None
-        figures = (row.floor, row.predicted if large else 0, row.predicted, row.launched, row.measured)
+        figures = {"floor": row.floor, "all": row.predicted, "launched": row.launched, "measured": row.measured}
+        if row.floor is not None:
+            figures["X's size"] = row.predicted
+            figures |= {f"{name}{end}": pair[end] for name, pair in (row.varied or {}).items() for end in (0, 1)}
         for name in (row.operator, *([FOUR] if row.operator in TAM else [])):
-            entry = table[row.dtype, name, row.layout]
-            entry[:] = [a + row.tams * (b or 0) for a, b in zip(entry, figures, strict=True)]
+            for key, value in figures.items():
+                table[row.dtype, name, row.layout][key] += row.tams * (value or 0)
     tams = sum({row.shape: row.tams for row in rows}.values())
     yield f"\nsums over {tams} TAMs, predicted µs"
     yield " ".join(f"{name:>{width}}" for name, width in SUMS)
-    for described, sizes in sorted(table.items(), key=lambda entry: entry[0][1] == FOUR):
-        cells = (*described, *(text(size or None, 1) for size in sizes))
-        yield " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, SUMS, strict=True))
+    for described, entry in sorted(table.items(), key=lambda item: item[0][1] == FOUR):
+        cells = (*described, *(text(entry[name] or None, 1) for name, _ in SUMS[3:]))
+        line = " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, SUMS, strict=True))
+        spans = [(name, entry[f"{name}0"], entry[f"{name}1"]) for name in VARIED if f"{name}0" in entry]
+        yield line + "".join(f"  {name} {low:.0f}–{high:.0f}" for name, low, high in spans)
 
 
 FOUR = "the four of a TAM"
@@ -341,3 +372,9 @@ def write(rows: list[Row], path: Path) -> None:
             cells += [(row.varied or {})[name][end] for name, end in spans]
             cells += [(row.mix or {}).get(name) for name in mixes]
             writer.writerow([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that `write` wrote, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

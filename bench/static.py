@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+import triton
 from torch import Tensor
 from triton.compiler import CompiledKernel
 
@@ -55,6 +56,11 @@ def branch_weights(
     return global_branch, [ones(hidden, channels, 3), *ones(4, hidden), ones(channels, hidden, 1)]
 
 
+def another(x: Tensor) -> Tensor:
+    """dY, of x's size; on a GPU not x itself, which would come from the cache when it is read once more."""
+    return x if x.device.type == "cpu" else x.clone()
+
+
 # How the operators call each public launcher, in each form: x, V (also as X̂ and dX̂), Θ.
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
@@ -64,13 +70,11 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "aggregate, shared": lambda x, v, theta: kernels.aggregate(x, None, theta[0], v.shape[-1]),
     "aggregate, after": lambda x, v, theta: kernels.aggregate(x, v, theta, after=True),
     "activated_aggregate": lambda x, v, theta: kernels.activated_aggregate(x, batch_norm(x), EPS, v, theta),
-    "weight_gradients": lambda x, v, theta: kernels.weight_gradients(torch.empty_like(x), x, v, theta),
+    "weight_gradients": lambda x, v, theta: kernels.weight_gradients(another(x), x, v, theta),
     "weight_gradients, shared": lambda x, v, theta: kernels.weight_gradients(
-        torch.empty_like(x), x, None, theta[0], v.shape[-1]
+        another(x), x, None, theta[0], v.shape[-1]
     ),
-    "weight_gradients, after": lambda x, v, theta: kernels.weight_gradients(
-        torch.empty_like(x), x, v, theta, after=True
-    ),
+    "weight_gradients, after": lambda x, v, theta: kernels.weight_gradients(another(x), x, v, theta, after=True),
     "input_gradient": lambda x, v, theta: kernels.input_gradient(x, v, theta, v, is_channels_last(x)),
 }
 
@@ -126,6 +130,7 @@ class Row:
     all_128_bit: str
     int64: str
     copies: str
+    triton: str = triton.__version__
 
     def __str__(self) -> str:
         return " ".join(f"{value!s:>{width}}" for value, width in zip(asdict(self).values(), WIDTHS, strict=True))
@@ -134,9 +139,9 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 HEADINGS = (
     "target", "dtype", "layout", "frames", "shape", "operator", "kernel", "programs", "warps", "regs", "agprs",
-    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64", "copies",
+    "spills", "local", "shared", "occupancy", "widest", "128-bit", "int64", "copies", "triton",
 )  # fmt: skip
-WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5, 6)
+WIDTHS = (6, 8, 13, 6, 10, 24, 23, 8, 5, 4, 5, 6, 5, 6, 9, 6, 7, 5, 6, 6)
 
 
 def run(options: Static) -> list[Row]:

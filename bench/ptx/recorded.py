@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from bench.offline import Launch, launch_of
+from bench.offline import Launch, launch_of, own_cache
 from bench.ptx.driver import Argument
 from bench.ptx.machine import execute
 from bench.ptx.memory import Bytes, Region
@@ -95,7 +95,7 @@ def recording() -> Iterator[list[Recorded]]:
         )  # fmt: skip
         return compiled
 
-    with mock.patch.object(JITFunction, "run", record):
+    with own_cache(), mock.patch.object(JITFunction, "run", record):
         yield recorded
 
 

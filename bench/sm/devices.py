@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from bench.offline import MULTIPROCESSORS
+
 PARTITIONS = 4  # of a multiprocessor, each of which issues one instruction a cycle
 
 
@@ -55,17 +57,17 @@ class Device:
         return self.multiprocessors * PARTITIONS * self.gigahertz * 1e9
 
 
-# Multiprocessors, clocks and bandwidth: data sheets and white papers of the A100 (80 GB, SXM), H100 (SXM), B200 and
+# Clocks and bandwidth: data sheets and white papers of the A100 (80 GB, SXM), H100 (SXM), B200 and
 # MI300X. L1's and L2's latencies: microbenchmarks by Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU
 # Architecture" (2024), rounded, for all of NVIDIA's. L2's rate and DRAM's latency, that of memory under load, are
 # assumptions. `overhead` is what launches measured on an H100 took beyond the model: see bench/README.md.
 DEVICES = {
     device.target: device
     for device in (
-        Device("sm_80", "A100", 108, 1.41, 2.039e12, 4.0e12, fma_pipes=1),
-        Device("sm_90", "H100", 132, 1.755, 3.35e12, 5.5e12),
-        Device("sm_100", "B200", 148, 1.85, 8.0e12, 10e12),
-        Device("gfx942", "MI300X", 304, 2.1, 5.3e12, 17e12, dram=1600),
+        Device("sm_80", "A100", MULTIPROCESSORS["sm_80"], 1.41, 2.039e12, 4.0e12, fma_pipes=1),
+        Device("sm_90", "H100", MULTIPROCESSORS["sm_90"], 1.755, 3.35e12, 5.5e12),
+        Device("sm_100", "B200", MULTIPROCESSORS["sm_100"], 1.85, 8.0e12, 10e12),
+        Device("gfx942", "MI300X", MULTIPROCESSORS["gfx942"], 2.1, 5.3e12, 17e12, dram=1600),
     )
 }
 
@@ -84,6 +86,14 @@ def present(index: int = 0) -> Device:
     clock, bus = (getattr(properties, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
     bandwidth = 2e3 * clock * bus / 8 or known.bandwidth  # two transfers a cycle of so many kHz
     return replace(known, name=properties.name, multiprocessors=properties.multi_processor_count, bandwidth=bandwidth)
+
+
+def here() -> str | None:
+    """The target of this machine's GPU, if it has one and a model is of that."""
+    try:
+        return present().target if torch.cuda.is_available() else None
+    except ValueError:
+        return None
 
 
 def varied(device: Device, name: str, factor: float) -> Device:

@@ -20,6 +20,7 @@ class Facts:
         instructions: of a warp, a vector.
         mix: the same by pipe.
         shuffles, barriers, shared: of these kinds, a vector.
+        passes: over the banks of shared memory, a vector: more than accesses where lanes conflict, or load vectors.
         in_flight: bytes of tensors of X's size that the resident warps of a multiprocessor have asked for when they
             wait for the first of them.
         ceiling: bytes a second of these tensors, if every slot for instructions were used.
@@ -31,6 +32,7 @@ class Facts:
     shuffles: float
     barriers: float
     shared: float
+    passes: float | None
     in_flight: float
     ceiling: float | None
     sectors: float | None
@@ -54,6 +56,7 @@ def facts(walk: Walk, launch: Launch, device: Device, large: set[str]) -> Facts 
         shuffles=sum(names[name] for name in SHUFFLES) / vectors,
         barriers=names["BAR"] / vectors,
         shared=sum(names[name] for name in SHARED) / vectors,
+        passes=sum(access.lines for one, access in steps if access is not None and one.name in SHARED) / vectors,
         in_flight=resident(launch, device) * sum(asked_ahead(warp, large) for warp in walk.warps),
         ceiling=moved / len(steps) * device.issue_rate,
         sectors=sum(access.sectors for _, access in touches) / sum(access.lines for _, access in touches),

@@ -7,114 +7,12 @@ known, because it was loaded or is a number that decides nothing here, so is eve
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.sm.sass import Instruction, Operand
-
-Array = NDArray[np.int64]
-
-MASK = 0xFFFFFFFF
-UNKNOWN = np.array([-1])  # of registers, whose known values lie in 0 … 2³² − 1
-FALSE, MAYBE, TRUE = (np.array([i]) for i in range(3))  # of predicates: so "and" is the minimum, "or" the maximum
-
-
-@dataclass
-class Values:
-    """Registers and predicates of some lanes; an array of one element stands for all.
-
-    Attributes:
-        constants: 32-bit words of constant bank 0, by their offset.
-        special: what S2R reads, by name.
-        registers: by name.
-        predicates: by name.
-        mask: the lanes that write.
-    """
-
-    constants: dict[int, int]
-    special: dict[str, Array]
-    registers: dict[str, Array] = field(default_factory=dict)
-    predicates: dict[str, Array] = field(default_factory=dict)
-    mask: NDArray[np.bool_] | None = None
-
-    def value(self, operand: Operand, above: int = 0) -> Array:
-        """Bits of a 32-bit operand, or of the register or word `above` it."""
-        if operand.kind == "register":
-            result = self.register(operand.name, above)
-        elif operand.kind == "number":
-            result = np.array([operand.value if not above else 0])
-        elif operand.kind == "constant" and operand.bank == 0:
-            result = np.array([self.constants.get(operand.value + 4 * above, -1)])
-        else:
-            result = UNKNOWN
-        if operand.invert or (operand.minus and operand.kind != "number"):
-            result = applied(lambda a: ~a if operand.invert else -a, result)
-        return result
-
-    def wide(self, operand: Operand) -> tuple[Array, Array]:
-        """The low and the high word of a 64-bit operand; numbers are sign-extended."""
-        if operand.kind == "number":
-            return np.array([operand.value]), np.array([MASK if operand.value >> 31 else 0])
-        return self.value(operand), self.value(operand, 1)
-
-    def register(self, name: str, above: int = 0) -> Array:
-        """Its bits."""
-        if name.endswith("Z"):
-            return np.array([0])
-        kind, number = name.rstrip("0123456789"), int(name.lstrip("LUR"))
-        return self.registers.get(f"{kind}{number + above}", UNKNOWN)
-
-    def predicate(self, operand: Operand) -> Array:
-        """FALSE, MAYBE or TRUE."""
-        result = TRUE if operand.name.endswith("T") else self.predicates.get(operand.name, MAYBE)
-        return 2 - result if operand.minus else result
-
-    def set(self, operand: Operand, *words: Array) -> None:
-        """Writes a register, and those above it."""
-        if operand.name.endswith("Z"):
-            return
-        kind, number = operand.name.rstrip("0123456789"), int(operand.name.lstrip("LUR"))
-        for i, word in enumerate(words):
-            name = f"{kind}{number + i}"
-            self.registers[name] = self.merged(word, self.registers.get(name, UNKNOWN))
-
-    def set_predicate(self, operand: Operand, value: Array) -> None:
-        """Writes a predicate."""
-        if not operand.name.endswith("T"):
-            self.predicates[operand.name] = self.merged(value, self.predicates.get(operand.name, MAYBE))
-
-    def merged(self, new: Array, old: Array) -> Array:
-        """The old value in lanes that do not write."""
-        return new if self.mask is None else np.where(self.mask, new, old)
-
-    def address(self, operand: Operand) -> Array:
-        """The bytes that an operand in brackets points to; negative where they are not known."""
-        total, known = np.array([operand.value]), np.array([True])
-        for name, how in operand.parts:
-            low = self.register(name)
-            known = known & (low >= 0)
-            if "64" in how or (name.startswith("U") and len(operand.parts) > 1 and "64" in operand.parts[0][1]):
-                high = self.register(name, 1)
-                known = known & (high >= 0)
-                low = low + (signed(high) << 32)
-            elif how.startswith("X"):
-                low = low * int(how[1:])
-            total = total + low
-        return np.where(known, total, -1)
-
-
-def applied(function: Callable[..., Array], *values: Array) -> Array:
-    """A function of known values, to 32 bits."""
-    known = np.logical_and.reduce(np.broadcast_arrays(*(value >= 0 for value in values)))
-    result = function(*values) & MASK
-    return result if known.all() else np.where(known, result, -1)
-
-
-def signed(bits: Array) -> Array:
-    """Of 32 bits."""
-    return (bits ^ 0x80000000) - 0x80000000
+from bench.sm.values import MASK, MAYBE, TRUE, UNKNOWN, Array, Values, applied, signed, truth
 
 
 def outputs(instruction: Instruction) -> tuple[list[Operand], Operand | None, list[Operand]]:
@@ -194,11 +92,6 @@ def plain(function: Callable[..., Array]) -> Handler:
     return handler
 
 
-def truth(predicate: Array) -> Array:
-    """A predicate as a number: 0, 1, or unknown."""
-    return np.where(predicate == 1, -1, predicate // 2)
-
-
 def add(values: Values, instruction: Instruction) -> None:
     """IADD3: a sum of three, with carries in (X) and out."""
     predicates, register, read = outputs(instruction)
@@ -217,34 +110,31 @@ def add(values: Values, instruction: Instruction) -> None:
             known = known & (carry >= 0)
             total = total + carry
     for least, predicate in enumerate(predicates, 1):
-        values.set_predicate(predicate, np.where(known, 2 * (total >> 32 >= least), 1))
+        values.set_predicate(predicate, np.where(known, TRUE * (total >> 32 >= least), MAYBE))
     if register is not None:
         values.set(register, np.where(known, total & MASK, -1))
 
 
 def multiply(values: Values, instruction: Instruction) -> None:
-    """IMAD: a·b + c; its low word, its high word (HI), or both (WIDE)."""
+    """IMAD: a·b + c; the low word of that, with a carry (X), the high one (HI), or both (WIDE)."""
     parts = instruction.opcode
-    _, register, read = outputs(instruction)
-    operands = [o for o in read if o.kind != "predicate"]
-    if parts[1:2] in (("MOV",), ("U32",), ("SHL",), ("IADD",)) or not {"WIDE", "HI", "X"} & set(parts):
-        return write(values, instruction, applied(lambda a, b, c: a * b + c, *map(values.value, operands)))
-    a, b = map(values.value, operands[:2])
-    carries = [truth(carry) for carry in trailing(values, instruction)]
-    if "X" in parts:
-        total = applied(lambda a, b, c, *x: a * b + c + sum(x), a, b, values.value(operands[2]), *carries)
+    written, register, read = outputs(instruction)
+    a, b, c = (operand for operand in read if operand.kind != "predicate")
+    carries = [truth(carry) for carry in trailing(values, instruction)] if "X" in parts else []
+    if not {"WIDE", "HI"} & set(parts):
+        total = applied(lambda a, b, c, *x: a * b + c + sum(x), *map(values.value, (a, b, c)), *carries)
         return write(values, instruction, total)
-    low, high = values.wide(operands[2])
-    kind = np.uint64 if "U32" in parts else np.int64
-    known = (a >= 0) & (b >= 0) & (low >= 0) & (high >= 0)
-    factors = (a, b) if "U32" in parts else (signed(a), signed(b))
-    product = factors[0].astype(kind) * factors[1].astype(kind)
-    total = product.astype(np.uint64) + ((high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64))
+    factors, addend = [values.value(a), values.value(b)], [*values.wide(c), *carries]
+    known = np.logical_and.reduce(np.broadcast_arrays(*(part >= 0 for part in (*factors, *addend))))
+    first, second = factors if "U32" in parts else map(signed, factors)
+    low, high, *carry = (part.astype(np.uint64) for part in addend)
+    product = first.astype(np.uint64) * second.astype(np.uint64)  # of the same bits, signed or not
+    total = product + ((high << np.uint64(32)) | low) + sum(carry)
+    for predicate in written:
+        values.set_predicate(predicate, np.where(known, TRUE * (total < product), MAYBE))
     words = [(total >> np.uint64(shift) & np.uint64(MASK)).astype(np.int64) for shift in (0, 32)]
-    words = [np.where(known, word, -1) for word in words]
-    write(values, instruction, *(words[1:] if "HI" in parts else words))
-    if register is None:
-        raise ValueError(f"expected a register to write: {instruction.text}")
+    if register is not None:
+        values.set(register, *(np.where(known, word, -1) for word in (words[1:] if "HI" in parts else words)))
     return None
 
 
@@ -264,7 +154,7 @@ def lea(values: Values, instruction: Instruction) -> None:
     else:
         total = (a << shift.value & MASK) + b
     for predicate in predicates:
-        values.set_predicate(predicate, np.where(known, 2 * (total >> 32 > 0), 1))
+        values.set_predicate(predicate, np.where(known, TRUE * (total >> 32 > 0), MAYBE))
     if register is not None:
         values.set(register, np.where(known, total & MASK, -1))
 
@@ -302,7 +192,7 @@ def logic(values: Values, instruction: Instruction) -> None:
 
     result = applied(function, a, b, c)
     for predicate in written:
-        values.set_predicate(predicate, np.where(result < 0, 1, 2 * (result > 0)))
+        values.set_predicate(predicate, np.where(result < 0, MAYBE, TRUE * (result > 0)))
     if register is not None:
         values.set(register, result)
 
@@ -313,9 +203,9 @@ def predicate_logic(values: Values, instruction: Instruction) -> None:
     a, b, c = (values.predicate(o) for o in read if o.kind == "predicate")
     tables = [o.value for o in read if o.kind == "number"]
     for predicate, table in zip(written, tables, strict=False):
-        index = a // 2 * 4 + b // 2 * 2 + c // 2
-        known = (a != 1) & (b != 1) & (c != 1)
-        values.set_predicate(predicate, np.where(known, 2 * (table >> index & 1), 1))
+        index = a // TRUE * 4 + b // TRUE * 2 + c // TRUE
+        known = (a != MAYBE) & (b != MAYBE) & (c != MAYBE)
+        values.set_predicate(predicate, np.where(known, TRUE * (table >> index & 1), MAYBE))
 
 
 COMPARISONS: dict[str, Callable[[Array, Array], NDArray[np.bool_]]] = {
@@ -332,10 +222,10 @@ def compare(values: Values, instruction: Instruction) -> None:
     if "U32" not in parts:
         a, b = signed(a), signed(b)
     given, *lower = (values.predicate(o) for o in read[2:])
-    result = np.where(known, 2 * COMPARISONS[how](a, b), 1)
+    result = np.where(known, TRUE * COMPARISONS[how](a, b), MAYBE)
     if "EX" in parts:
         result = np.where(known & (a == b), lower[0], result)
-    for predicate, one in ((first, result), (second, 2 - result)):
+    for predicate, one in ((first, result), (second, TRUE - result)):
         both = np.minimum(one, given) if "AND" in parts else np.maximum(one, given) if "OR" in parts else MAYBE
         values.set_predicate(predicate, both)
 
@@ -343,7 +233,7 @@ def compare(values: Values, instruction: Instruction) -> None:
 def select(values: Values, instruction: Instruction) -> None:
     """SEL: a where the predicate holds, else b."""
     (a, b), (condition,) = sources(values, instruction), trailing(values, instruction)
-    write(values, instruction, np.where(condition == 1, -1, np.where(condition == 2, a, b)))
+    write(values, instruction, np.where(condition == MAYBE, -1, np.where(condition == TRUE, a, b)))
 
 
 def extreme(values: Values, instruction: Instruction) -> None:
@@ -354,10 +244,10 @@ def extreme(values: Values, instruction: Instruction) -> None:
         *sums, last = operands
         pair: list[Array] = [functools.reduce(np.add, sums) & MASK, last]
         a, b = pair if unsigned else (signed(one) for one in pair)
-        return np.where(lower == 2, np.minimum(a, b), np.maximum(a, b))
+        return np.where(lower == TRUE, np.minimum(a, b), np.maximum(a, b))
 
     result = applied(function, *sources(values, instruction))
-    write(values, instruction, np.where(lower == 1, -1, result))
+    write(values, instruction, np.where(lower == MAYBE, -1, result))
 
 
 def permute(a: Array, selector: Array, c: Array) -> Array:
@@ -396,7 +286,7 @@ def unpack_predicates(values: Values, instruction: Instruction) -> None:
     a, mask = (values.value(o) for o in instruction.operands if o.kind in ("register", "number"))
     for i in range(7):
         if int(mask[0]) >> i & 1:
-            bit = np.where(a < 0, 1, 2 * (a >> i & 1))
+            bit = np.where(a < 0, MAYBE, TRUE * (a >> i & 1))
             values.set_predicate(Operand("predicate", f"P{i}"), bit)
 
 

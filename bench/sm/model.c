@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum { ALU, FMA, HEAVY, XU, MEMORY, UNIFORM, TENSOR, DOUBLE, CONTROL, PIPES };
-enum { PLAIN, LOAD_L1, LOAD_SHARED, LOAD_DRAM, STORE, ON_CHIP, BARRIER, VARIABLE, GROUP, WAIT_GROUP };
+enum { PLAIN, LOAD_L1, LOAD_SHARED, LOAD_DRAM, STORE, ON_CHIP, BARRIER, GROUP, WAIT_GROUP };
 enum { PARTITIONS = 4, SCOREBOARDS = 6, DEEP = 32 };
 #define NEVER (INT64_MAX / 2)
 
@@ -23,7 +23,7 @@ typedef struct {
 } Setting;
 
 typedef struct {
-    double cycles, issued, in_flight;
+    double cycles, issued;
 } Result;
 
 typedef struct {
@@ -72,7 +72,7 @@ int simulate(const Step *const *traces, const int32_t *lengths, const Setting *s
     if (!warps || !arrived || !ended) return 1;
     int64_t pipe_free[PARTITIONS][PIPES], now = 0;
     memset(pipe_free, 0, sizeof pipe_free);
-    double unit = 0, l2 = 0, dram = 0, area = 0, issued = 0;
+    double unit = 0, l2 = 0, dram = 0, issued = 0;
     int latest[PARTITIONS] = {0};
     for (; started < set->slots && started < set->programs; started++)
         for (int k = 0; k < set->warps; k++)
@@ -122,7 +122,6 @@ int simulate(const Step *const *traces, const int32_t *lengths, const Setting *s
                         int64_t from_l2 = served(&l2, sent, step->l2, set->l2_bytes) + set->l2;
                         int64_t from_dram = served(&dram, sent, step->dram, set->dram_bytes) + (far ? set->dram : 0);
                         done = from_l2 > from_dram ? from_l2 : from_dram;
-                        area += step->l2 * (double)(done - sent);
                     } else if (step->kind == STORE) {
                         served(&l2, sent, step->l2, set->l2_bytes);
                         served(&dram, sent, step->dram, set->dram_bytes);
@@ -170,9 +169,9 @@ int simulate(const Step *const *traces, const int32_t *lengths, const Setting *s
     double end = now;
     if (dram > end) end = dram; /* what was stored is on its way */
     if (l2 > end) end = l2;
+    if (unit > end) end = unit;
     result->cycles = end;
     result->issued = issued;
-    result->in_flight = area / end;
     free(warps);
     free(arrived);
     free(ended);

@@ -31,28 +31,26 @@ from bench.sm.walk import LOADS, SECTOR, SHARED, Access, Walk
 
 PIPES = {
     "ALU": (
-        "LOP3 LOP PLOP3 SHF PRMT ISETP SEL FSETP FSEL FMNMX FMNMX3 FMNMX2 F2FP LEA MOV IABS VIADD VIMNMX VIMNMX3 IMNMX "
-        "VIADDMNMX IADD3 IADD IADD64 P2R R2P SGXT BMSK CS2R VOTE VOTEU FCHK HSETP2 HMNMX2 VABSDIFF I2FP F2IP FSWZADD "
-        "REDUX MOVM BREV FLO POPC FADD32I LEPC MOV64"
+        "BMSK BREV CS2R F2FP F2IP FCHK FLO FMNMX FMNMX3 FSEL FSETP HMNMX2 HSETP2 I2FP IABS IADD3 IMNMX ISETP LEA LOP3 "
+        "MOV P2R PLOP3 POPC PRMT R2P SEL SGXT SHF VABSDIFF VIADD VIADDMNMX VIMNMX VIMNMX3 VOTE"
     ),
-    "FMA": "FFMA FMUL FADD HADD2 HFMA2 HMUL2 FFMA2 FMUL2 FADD2 FHFMA FHADD FHMUL HFMA2_MMA FADD32I FFMA32I FMUL32I",
-    "HEAVY": "IMAD IDP IMUL",
-    "XU": "MUFU I2F F2I F2F I2I FRND",
-    "MEMORY": "LDG STG LDGSTS LDS STS LDSM STSM SHFL LDC STL LDL S2R S2UR LDGDEPBAR",
+    "FMA": "FADD FADD2 FFMA FFMA2 FHADD FHFMA FMUL FMUL2 HADD2 HFMA2 HMUL2",
+    "HEAVY": "IDP IMAD",
+    "XU": "F2F F2I FRND I2F I2I MUFU",
+    "MEMORY": "LDC LDG LDGDEPBAR LDGSTS LDL LDS LDSM MOVM REDUX S2R S2UR SHFL STG STL STS STSM",
     "UNIFORM": "LDCU R2UR",
-    "TENSOR": "HMMA IMMA DMMA",
-    "DOUBLE": "DADD DMUL DFMA DSETP DMNMX",
-    "CONTROL": (
-        "BRA EXIT BAR NOP DEPBAR CALL RET BSSY BSYNC WARPSYNC BREAK YIELD NANOSLEEP MEMBAR ERRBAR CCTL FENCE ELECT "
-        "ACQBULK BMOV PREEXIT UCGABAR_ARV UCGABAR_WAIT"
-    ),
+    "TENSOR": "DMMA HMMA IMMA",
+    "DOUBLE": "DADD DFMA DMNMX DMUL DSETP",
+    "CONTROL": "ACQBULK BAR BRA BREAK BSSY BSYNC CALL CCTL DEPBAR ERRBAR EXIT MEMBAR NOP PREEXIT RET WARPSYNC YIELD",
 }
+"""Names of SASS instructions: "CUDA Binary Utilities"; a U before one is the uniform pipe's. HEAVY is that of FMA's two
+pipes which multiplies integers too."""
 NUMBERS = {name: number for number, name in enumerate(PIPES)}
 PIPE_OF = {name: pipe for pipe, names in PIPES.items() for name in names.split()}
 # Cycles between two instructions of one warp width: 16 lanes take two, the special functions' four take eight.
 INTERVALS = {"ALU": 2, "FMA": 2, "HEAVY": 2, "XU": 8, "MEMORY": 2, "UNIFORM": 2, "TENSOR": 8, "DOUBLE": 4, "CONTROL": 1}
 SHUFFLE_CYCLES, SHARED_CYCLES, VARIABLE_CYCLES, BARRIER_CYCLES = 24, 30, 30, 20
-PLAIN, LOAD_L1, LOAD_SHARED, LOAD_DRAM, STORE, ON_CHIP, BARRIER, VARIABLE, GROUP, WAIT_GROUP = range(10)
+PLAIN, LOAD_L1, LOAD_SHARED, LOAD_DRAM, STORE, ON_CHIP, BARRIER, GROUP, WAIT_GROUP = range(9)
 SHUFFLES = ("SHFL",)
 OF_ONE_PROGRAM = 0.5  # a tensor of which each program touches its own part mostly
 
@@ -82,7 +80,7 @@ class CSetting(ctypes.Structure):
 class CResult(ctypes.Structure):
     """`Result` in model.c."""
 
-    _fields_ = (("cycles", ctypes.c_double), ("issued", ctypes.c_double), ("in_flight", ctypes.c_double))
+    _fields_ = (("cycles", ctypes.c_double), ("issued", ctypes.c_double))
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,10 @@ class Prediction:
     Attributes:
         microseconds: from the first program's start to the last one's end.
         issue_share: of the slots for instructions that were used.
-        in_flight: bytes that a multiprocessor had asked L2 and DRAM for, on average.
     """
 
     microseconds: float
     issue_share: float
-    in_flight: float
 
 
 def pipe(instruction: Instruction) -> str:
@@ -189,9 +185,7 @@ def predict(walk: Walk, launch: Launch, device: Device) -> Prediction:
         l2_bytes=device.l2_bandwidth * per_cycle, dram_bytes=device.copied * per_cycle,
     )  # fmt: skip
     result = simulate(steps, setting)
-    return Prediction(
-        1e-3 * result.cycles / device.gigahertz, result.issued / (PARTITIONS * result.cycles), result.in_flight
-    )
+    return Prediction(1e-3 * result.cycles / device.gigahertz, result.issued / (PARTITIONS * result.cycles))
 
 
 def simulate(warps: Sequence[Sequence[CStep]], setting: CSetting) -> CResult:

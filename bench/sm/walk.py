@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.offline import Bytes, Launch
-from bench.sm.integers import Array, Values, evaluate, unknown
+from bench.sm.integers import evaluate, unknown
 from bench.sm.sass import Instruction, Operand, Program
+from bench.sm.values import FALSE, MAYBE, TRUE, Array, Values
 
 WARP, SECTOR, LINE, BANK, INSTRUCTION_BYTES = 32, 32, 128, 4, 16
 LONGEST = 200_000  # instructions of a warp: beyond, a loop has no end
@@ -23,7 +24,7 @@ LOADS = ("LDG", "LDGSTS")
 GLOBAL = (*LOADS, "STG")
 SHARED = ("LDS", "STS", "LDSM", "STSM")
 LOCAL = ("LDL", "STL")
-OTHER_MEMORY = ("LD", "ST", "ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDUX", "UBLKCP", "UTMALDG", "UTMASTG", "SUATOM")
+OTHER_MEMORY = ("LD", "ST", "ATOM", "ATOMG", "ATOMS", "RED", "REDG", "UBLKCP", "UTMALDG", "UTMASTG", "SUATOM")
 JUMPS = ("BRA", "CALL")
 WITHOUT_RESULT = ("STG", "STS", "STSM", "STL", "LDGSTS", "BAR", "DEPBAR", "EXIT", "RET", *JUMPS)
 STACK = 0x1000000
@@ -138,21 +139,21 @@ class Machine:
         """One instruction, in the lanes that are at it."""
         name = instruction.name
         may = self.guarded(instruction, active)
-        acts = active & (may == 2)
+        acts = active & (may == TRUE)
         self.at[active] = step + 1
         if name in JUMPS or name in ("EXIT", "RET"):
             self.jump(instruction, active, may, step)
         accesses: dict[int, Access] = {}
         if name in (*GLOBAL, *SHARED):
-            if (may[active] == 1).any():
+            if (may[active] == MAYBE).any():
                 raise ValueError("whether it acts depends on values that were loaded")
             accesses = self.globally(instruction, acts) if name in GLOBAL else self.shared(instruction, acts)
         elif name in OTHER_MEMORY:
             raise ValueError("accesses of this kind are not modelled")
         for warp in np.flatnonzero(active.reshape(-1, WARP).any(1)):
             self.result.warps[warp].append((instruction, accesses.get(int(warp))))
-        if (may[active] == 1).any():
-            self.values.mask = active & (may > 0)
+        if (may[active] == MAYBE).any():
+            self.values.mask = active & (may != FALSE)
             if name not in WITHOUT_RESULT:
                 unknown(self.values, instruction)  # either the old value or the new one
         elif acts.any():
@@ -177,8 +178,8 @@ class Machine:
             self.values.set(register, *(self.values.value(at, i) for i in range(count)))
 
     def guarded(self, instruction: Instruction, active: NDArray[np.bool_]) -> Array:
-        """Of each lane, whether the instruction acts: 0, 1 (not known) or 2."""
-        may: Array = np.full(len(active), 2)
+        """Of each lane, whether the instruction acts: FALSE, MAYBE or TRUE."""
+        may: Array = np.full(len(active), TRUE)
         guards = [] if instruction.guard is None else [instruction.guard]
         if instruction.name in JUMPS:
             guards += [operand for operand in instruction.operands if operand.kind == "predicate"]
@@ -200,20 +201,20 @@ class Machine:
         else:
             label = next(o.name for o in instruction.operands if o.kind == "other").strip("`()")
             target_step = self.program.labels[label]
-        if (may[active] == 1).any():
+        if (may[active] == MAYBE).any():
             # Quotients and roots test their operands for rare ranges, which a subroutine then takes care of.
             skipped = self.program.instructions[step + 1 : target_step]
             if instruction.name != "BRA" or not any(one.name == "CALL" for one in skipped):
                 raise ValueError("the branch depends on values that were loaded")
-            may = np.where(active, 2, may)
-        self.at[active & (may == 2)] = target_step
+            may = np.where(active, TRUE, may)
+        self.at[active & (may == TRUE)] = target_step
 
     def globally(self, instruction: Instruction, acts: NDArray[np.bool_]) -> dict[int, Access]:
         """What each warp touches in tensors."""
         memory = [operand for operand in instruction.operands if operand.kind == "memory"]
         for operand in instruction.operands[2:] if instruction.name == "LDGSTS" else ():
             if operand.kind == "predicate":  # where it does not hold, zeros are stored
-                acts = acts & (np.broadcast_to(self.values.predicate(operand), acts.shape) == 2)
+                acts = acts & (np.broadcast_to(self.values.predicate(operand), acts.shape) == TRUE)
         address = np.broadcast_to(
             self.values.address(memory[-1] if instruction.name != "STG" else memory[0]), acts.shape
         )

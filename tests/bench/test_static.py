@@ -30,17 +30,17 @@ MAX_THREADS_HIP = 2**32 - 1
 Rows = list[dict[str, str]]
 
 
-def compile_without_gpu(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: here, kernels are interpreted."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "bench", "static", *arguments]
+    command = [sys.executable, "-m", "bench", *arguments]
     return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     path = tmp_path_factory.mktemp("static") / "part.csv"
-    done = compile_without_gpu(*PART, "--out", str(path))
+    done = run_bench("static", *PART, "--out", str(path))
     assert done.returncode == 0, done.stderr
     return read(path)
 
@@ -116,7 +116,7 @@ def test_tensors_of_x_size_are_recognised(compiled: Rows) -> None:
 
 
 def test_interpreted_kernels_are_refused() -> None:
-    done = compile_without_gpu(*PART, "--jobs", "1", TRITON_INTERPRET="1")
+    done = run_bench("static", *PART, "--jobs", "1", TRITON_INTERPRET="1")
     assert done.returncode != 0
     assert "TRITON_INTERPRET is set" in done.stderr
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from bench.predict import described
 from bench.ptx.driver import Argument, Execute, device
 from bench.ptx.machine import execute
 from bench.ptx.memory import Counts, Region
 from bench.ptx.recorded import Comparison, Recorded, compare, recording
+from bench.sm import devices
 from bench.timing import Time, interleaved
 from tam_triton import kernels
 from tests.support.operators import OPERATORS, Operator, each_operator, each_tensor
@@ -72,11 +74,19 @@ def test_values_on_a_gpu(operator: Operator, dtype: torch.dtype, size: int, memo
 @each_shape
 @each_operator
 def test_times_on_a_gpu(operator: Operator, channels: int, size: int, memory: str, report: Report) -> None:
-    """What a model makes of `one.compiled` belongs into the same line; there is no model yet."""
     problem = Problem(N=8, T=8, C=channels, H=size, W=size, K=3, layout=memory, dtype=torch.bfloat16)
     for one, time in timed(launched(operator, problem), GPU):
-        report(line(operator, problem, one.launch.kernel, f"measured {time} ms"))
+        report(line(operator, problem, one.launch.kernel, f"measured {time} ms", predicted(one, devices.present)))
         assert time.median > 0
+
+
+def predicted(recorded: Recorded, device: Callable[[], devices.Device]) -> str:
+    """The time of a launch by the model of a multiprocessor, or why there is none."""
+    try:
+        row = described(recorded.launch, device(), max(recorded.launch.tensors.values()))
+    except ValueError as error:
+        return f"not predicted: {error}"
+    return f"predicted {1e-3 * (row.launched or 0):.3f} ms"
 
 
 def timed(recorded: Sequence[Recorded], where: str) -> list[tuple[Recorded, Time]]:
@@ -149,3 +159,24 @@ def test_a_launch_is_made_once_more_to_be_timed() -> None:
         assert {launch.kernel for launch in launches} == {one.launch.kernel}
     assert len(launches) > ROUNDS
     assert time.median > 0
+
+
+@pytest.mark.executed
+@pytest.mark.parametrize("operator", [EXACT, APPROXIMATE], ids=str)
+def test_a_prediction_stands_beside_what_is_measured(operator: Operator) -> None:
+    with device("sm_90"):
+        recorded = launched(operator, SMALL)
+    for one in recorded:
+        kind, time, unit = predicted(one, lambda: devices.DEVICES["sm_90"]).split()
+        assert (kind, unit) == ("predicted", "ms")
+        assert devices.DEVICES["sm_90"].overhead < 1e3 * float(time) < 20
+
+
+@pytest.mark.executed
+def test_a_gpu_that_no_model_is_of_is_named() -> None:
+    def unknown() -> devices.Device:
+        raise ValueError("device: got Some GPU (sm_89)")
+
+    with device("sm_90"):
+        (one,) = launched(EXACT, SMALL)
+    assert predicted(one, unknown) == "not predicted: device: got Some GPU (sm_89)"
