@@ -15,6 +15,7 @@ from tam_triton import layout
 
 VECTOR_BYTES = 16  # the widest load and store of one thread
 LINE_BYTES = 128  # of the cache
+SMALL_MAP = 64  # pixels: a second launch, which adds up parts of them, costs more than it saves
 LOADS = 4  # of a thread, asked for before the first is used: at least, where there are so many
 ALIGNED_ELEMENTS = 16  # Triton proves alignment from sizes that are multiples of this
 ROW_THREADS = 128
@@ -153,7 +154,7 @@ def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, items
     if channels_last:
         vector = min(2, row_vector(channels, pixels, channels_last, itemsize))
         across = min(lanes * vector, next_power_of_2(channels))
-        num_warps = 4
+        num_warps = 4 if pixels > SMALL_MAP else 8
         down = lanes * num_warps * vector // across
         total, resident = ceil_div(pixels, down), 12
     else:
@@ -164,7 +165,7 @@ def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, items
         across, down = max(1, lanes // width), width * vector
         total, resident = ceil_div(pixels, down), 16
     programs = max(1, device().multiprocessors * resident // num_warps // max(1, clips * ceil_div(channels, across)))
-    steps = ceil_div(total, max(1, min(total // 2, programs)))
+    steps = ceil_div(total, max(1, min(total // 2, programs))) if pixels > SMALL_MAP else total
     return Tile(across, down, vector, num_warps, ceil_div(total, steps), steps)
 
 

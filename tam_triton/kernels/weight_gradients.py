@@ -24,7 +24,7 @@ def weight_gradients_kernel(
     vectors, lines, tiles, pixel_parts, time_parts, steps, rows: tl.int64, kernel_clip: tl.int64,
     T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, REVERSED: tl.constexpr, FRAMES: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, VECTOR: tl.constexpr,
-    COLUMNS: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    GROUPS: tl.constexpr, GROUP: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     # As products, so that the compiler sees what divides a row.
     C = vectors * VECTOR if CHANNELS_LAST else lines
@@ -68,7 +68,7 @@ def weight_gradients_kernel(
         band = sums
         p += BLOCK_P
 
-    # Columns: dV of each frame, then dΘ of each tap, joined so that they are added up among threads together. A pair
+    # Columns: dV of each frame, then dΘ of each tap, joined in groups that are added up among threads together. A pair
     # (s, k) whose frame of dY is outside the clip is no term: neither NaN of X nor of a weight may come of it.
     step = tl.cast(C, INDEX) if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
     kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
@@ -92,22 +92,24 @@ def weight_gradients_kernel(
                 term *= tl.load(importance_ptr + s * step, mask=(c < C) & (s < T), other=0.0).to(ACC)
             total += tl.where((s < T) & (t >= 0) & (t < T), term, 0.0)
         columns = columns + (total,)
-    columns = columns + (tl.zeros([BLOCK_C, SUMS], ACC),) * (COLUMNS - FRAMES - K)
-    for level in tl.static_range(LEVELS):
-        joined = ()
-        for i in tl.static_range(COLUMNS >> (level + 1)):
-            joined = joined + (tl.join(columns[i], columns[i + (COLUMNS >> (level + 1))]),)
-        columns = joined
-    sums = tl.sum(tl.reshape(columns[0], [BLOCK_C, SUMS, COLUMNS]), axis=1)
-
-    row = n * C + c
-    j = tl.arange(0, COLUMNS)[None, :]
-    of_frame = (c < C) & (j < FRAMES) & (first + j < T)
-    of_tap = (c < C) & (j >= FRAMES) & (j < FRAMES + K)
-    d_importance_ptr += (part // time_parts * rows + row) * T + first + j
-    d_kernel_ptr += (part * rows + row) * K + j - FRAMES
-    tl.store(d_importance_ptr, sums.to(d_importance_ptr.dtype.element_ty), mask=of_frame)
-    tl.store(d_kernel_ptr, sums.to(d_kernel_ptr.dtype.element_ty), mask=of_tap)
+    columns = columns + (tl.zeros([BLOCK_C, SUMS], ACC),) * (GROUPS * GROUP - FRAMES - K)
+    d_importance_ptr += (part // time_parts * rows + n * C + c) * T + first
+    d_kernel_ptr += (part * rows + n * C + c) * K - FRAMES
+    for group in tl.static_range(GROUPS):
+        joined = columns[group * GROUP : (group + 1) * GROUP]
+        for level in tl.static_range(LEVELS):
+            pairs = ()
+            for i in tl.static_range(GROUP >> (level + 1)):
+                pairs = pairs + (tl.join(joined[i], joined[i + (GROUP >> (level + 1))]),)
+            joined = pairs
+        sums = tl.sum(tl.reshape(joined[0], [BLOCK_C, SUMS, GROUP]), axis=1)
+        j = group * GROUP + tl.arange(0, GROUP)[None, :]
+        if group * GROUP < FRAMES:
+            of_frame = (c < C) & (j < FRAMES) & (first + j < T)
+            tl.store(d_importance_ptr + j, sums.to(d_importance_ptr.dtype.element_ty), mask=of_frame)
+        if (group + 1) * GROUP > FRAMES:
+            of_tap = (c < C) & (j >= FRAMES) & (j < FRAMES + K)
+            tl.store(d_kernel_ptr + j, sums.to(d_kernel_ptr.dtype.element_ty), mask=of_tap)
 
 
 def weight_gradients(
@@ -130,7 +132,8 @@ def weight_gradients(
     d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), kernel.new_empty(kernel.shape)
     importance_parts = room(d_importance, tile.parts)
     kernel_parts = room(d_kernel, tile.parts * time_parts * (clips if shared else 1))
-    columns = launch.next_power_of_2(frames + kernel_size)
+    # Where lanes hold channels, sums of many columns at once would change their places at the price of the kernel.
+    group = min(2 if channels_last else 16, launch.next_power_of_2(frames + kernel_size))
     importance, kernel = (
         None if values is None else layout.dense_weights(values, channels_last) for values in (importance, kernel)
     )
@@ -142,7 +145,7 @@ def weight_gradients(
             0 if shared else channels * kernel_size,
             T=T, K=kernel_size, CHANNELS_LAST=channels_last, REVERSED=after, FRAMES=frames,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
-            COLUMNS=columns, LEVELS=columns.bit_length() - 1, ACC=launch.accumulator(x.dtype),
+            GROUPS=launch.ceil_div(frames + kernel_size, group), GROUP=group, LEVELS=group.bit_length() - 1, ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * max(tile.covered, kernel_size), tile.channels * tile.pixels),
             num_warps=tile.warps, **launch.registers(128 if tile.vector > 1 else None), **launch.OPTIONS,
         )  # fmt: skip

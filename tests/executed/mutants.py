@@ -105,7 +105,7 @@ MUTANTS = (
         cases("branches nchw float32", "branches nhwc bfloat16"),
     ),
     Mutant(
-        "a load has no predicate", r"@!?%p\d+ (ld\.global)", r"\1", (BOUNDS,),
+        "a load has no predicate", r"@!?%p\d+ (ld\.global)", r"\1", (BOUNDS, VALUES),
         cases("squeeze nchw float32", "branches nhwc float32", shape=(24, 3, 3)),
     ),
     Mutant(

@@ -91,8 +91,9 @@ def test_every_multiprocessor_has_work(dtype: str, layout: str, clips: int, warp
                     CALLS[name](x, v, theta)
                 for each in launches:
                     where = (name, each.kernel, str(shape), each.grid)
-                    # Where maps are small, they are cut until a program has two or three tiles to load.
-                    busy = each.programs >= MULTIPROCESSORS or each.arguments.get("steps", 9) <= 3
+                    # Small maps are cut until a program has two or three tiles to load, and the smallest not at all.
+                    small = each.arguments.get("steps", 9) <= 3 or shape.size**2 <= launch.SMALL_MAP
+                    busy = each.programs >= MULTIPROCESSORS or (clips == 1 and small) or each.programs >= 64
                     assert busy or each.kernel not in ON_X, where
                     assert each.programs <= MAX_GRID, where
                     assert each.grid[1:] == (1,) * len(each.grid[1:]), where
