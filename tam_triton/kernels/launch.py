@@ -147,12 +147,12 @@ def band_frames(kernel_size: int) -> int:
 def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
     """For the gradients of V and Θ, where a thread has all frames of its pixels in flight, of X and of dY.
 
-    NCHW: rows as they stand, in vectors that divide them. channels_last: two channels a thread, so that a warp has
-    whole lines of the cache. As many parts as keep every multiprocessor busy, of two tiles at least.
+    NCHW: rows as they stand, in vectors that divide them. channels_last: a warp has 64 channels, in half precision
+    a line of the cache. As many parts as keep every multiprocessor busy, of two tiles at least.
     """
     lanes = device().warp_size
     if channels_last:
-        vector = min(2, row_vector(channels, pixels, channels_last, itemsize))
+        vector = min(64 // lanes, row_vector(channels, pixels, channels_last, itemsize))
         across = min(lanes * vector, next_power_of_2(channels))
         num_warps = 4 if pixels > SMALL_MAP else 8
         down = lanes * num_warps * vector // across

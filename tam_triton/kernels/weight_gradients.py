@@ -145,7 +145,8 @@ def weight_gradients(
             0 if shared else channels * kernel_size,
             T=T, K=kernel_size, CHANNELS_LAST=channels_last, REVERSED=after, FRAMES=frames,
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
-            GROUPS=launch.ceil_div(frames + kernel_size, group), GROUP=group, LEVELS=group.bit_length() - 1, ACC=launch.accumulator(x.dtype),
+            GROUPS=launch.ceil_div(frames + kernel_size, group), GROUP=group, LEVELS=group.bit_length() - 1,
+            ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * max(tile.covered, kernel_size), tile.channels * tile.pixels),
             num_warps=tile.warps, **launch.registers(128 if tile.vector > 1 else None), **launch.OPTIONS,
         )  # fmt: skip
