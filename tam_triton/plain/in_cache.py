@@ -1,7 +1,8 @@
-"""For torch executed call by call on the CPU, in float32: a form for each layout that crosses memory about once.
+"""For torch executed call by call on the CPU: a form for each layout that crosses memory about once.
 
 Contiguous rows of pixels are summed in weighted bags, and multiplied clip by clip as matrices. channels_last goes
-through the pixels in pieces that stay in the cache. No derivatives: results are written in place.
+through the pixels in pieces that stay in the cache. Half precision becomes float32 a piece or a clip at a time, and is
+rounded once, as sums are written. No derivatives: results are written in place.
 """
 
 import functools
@@ -11,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tam_triton import layout
-from tam_triton.plain.views import inside_clip, rows_of_pixels, taps
+from tam_triton.plain.views import inside_clip, rows_of_pixels, taps, widened
 
-PIECE_BYTES = 2**20  # of each operand: two or three of them fit the L2 caches of two cores
+PIECE_BYTES = 2**21  # of each operand in float32: smaller pieces fit the L2 cache, and cost more calls than that gains
 
 
 def weighted_sum(
@@ -32,6 +33,13 @@ def band(dy: Tensor, x: Tensor, T: int, K: int, channels_last: bool) -> Tensor:
 def weighted_sum_of_rows(frames: Tensor, weights: Tensor, offset: Tensor | None, transposed: bool) -> Tensor:
     """Each row of pixels of a contiguous result is a weighted bag of the rows that its taps reach."""
     N, C, T, K = weights.shape
+    if frames.dtype != weights.dtype:  # half precision
+        result = layout.empty(frames, channels_last=False)
+        offsets = [None] * N if offset is None else offset.split(1)
+        clips = zip(result.split(T), frames.split(T), weights.split(1), offsets, strict=True)
+        for target, clip, of_clip, its_offset in clips:
+            target.copy_(weighted_sum_of_rows(clip.type_as(weights), of_clip, its_offset, transposed))
+        return result
     rows, positions, starts = bags(C, T, K, transposed)
     clip = torch.arange(N, dtype=rows.dtype, device=rows.device)[:, None]
     total = functional.embedding_bag(
@@ -67,22 +75,26 @@ def weighted_sum_in_pieces(frames: Tensor, weights: Tensor, offset: Tensor | Non
     begin = None if offset is None else offset.transpose(1, 2).contiguous()[:, :, None]
     result = layout.empty(frames, channels_last=True)
     operands = (rows_of_pixels(frames, T, True), rows_of_pixels(result, T, True))
-    for clip, total in zip(*(pieces(t) for t in operands), strict=True):
+    for clip, target in zip(*(pieces(t) for t in operands), strict=True):
+        clip = clip.type_as(weights)
+        total = target if target.dtype == clip.dtype else torch.empty_like(clip)
         if begin is None:
             torch.mul(clip, by_tap[K // 2], out=total)
         else:
             torch.addcmul(begin, clip, by_tap[K // 2], out=total)
-        for k, target, source in taps(T, K):
+        for k, later, source in taps(T, K):
             if k != K // 2:
-                to, of = (source, target) if transposed else (target, source)
+                to, of = (source, later) if transposed else (later, source)
                 total[:, to].addcmul_(clip[:, of], by_tap[k][:, source])
+        if total is not target:
+            target.copy_(total)
     return result
 
 
 def pieces(x: Tensor) -> tuple[Tensor, ...]:
     """`(N, T, P, C)` split by pixels."""
     N, T, _, C = x.shape
-    return x.split(max(1, PIECE_BYTES // (N * T * C * x.element_size())), dim=2)
+    return x.split(max(1, PIECE_BYTES // (N * T * C * 4)), dim=2)
 
 
 def band_of_rows(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:
@@ -93,10 +105,13 @@ def band_of_rows(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:
     clip, dclip = rows_of_pixels(x, T, False), rows_of_pixels(dy, T, False)  # (N, T, C, P)
     (N, _, C, _), half = clip.shape, K // 2
     margin = half * T  # the taps of a clip's end lie in another matrix, or in the margins
-    products = x.new_empty(N, margin + C * T * T + margin)
+    products = widened(x.new_empty(0)).new_empty(N, margin + C * T * T + margin)
     for n in range(N):
         product = products[n, margin : margin + C * T * T].view(C, T, T)
-        torch.bmm(dclip[n].transpose(0, 1), clip[n].permute(1, 2, 0), out=product)
+        operands = (product, dclip[n].transpose(0, 1), clip[n].transpose(0, 1))
+        some = max(1, PIECE_BYTES // (T * clip.shape[-1] * 4))
+        for out, left, right in zip(*(operand.split(some) for operand in operands), strict=True):
+            torch.bmm(widened(left), widened(right).transpose(1, 2), out=out)
     diagonals = products.as_strided((N, C, T, K), (products.shape[1], T * T, T + 1, T))  # k counts down
     return torch.where(inside_clip(T, K, x.device), diagonals.flip(-1), 0.0)
 
@@ -104,11 +119,14 @@ def band_of_rows(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:
 def band_in_pieces(dy: Tensor, x: Tensor, T: int, K: int) -> Tensor:
     """From channels_last tensors: pieces are added up pixel by pixel, then the pixels of one piece."""
     clips, dclips = pieces(rows_of_pixels(x, T, True)), pieces(rows_of_pixels(dy, T, True))  # (N, T, pixels, C)
-    sums = [dclips[0][:, target] * clips[0][:, source] for _, target, source in taps(T, K)]
-    for dclip, clip in zip(dclips[1:], clips[1:], strict=True):
+    sums: list[Tensor] = []
+    for dclip, clip in zip(map(widened, dclips), map(widened, clips), strict=True):
+        if not sums:
+            sums = [dclip[:, target] * clip[:, source] for _, target, source in taps(T, K)]
+            continue
         for total, (_, target, source) in zip(sums, taps(T, K), strict=True):
             total[:, :, : clip.shape[2]].addcmul_(dclip[:, target], clip[:, source])
-    result = x.new_zeros(x.shape[0] // T, x.shape[1], T, K)
+    result = sums[0].new_zeros(x.shape[0] // T, x.shape[1], T, K)
     for total, (k, _, source) in zip(sums, taps(T, K), strict=True):
         result[:, :, source, k] = total.sum(2).transpose(1, 2)
     return result

@@ -65,8 +65,7 @@ def weighted_sum(
     if importance is not None:
         weights = widened(importance)[..., None] * weights
     form = form_for(T, channels_last, frames, weights, *(() if offset is None else (offset,)))
-    wide = frames.type_as(weights) if form is in_cache else frames
-    result = form.weighted_sum(wide, weights, offset, transposed != after, channels_last).type_as(frames)
+    result = form.weighted_sum(frames, weights, offset, transposed != after, channels_last)
     return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
 
 
@@ -90,12 +89,7 @@ def weight_gradients(
     theta = kernel.to(dtype)
     if after:
         x, dy, theta = dy, x, theta.flip(-1)
-    if form is by_tap:
-        band = by_tap.band(dy, x, T, K)
-    else:
-        if form is in_cache:
-            dy, x = dy.to(dtype), x.to(dtype)
-        band = form.band(dy, x, T, K, channels_last)
+    band = by_tap.band(dy, x, T, K) if form is by_tap else form.band(dy, x, T, K, channels_last)
     inside = inside_clip(T, K, x.device)  # beyond it is nothing, not 0·Θ, which may be NaN
     d_importance = (band * theta[..., None, :]).where(inside, 0.0).sum(-1)
     if importance is not None:

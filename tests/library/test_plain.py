@@ -2,12 +2,15 @@
 
 import math
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tam_triton import layout
 from tam_triton.plain import by_frame, by_shift, by_tap, in_cache, operators
@@ -20,12 +23,12 @@ each_form = pytest.mark.parametrize(
         value.__name__.split(".")[-1] if isinstance(value, ModuleType) else ["nchw", "channels_last"][value]
     ),
 )
-integers = problems(dtypes=(torch.float32,), integers=True)
+integers = problems(dtypes=(torch.float32, torch.float16, torch.bfloat16), integers=True)
 
 
 def weights(problem: Problem) -> Tensor:
-    """Θ[k]·V[s] as `(N, C, T, K)`."""
-    return problem.importance()[..., None] * problem.kernel()[:, :, None]
+    """Θ[k]·V[s] as `(N, C, T, K)`, in float32."""
+    return problem.importance().float()[..., None] * problem.kernel().float()[:, :, None]
 
 
 @each_form
@@ -33,10 +36,11 @@ def weights(problem: Problem) -> Tensor:
 def test_weighted_sum_is_the_definition(
     form: ModuleType, channels_last: bool, problem: Problem, transposed: bool, has_offset: bool
 ) -> None:
-    offset = problem.tensor(problem.N, problem.C, problem.T, salt=5) if has_offset else None
+    offset = problem.tensor(problem.N, problem.C, problem.T, salt=5).float() if has_offset else None
     arguments = (problem.features(), weights(problem), offset, transposed, channels_last)
     result = form.weighted_sum(*arguments)
-    assert torch.equal(result, by_tap.weighted_sum(*arguments))  # sums of small integers are exact
+    assert torch.equal(result, by_tap.weighted_sum(*arguments))  # sums of small integers are exact, and rounded once
+    assert result.dtype == problem.dtype
     assert layout.to_layout(result, channels_last) is result
 
 
@@ -79,3 +83,30 @@ def test_each_situation_has_its_form() -> None:
     compiled(x, channels_last=False)
     compiled(x, T=by_frame.MAX_FRAMES + 1)
     assert chosen == [in_cache, by_tap, by_tap, by_tap, by_frame, by_shift, by_shift]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_half_precision_takes_little_beside_its_operands(dtype: torch.dtype, channels_last: bool) -> None:
+    """No copy of all of X in float32 is made: only of a piece, or of a clip of several."""
+    x = torch.zeros(64 * 8, 16, 12, 12, dtype=dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    importance, kernel = torch.ones(64, 16, 8, dtype=dtype), torch.ones(64, 16, 3, dtype=dtype)
+    with torch.no_grad(), Allocations() as largest:
+        operators.aggregate(x, importance, kernel)
+        operators.input_gradient(x, importance, kernel, importance, channels_last)
+        operators.weight_gradients(x, x, importance, kernel)
+    assert largest.bytes == x.nbytes  # the result
+
+
+class Allocations(TorchDispatchMode):
+    """The largest result of any operator, in bytes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
+        self.bytes = max([self.bytes, *(one.untyped_storage().nbytes() for one in tensors)])
+        return result
