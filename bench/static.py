@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import triton
@@ -27,7 +27,7 @@ from bench import compiled, offline
 from bench.offline import Launch
 from bench.ptx.replicas import disagreements
 from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
-from tam_triton import kernels
+from tam_triton import kernels, ops
 from tam_triton.layout import is_channels_last
 
 RESULTS = Path(__file__).parent / "results" / "static.csv"
@@ -61,11 +61,37 @@ def another(x: Tensor) -> Tensor:
     return x if x.device.type == "cpu" else x.clone()
 
 
+def training_weights(squeezed: Tensor, kernel: Tensor) -> list[Tensor]:
+    """The same without running statistics, one after another."""
+    return [
+        tensor
+        for first, weight, bias, _, _, second in branch_weights(squeezed, kernel)
+        for tensor in (first, weight, bias, second)
+    ]
+
+
+def training_branches(squeezed: Tensor, kernel: Tensor) -> object:
+    """Both branches with the statistics of the batch."""
+    arguments: list[Any] = [squeezed, *training_weights(squeezed, kernel), EPS]
+    return kernels.training_branches(*arguments)
+
+
+def branch_gradients(squeezed: Tensor, kernel: Tensor) -> object:
+    """Gradients from what the forward gives, which is not computed here."""
+    weights = training_weights(squeezed, kernel)
+    results = ops.OPERATORS["training_branches"].fake(squeezed, *weights, EPS)
+    importance, theta, projected, *statistics = map(torch.zeros_like, results)
+    given = (squeezed, importance, theta, projected)
+    return kernels.branch_gradients(squeezed.clone(), kernel, *given, *weights, *statistics)
+
+
 # How the operators call each public launcher, in each form: x, V (also as X̂ and dX̂), Θ.
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
     "activated_squeeze": lambda x, v, theta: kernels.activated_squeeze(x, batch_norm(x), EPS, v.shape[-1]),
     "branches": lambda x, v, theta: kernels.branches(v, *branch_weights(v, theta), EPS, is_channels_last(x)),
+    "training_branches": lambda x, v, theta: training_branches(v, theta),
+    "branch_gradients": lambda x, v, theta: branch_gradients(v, theta),
     "aggregate": lambda x, v, theta: kernels.aggregate(x, v, theta),
     "aggregate, shared": lambda x, v, theta: kernels.aggregate(x, None, theta[0], v.shape[-1]),
     "aggregate, after": lambda x, v, theta: kernels.aggregate(x, v, theta, after=True),

@@ -48,6 +48,19 @@ def branches(squeezed: Size, global_branch: Sequence[Size], local_branch: Sequen
     return 2 * (of_global + frames * (math.prod(local_branch[0]) + math.prod(local_branch[-1])))
 
 
+def training_branches(squeezed: Size, *parameters: Any, **__: Any) -> int:
+    """As `branches`."""
+    return branches(squeezed, (parameters[0], parameters[3]), (parameters[4], parameters[7]))
+
+
+def branch_gradients(
+    d_importance: Size, d_kernel: Size, squeezed: Size, importance: Size, kernel: Size, projected: Size,
+    *parameters: Any, **__: Any,
+) -> int:  # fmt: skip
+    """Each product of `training_branches` has two factors, and each a gradient."""
+    return 2 * training_branches(squeezed, *parameters)
+
+
 def activated_squeeze(x: Size, *_: Any, **__: Any) -> int:
     """None, as `squeeze`: a folded BatchNorm is not counted, as one that is not folded."""
     return 0
@@ -68,6 +81,8 @@ FORMULAS: dict[str, Callable[..., int]] = {
         weight_gradients,
         input_gradient,
         branches,
+        training_branches,
+        branch_gradients,
         activated_squeeze,
         activated_aggregate,
     )

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tam_triton import derivatives, layout, ops, registered
+from tam_triton import branch_derivatives, derivatives, layout, ops, registered
 from tam_triton.checks import (
     check_branch_results,
     check_eps,
@@ -186,6 +186,29 @@ def evaluate(
     if norm is None:
         return operators.aggregate(x, *weights)
     return operators.activated_aggregate(x, norm, eps, *weights)
+
+
+def training_branches(
+    squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, *, impl: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both branches of a TAM in training, with the statistics of the batch, in two launches (equations 2 and 3).
+
+    Their gradients take two launches more. What is checked is up to the caller (`temporal.folding`).
+
+    Args:
+        squeezed: X̂ `(N, C, T)`.
+        global_branch: `G.0.weight (αT, T)`, weight and bias of `G.1 (αT)`, `G.3.weight (K, αT)`.
+        local_branch: `L.0.weight (C/β, C, 3)`, weight and bias of `L.1 (C/β)`, `L.3.weight (C, C/β, 1)`.
+        eps: of both BatchNorms.
+        impl: "triton" or "torch".
+
+    Returns:
+        V `(N, C, T)`, Θ `(N, C, K)`; of G `(3, αT)` and of L `(3, C/β)` mean, unbiased variance and 1/σ in the batch.
+    """
+    importance, kernel, _, *statistics = branch_derivatives.function().call(
+        squeezed, *global_branch, *local_branch, eps, impl
+    )
+    return importance, kernel, statistics[0], statistics[1]
 
 
 def choose(impl: str | None, x: Tensor) -> str:

@@ -108,6 +108,43 @@ def branches(
     return importance, kernel
 
 
+# Of G (`g`) and of L: first weight, BatchNorm's weight and bias, second weight. Beside V and Θ come what enters L's
+# BatchNorm and both branches' statistics, which the gradients need.
+@operator(
+    "(Tensor squeezed, Tensor g_first, Tensor g_weight, Tensor g_bias, Tensor g_second,"
+    " Tensor l_first, Tensor l_weight, Tensor l_bias, Tensor l_second, float eps)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+def training_branches(
+    squeezed: Tensor,
+    g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
+    l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    clips, channels, T = squeezed.shape
+    wide = torch.float64 if squeezed.dtype == torch.float64 else torch.float32
+    return (
+        squeezed.new_empty(squeezed.shape),
+        squeezed.new_empty(clips, channels, g_second.shape[0]),
+        squeezed.new_empty(clips, l_first.shape[0], T, dtype=wide),
+        squeezed.new_empty(3, g_first.shape[0], dtype=wide),
+        squeezed.new_empty(3, l_first.shape[0], dtype=wide),
+    )
+
+
+@operator(
+    "(Tensor d_importance, Tensor d_kernel, Tensor squeezed, Tensor importance, Tensor kernel, Tensor projected,"
+    " Tensor g_first, Tensor g_weight, Tensor g_bias, Tensor g_second,"
+    " Tensor l_first, Tensor l_weight, Tensor l_bias, Tensor l_second, Tensor g_statistics, Tensor l_statistics)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+def branch_gradients(
+    d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, importance: Tensor, kernel: Tensor, projected: Tensor,
+    *parameters_and_statistics: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return tuple(one.new_empty(one.shape) for one in (squeezed, *parameters_and_statistics[:-2]))
+
+
 @operator("(Tensor x, Tensor[] norm, float eps, SymInt num_segments) -> Tensor")
 def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
     return x.new_empty(x.shape[0] // num_segments, x.shape[1], num_segments)

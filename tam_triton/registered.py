@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from tam_triton import derivatives
+from tam_triton.branch_derivatives import Branches
 from tam_triton.checks import transforming
 from tam_triton.ops import OPERATORS, is_counted
 
@@ -50,11 +51,12 @@ def refusing(name: str, autograd: Callable[..., Any]) -> Callable[..., Any]:
 
 def register() -> None:
     """Autograd of `torch.ops.tam_triton`; runs once, when `functional` is imported."""
-    functions = {function.operator: function for function in derivatives.OF_OPERATORS}
+    by_clip = {function.operator: function for function in derivatives.OF_OPERATORS}
+    functions = by_clip | {Branches.operator: Branches}
     for name in OPERATORS:
         info = registration(functions[name]) if name in functions else Info(refuse_backward, None)
         operator = getattr(torch.ops.tam_triton, name).default
-        if name in functions:
+        if name in by_clip:
             torch.library.register_vmap(operator, partial(of_samples, operator))
         LIBRARY.impl(name, refusing(name, make_autograd_impl(operator, info)), "Autograd", with_keyset=True)
 

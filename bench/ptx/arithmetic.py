@@ -98,11 +98,12 @@ def quotient(a: Array, b: Array) -> Array:
     return (magnitude * np.sign(wide_a) * np.sign(wide_b)).astype(a.dtype)
 
 
-def product(a: Array, b: Array, kind: str, wide: bool) -> Array:
-    """Of integers: the low half, or all of it."""
-    if wide:
-        return a.astype(TYPES[double(kind)]) * b.astype(TYPES[double(kind)])
-    return a * b
+def product(a: Array, b: Array, kind: str, half: str) -> Array:
+    """Of integers: the "lo" half, the "hi" one, or all of it, "wide"."""
+    if half == "lo":
+        return a * b
+    whole = a.astype(TYPES[double(kind)]) * b.astype(TYPES[double(kind)])
+    return whole if half == "wide" else (whole >> int(kind[1:])).astype(TYPES[kind])
 
 
 def double(kind: str) -> str:

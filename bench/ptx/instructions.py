@@ -38,7 +38,7 @@ def elementwise(machine: Machine, lanes: Lanes, instruction: Instruction, active
     if name in BINARY:
         result = (BINARY_NAN if "NaN" in opcode else BINARY)[name](*values)
     elif name in UNARY:
-        result = UNARY[name](*values)
+        result = UNARY[name](*map(flushed, values) if "ftz" in opcode else values)
     elif kind[0] == "f":
         result = floating(machine, name, values, "ftz" in opcode, "rn" in opcode)
     else:
@@ -67,11 +67,11 @@ def floating(machine: Machine, name: str, values: list[Array], flush: bool, roun
 
 
 def multiply(machine: Machine, lanes: Lanes, instruction: Instruction, active: Active) -> None:
-    """Integers: the low half of a product or all of it, and what is added to it."""
+    """Integers: a half of a product or all of it, and what is added to it."""
     name, half, kind = instruction.opcode
     a, b, *addend = instruction.operands[1:]
     (left, known_left), (right, known_right) = machine.read(lanes, a, kind), machine.read(lanes, b, kind)
-    result, known = arithmetic.product(left, right, kind, half == "wide"), all_known(known_left, known_right)
+    result, known = arithmetic.product(left, right, kind, half), all_known(known_left, known_right)
     if name == "mad":
         added, known_added = machine.read(lanes, addend[0], arithmetic.double(kind) if half == "wide" else kind)
         result, known = result + added, all_known(known, known_added)
@@ -311,8 +311,12 @@ def store_matrices(machine: Machine, lanes: Lanes, instruction: Instruction, act
     names, lane = registers(instruction.operands[1]), np.arange(len(lanes)) % WARP
     naming = lane < 8 * len(names)
     pairs = np.stack([machine.sure(lanes, name, "u32", active) for name in names])
-    holder = (np.arange(len(lanes)) - lane + lane % 8 * 4)[:, None] + np.arange(4)
-    rows = pairs[np.minimum(lane // 8, len(names) - 1)[:, None], holder].view(np.uint8).reshape(len(lanes), 16)
+    first, row, column = (np.arange(len(lanes)) - lane)[:, None], (lane % 8)[:, None], np.arange(8)
+    if "trans" in instruction.opcode:
+        row, column = column, row
+    elements = pairs.view(np.uint16).reshape(*pairs.shape, 2)
+    matrix = np.minimum(lane // 8, len(names) - 1)[:, None]
+    rows = np.ascontiguousarray(elements[matrix, first + 4 * row + column // 2, column % 2]).view(np.uint8)
     machine.shared.store(machine.address(lanes, instruction.operands[0], naming), rows[naming], *owners(lanes, naming))
 
 
@@ -322,11 +326,11 @@ FORMS: dict[str, Handler] = {
     rf"(min|max)\.{INTEGER}|(min|max)(\.NaN)?\.f32|(min|max)\.f64": elementwise,
     rf"(div|rem)\.{INTEGER}": elementwise,
     r"(and|or|xor|not)\.(pred|b16|b32|b64)": elementwise,
-    r"(neg|abs)\.(s16|s32|s64|f32|f64)": elementwise,
+    r"(neg|abs)\.(s16|s32|s64|(ftz\.)?f32|f64)": elementwise,
     r"(mul(\.rn)?|fma\.rn)\.(f32(x2)?|f64)|(div|sqrt)\.rn\.(f32|f64)": elementwise,
     rf"div\.full(\.ftz)?\.f32|({'|'.join(ALLOWED)})\.approx(\.ftz)?\.f32": elementwise,
     r"(fma\.rn|(add|sub)(\.rn)?)\.f32\.(f16|bf16)": mixed,
-    r"(mul|mad)\.(lo\.[su](16|32|64)|wide\.[su](16|32))": multiply,
+    r"(mul|mad)\.(lo\.[su](16|32|64)|wide\.[su](16|32))|mul\.hi\.[su](16|32)": multiply,
     r"(shl\.b|shr\.[usb])(16|32|64)": shift,
     r"bfe\.[su]32": bit_field,
     r"prmt\.b32": permute,
@@ -344,5 +348,5 @@ FORMS: dict[str, Handler] = {
     r"bar\.warp\.sync": warp_barrier,
     r"shfl\.sync\.(bfly|idx)\.b32": shuffle,
     r"ldmatrix\.sync\.aligned\.m8n8\.x[124](\.trans)?\.shared\.b16": load_matrices,
-    r"stmatrix\.sync\.aligned\.m8n8\.x[124]\.shared\.b16": store_matrices,
+    r"stmatrix\.sync\.aligned\.m8n8\.x[124](\.trans)?\.shared\.b16": store_matrices,
 }

@@ -66,6 +66,7 @@ def parse(ptx: str) -> Program:
         raise ValueError(f"PTX: got {len(entries)} kernels, expected one")
     head, _, rest = ptx.partition(".reqntid")
     threads, _, body = rest.partition("{")
+    body = HALF_OF_A_PAIR.sub(lambda found: found[1].replace("tmp", "_"), body)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     source = "?"
@@ -89,6 +90,8 @@ def parse(ptx: str) -> Program:
     )
 
 
+# As LLVM takes one half of 64 bits.
+HALF_OF_A_PAIR = re.compile(r"\{ \.reg \.b32 tmp; (mov\.b64 \{[^}]*\}, [^;]+;) \}")
 DECLARATIONS = re.compile(r"\.reg \.(pred|[bfsu]\d+)\s+(%\w+)<")
 PARTS = re.compile(r"(?:@(!?%\w+)\s+)?(\S+)\s*(.*)")
 UNSIGNED = re.compile(r"\b(0[xX][\da-fA-F]+|\d+)U\b")  # PTX ISA, "Integer Constants"

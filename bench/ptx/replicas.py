@@ -215,7 +215,7 @@ class Symbolic:
             return operands[0] if constants[2] != 0 else operands[1]
         if kind == "pred" and name in ("and", "or") and (0 if name == "and" else 1) in constants:
             return self.term("is", 0 if name == "and" else 1)
-        if (kind[0] in "su" and name in ("add", "sub", "mul", "mad", "neg")) or name == "shl":
+        if (kind[0] in "su" and name in ("add", "sub", "mul", "mad", "neg") and "hi" not in opcode) or name == "shl":
             return self.linear(name, *operands)
         products = [operand for operand in operands if self.keys[operand][0] in CONTRACTIBLE]
         if name in COMMUTE and not (name == "add" and "rn" not in opcode and products):
@@ -318,8 +318,12 @@ class Symbolic:
         if opcode[0] == "st":
             return [(address, np.stack(values), may)]
         lane = self.thread % WARP
-        holders = (self.thread - lane)[:, None] + lane[:, None] % 8 * 4 + np.arange(4)
-        return [(address, value[holders].T, may & (lane // 8 == i)) for i, value in enumerate(values)]
+        first, row, column = (self.thread - lane)[:, None], lane[:, None] % 8, np.arange(8)
+        if "trans" in opcode:
+            row, column = column, row
+        halves = [np.stack([self.map(("part", str(i), "2"), value) for i in (0, 1)]) for value in values]
+        place = np.broadcast_arrays(column % 2, first + 4 * row + column // 2)
+        return [(address, value[*place].T, may & (lane // 8 == i)) for i, value in enumerate(halves)]
 
 
 def same(one: State | None, other: State | None) -> bool:

@@ -77,23 +77,60 @@ def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     return figures(metadata, detail, results[0][0], moved, sum(parts.numel() for parts, *_ in results))
 
 
-def hidden(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
-    """The local branch's first convolution."""
-    squeezed = args["squeezed_ptr"]
-    moved = nbytes(args, "squeezed_ptr", "conv_ptr", "norm", "hidden_ptr")
+def projections(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """The first convolution of the local branch and, in training, the first Linear of the global one."""
+    squeezed, T = args["squeezed_ptr"], args["T"]
+    names = ["squeezed_ptr", "conv_ptr", "projected_ptr", "local_ptr", "global_ptr"]
     clips_frames = squeezed.numel() // args["C"]
-    detail = f"{clips_frames // args['T']}×{args['T']}×{args['C']}"
-    return figures(metadata, detail, squeezed, moved, 2 * args["conv_ptr"].numel() * clips_frames)
+    products = args["conv_ptr"].numel() * clips_frames
+    if args["global_ptr"] is not None:
+        names.append("first_ptr")
+        products += args["first_ptr"].numel() * (squeezed.numel() // T)
+    return figures(metadata, branches_shape(args), squeezed, nbytes(args, *names), 2 * products)
 
 
 def weights(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """The local branch's second convolution and the two linear layers of the global branch."""
     squeezed, T = args["squeezed_ptr"], args["T"]
     moved = nbytes(
-        args, "squeezed_ptr", "hidden_ptr", "conv_ptr", "first_ptr", "norm", "second_ptr", "importance_ptr",
-        "kernel_ptr",
+        args, "squeezed_ptr", "projected_ptr", "conv_ptr", "first_ptr", "second_ptr", "local_norm", "global_norm",
+        "local_ptr", "global_ptr", "local_statistics_ptr", "global_statistics_ptr", "importance_ptr", "kernel_ptr",
     )  # fmt: skip
     rows = squeezed.numel() // T
     products = args["conv_ptr"].numel() * (rows // args["C"]) * T
     products += (args["first_ptr"].numel() + args["second_ptr"].numel()) * rows
-    return figures(metadata, f"{rows // args['C']}×{T}×{args['C']}", squeezed, moved, 2 * products)
+    return figures(metadata, branches_shape(args), squeezed, moved, 2 * products)
+
+
+def output_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """Back through the second layers of both branches; the global branch's sums over rows are products too."""
+    squeezed, T = args["squeezed_ptr"], args["T"]
+    moved = nbytes(
+        args, "d_importance_ptr", "d_kernel_ptr", "squeezed_ptr", "importance_ptr", "kernel_ptr", "projected_ptr",
+        "first_ptr", "second_ptr", "l_second_ptr", "global_norm", "local_norm", "d_output_ptr", "local_ptr",
+        "global_ptr",
+    )  # fmt: skip
+    rows = squeezed.numel() // T
+    products = args["l_second_ptr"].numel() * (rows // args["C"]) * T
+    products += (3 * args["first_ptr"].numel() + 2 * args["second_ptr"].numel()) * rows
+    return figures(metadata, branches_shape(args), squeezed, moved, 2 * products)
+
+
+def input_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """Both gradients of the local branch's first convolution, that of its second, dX̂ by way of the global branch."""
+    squeezed, T = args["squeezed_ptr"], args["T"]
+    moved = nbytes(
+        args, "d_importance_ptr", "d_kernel_ptr", "squeezed_ptr", "importance_ptr", "kernel_ptr", "projected_ptr",
+        "d_output_ptr", "first_ptr", "second_ptr", "conv_ptr", "global_norm", "local_norm", "local_ptr", "global_ptr",
+        "dx_ptr", "global_gradients", "local_gradients",
+    )  # fmt: skip
+    rows = squeezed.numel() // T
+    products = (2 * args["conv_ptr"].numel() + args["HIDDEN"] * args["C"]) * (rows // args["C"]) * T
+    products += (2 * args["first_ptr"].numel() + args["second_ptr"].numel()) * rows
+    return figures(metadata, branches_shape(args), squeezed, moved, 2 * products)
+
+
+def branches_shape(args: Arguments) -> str:
+    """N×T×C."""
+    C, T = args["C"], args["T"]
+    return f"{args['squeezed_ptr'].numel() // (C * T)}×{T}×{C}"

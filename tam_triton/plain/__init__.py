@@ -10,13 +10,16 @@ about once: `in_cache` where torch executes call by call, `by_frame` and `by_shi
 
 from tam_triton.plain.evaluation import activated_aggregate, activated_squeeze, branches
 from tam_triton.plain.operators import aggregate, input_gradient, squeeze, weight_gradients
+from tam_triton.plain.training import branch_gradients, training_branches
 
 __all__ = [
     "activated_aggregate",
     "activated_squeeze",
     "aggregate",
+    "branch_gradients",
     "branches",
     "input_gradient",
     "squeeze",
+    "training_branches",
     "weight_gradients",
 ]

@@ -42,6 +42,15 @@ class Folded(NamedTuple):
     eps: float
 
 
+class Trained(NamedTuple):
+    """What the kernels of training take, as in `functional.training_branches`, and the BatchNorms to be told of it."""
+
+    global_branch: list[Tensor]
+    local_branch: list[Tensor]
+    eps: float
+    norms: list[Any]
+
+
 def fold(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_size: int) -> Folded | None:
     """The tensors of both branches, or None where the layers have to be called.
 
@@ -51,6 +60,50 @@ def fold(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_si
         local_branch: L, from X̂ to V; as built Conv1d, BatchNorm1d, ReLU, Conv1d, Sigmoid.
         kernel_size: K, which the last weight of G must give.
     """
+    if (layers := known_layers(x, global_branch, local_branch, kernel_size)) is None:
+        return None
+    g_first, g_norm, g_second, l_first, l_norm, l_second = layers
+    g_vectors, l_vectors = fold_norm(g_norm, BATCH_NORMS_1D), fold_norm(l_norm, BATCH_NORMS_1D)
+    if g_vectors is None or l_vectors is None or g_norm.eps != l_norm.eps or not g_norm.eps > 0:
+        return None
+    folded = Folded(
+        [g_first.weight, *g_vectors, g_second.weight], [l_first.weight, *l_vectors, l_second.weight], g_norm.eps
+    )
+    return folded if all(fits(tensor, x) for tensor in (*folded.global_branch, *folded.local_branch)) else None
+
+
+def fold_training(
+    squeezed: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_size: int
+) -> Trained | None:
+    """The same of branches whose BatchNorms take the statistics of the batch; of X̂ `(N, C, T)`, or None."""
+    if (layers := known_layers(squeezed, global_branch, local_branch, kernel_size)) is None:
+        return None
+    g_first, g_norm, g_second, l_first, l_norm, l_second = layers
+    if not (is_batch_norm_in_training(g_norm) and is_batch_norm_in_training(l_norm)):
+        return None
+    if g_norm.eps != l_norm.eps or not g_norm.eps > 0:
+        return None
+    (clips, channels, num_segments), width, hidden = squeezed.shape, g_first.weight.shape[0], l_first.weight.shape[0]
+    if clips * channels == 1 or clips * num_segments == 1:  # no variance, as BatchNorm says itself
+        return None
+    parameters: dict[Any, list[tuple[int, ...]]] = {
+        g_first: [(width, num_segments)], g_norm: [(width,)] * 2, g_second: [(kernel_size, width)],
+        l_first: [(hidden, channels, 3)], l_norm: [(hidden,)] * 2, l_second: [(channels, hidden, 1)],
+    }  # fmt: skip
+    for layer, shapes in parameters.items():
+        tensors = [layer.weight, layer.bias][: len(shapes)]
+        if not all(fits(one, squeezed) and one.shape == shape for one, shape in zip(tensors, shapes, strict=True)):
+            return None
+    return Trained(
+        [g_first.weight, g_norm.weight, g_norm.bias, g_second.weight],
+        [l_first.weight, l_norm.weight, l_norm.bias, l_second.weight],
+        g_norm.eps,
+        [g_norm, l_norm],
+    )
+
+
+def known_layers(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_size: int) -> list[Any] | None:
+    """First layer, BatchNorm and second layer of G and of L, where all of both are what they were built as."""
     if not is_ordinary(x) or any(GLOBAL_HOOKS):
         return None
     if not torch.compiler.is_compiling() and (transforming() or torch.jit.is_tracing()):
@@ -74,13 +127,7 @@ def fold(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_si
     )
     if not known or g_second.weight.shape[0] != kernel_size:
         return None
-    g_vectors, l_vectors = fold_norm(g_norm, BATCH_NORMS_1D), fold_norm(l_norm, BATCH_NORMS_1D)
-    if g_vectors is None or l_vectors is None or g_norm.eps != l_norm.eps or not g_norm.eps > 0:
-        return None
-    folded = Folded(
-        [g_first.weight, *g_vectors, g_second.weight], [l_first.weight, *l_vectors, l_second.weight], g_norm.eps
-    )
-    return folded if all(fits(tensor, x) for tensor in (*folded.global_branch, *folded.local_branch)) else None
+    return [g_first, g_norm, g_second, l_first, l_norm, l_second]
 
 
 def fold_activated(x: Tensor, norm: Any, activation: Any, eps: float) -> list[Tensor] | None:
@@ -151,6 +198,16 @@ def fold_norm(layer: Any, kinds: tuple[type[nn.Module], ...]) -> list[Tensor] | 
         return None
     vectors = [layer.weight, layer.bias, layer.running_mean, layer.running_var]
     return None if any(vector is None for vector in vectors) else vectors
+
+
+def is_batch_norm_in_training(layer: Any) -> bool:
+    """A BatchNorm that takes the batch's statistics and, if it tracks them, has all to do so."""
+    if not is_plain(layer, nn.BatchNorm1d) or not layer.training or layer.weight is None or layer.bias is None:
+        return False
+    tracked = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
+    return not layer.track_running_stats or all(
+        one is not None and is_ordinary(one) and one.device == layer.weight.device for one in tracked
+    )
 
 
 def fits(tensor: Tensor, x: Tensor) -> bool:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from tam_triton import functional
 from tam_triton.checks import check_count, check_device, check_dtype, check_module, check_parameter, check_taps
-from tam_triton.temporal import tracing
+from tam_triton.temporal import running, tracing
 from tam_triton.temporal.base import TemporalModule
-from tam_triton.temporal.folding import Folded, fold, fold_activated, is_bare
+from tam_triton.temporal.folding import Folded, fold, fold_activated, fold_training, is_bare
 
 BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 
@@ -98,7 +98,18 @@ class TAM(TemporalModule):
         return self(activation(norm(x)))
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
-        """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2) and kernel Θ `(N, C, K)` (equation 3)."""
+        """X̂ `(N, C, T)` → importance V `(N, C, T)` (equation 2) and kernel Θ `(N, C, K)` (equation 3).
+
+        In training, where Triton runs, two launches take the place of the layers, if these are as they were built.
+        """
+        if self.training and functional.choose(self.impl, squeezed) == "triton":
+            trained = fold_training(squeezed, self.G, self.L, self.kernel_size)
+            if trained is not None:
+                importance, kernel, *statistics = functional.training_branches(
+                    squeezed, trained.global_branch, trained.local_branch, trained.eps, impl="triton"
+                )
+                running.update(trained.norms, statistics)
+                return importance, kernel
         kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
         return self.L(squeezed), kernel
 

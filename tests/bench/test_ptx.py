@@ -1,5 +1,6 @@
 """The machine that executes PTX: each instruction against other arithmetic, each check against its fault."""
 
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -83,6 +84,11 @@ WHOLE: dict[str, Callable[[int, int, int], int]] = {
     "mad.lo.s32 %r20, %r10, %r11, %r12": lambda a, b, c: a * b + c,
     "mul.wide.s32 %rd6, %r10, %r11; mov.b64 {_, %r20}, %rd6": lambda a, b, c: signed(a) * signed(b) >> 32,
     "mul.wide.u32 %rd6, %r10, %r11; mov.b64 {_, %r20}, %rd6": lambda a, b, c: a * b >> 32,
+    "mul.hi.u32 %r20, %r10, %r11": lambda a, b, c: a * b >> 32,
+    "mul.hi.s32 %r20, %r10, %r11": lambda a, b, c: signed(a) * signed(b) >> 32,
+    "cvt.u16.u32 %rs1, %r10; cvt.u16.u32 %rs2, %r11; mul.hi.u16 %rs1, %rs1, %rs2; cvt.u32.u16 %r20, %rs1": (
+        lambda a, b, c: (a & 0xFFFF) * (b & 0xFFFF) >> 16
+    ),
     "mul.wide.s32 %rd6, %r10, %r11; mad.wide.s32 %rd6, %r12, %r10, %rd6; mov.b64 {_, %r20}, %rd6": lambda a, b, c: (
         signed(a) * signed(b) + signed(c) * signed(a) >> 32
     ),
@@ -108,6 +114,8 @@ WHOLE: dict[str, Callable[[int, int, int], int]] = {
     "prmt.b32 %r20, %r10, %r11, 0x1054U": lambda a, b, c: b & 0xFFFF | (a & 0xFFFF) << 16,
     "cvt.u16.u32 %rs1, %r10; cvt.u32.u16 %r20, %rs1": lambda a, b, c: a & 0xFFFF,
     "cvt.s64.s32 %rd6, %r10; shr.s64 %rd6, %rd6, 16; cvt.u32.u64 %r20, %rd6": lambda a, b, c: signed(a) >> 16,
+    "mov.b64 %rd6, {%r10, %r11}; { .reg .b32 tmp; mov.b64 {tmp, %r20}, %rd6; }": lambda a, b, c: b,
+    "mov.b64 %rd6, {%r10, %r11}; { .reg .b32 tmp; mov.b64 {%r20, tmp}, %rd6; }": lambda a, b, c: a,
     "mov.b32 {%rs1, %rs2}, %r10; mov.b32 %r20, {%rs2, %rs1}": lambda a, b, c: a >> 16 | (a & 0xFFFF) << 16,
     "setp.lt.s32 %p1, %r10, %r11; selp.b32 %r20, %r12, 5, %p1": lambda a, b, c: c if signed(a) < signed(b) else 5,
     "setp.gt.u32 %p1, %r10, %r11; @!%p1 mov.u32 %r12, 3; mov.u32 %r20, %r12": lambda a, b, c: c if a > b else 3,
@@ -253,13 +261,14 @@ def test_matrices() -> None:
 	add.s32 %r8, %r7, 1;
 	shl.b32 %r8, %r8, 16;
 	or.b32 %r8, %r8, %r7;
-	stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r5], {%r8};
+	stmatrix.sync.aligned.m8n8.x1{stored}.shared.b16 [%r5], {%r8};
 	bar.warp.sync -1;
-	ldmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 {%r9}, [%r5];
+	ldmatrix.sync.aligned.m8n8.x1{loaded}.shared.b16 {%r9}, [%r5];
 	st.global.b32 [%rd5], %r9;"""
     matrix = np.arange(64).reshape(8, 8)
-    for trans, expected in (("", matrix), (".trans", matrix.T)):
-        pairs = run(body.replace("{trans}", trans))[:32]
+    for stored, loaded in itertools.product(("", ".trans"), repeat=2):
+        expected = matrix if stored == loaded else matrix.T
+        pairs = run(body.replace("{stored}", stored).replace("{loaded}", loaded))[:32]
         assert np.array_equal(np.stack([pairs & 0xFFFF, pairs >> 16], 1).reshape(8, 8), expected)
 
 

@@ -115,7 +115,7 @@ def faulty(change: float, error: float = 0.0) -> Execute:
     def run(ptx: str, grid: tuple[int, int, int], arguments: Sequence[Argument], shared_bytes: int) -> Counts:
         counts = execute(ptx, grid, arguments, shared_bytes, error=error)
         regions = [one for one in arguments if isinstance(one, Region)]
-        written = next(one for one in regions if one.name in ("y_ptr", "hidden_ptr", "importance_ptr"))
+        written = next(one for one in regions if one.name in ("y_ptr", "projected_ptr", "importance_ptr"))
         torch.from_numpy(written.data).view(torch.float32)[5] += change
         return counts
 

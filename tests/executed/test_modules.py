@@ -22,8 +22,10 @@ CLIPS, FRAMES, CHANNELS = 2, 4, 16
 # Not the current device: what forgets to make it so cannot launch.
 GPU = torch.device("cuda", 1)
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-SQUEEZE, BANDED, HIDDEN, WEIGHTS = "squeeze_kernel", "banded_kernel", "hidden_kernel", "weights_kernel"
-BACKWARD = ["weight_gradients_kernel", BANDED]
+SQUEEZE, BANDED = "squeeze_kernel", "banded_kernel"
+BRANCHES = ["projections_kernel", "weights_kernel"]
+BRANCHES_BACKWARD = ["output_gradients_kernel", "input_gradients_kernel"]
+WEIGHT_GRADIENTS = "weight_gradients_kernel"
 
 
 def basic(stride: int) -> TABlock:
@@ -130,13 +132,15 @@ each_layout = pytest.mark.parametrize("memory", LAYOUTS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", MODULES)
 def test_forward_and_backward(name: str, mode: str, memory: str) -> None:
-    assert check_module(name, mode, memory) == [SQUEEZE, BANDED, *BACKWARD]
+    forward, backward = (BRANCHES, BRANCHES_BACKWARD) if mode == "train" else ([], [])
+    launched = [SQUEEZE, *forward, BANDED, WEIGHT_GRADIENTS, *backward, BANDED]
+    assert check_module(name, mode, memory) == launched
 
 
 @each_layout
 @pytest.mark.parametrize("name", MODULES)
 def test_inference(name: str, memory: str) -> None:
-    assert check_module(name, "inference", memory) == [SQUEEZE, HIDDEN, WEIGHTS, BANDED]
+    assert check_module(name, "inference", memory) == [SQUEEZE, *BRANCHES, BANDED]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -176,5 +180,5 @@ def learned(where: str) -> dict[str, Tensor]:
 def test_a_network_learns_the_same() -> None:
     with device("sm_90") as launches:
         ours = learned("cuda:1")
-    assert {one.kernel for one in launches} >= {SQUEEZE, *BACKWARD}
+    assert {one.kernel for one in launches} >= {SQUEEZE, *BRANCHES, BANDED, WEIGHT_GRADIENTS, *BRANCHES_BACKWARD}
     torch.testing.assert_close(ours, learned("cpu"))

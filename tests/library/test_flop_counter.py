@@ -49,11 +49,14 @@ def test_both_implementations_count_the_same(training: bool, backward: bool) -> 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 def test_counting_changes_no_bit(impl: str) -> None:
-    """Nor, then, what computes: `impl` is an explicit request."""
+    """Nor, then, what computes: `impl` is an explicit request.
+
+    In evaluation: in training a TAM calls its layers for the counter, which hooks all modules, else kernels.
+    """
 
     def results() -> list[Tensor]:
         torch.manual_seed(0)
-        module, x = tam_triton.TAM(16, 4, impl=impl), torch.randn(8, 16, 5, 5, requires_grad=True)
+        module, x = tam_triton.TAM(16, 4, impl=impl).eval(), torch.randn(8, 16, 5, 5, requires_grad=True)
         y = module(x)
         y.square().sum().backward()
         return [y, *(one.grad for one in (x, *module.parameters()) if one.grad is not None)]

@@ -175,9 +175,44 @@ MUTANTS = (
         EDGES, "squeeze", escapes=True,
     ),
     Mutant(
-        "the convolution's padding is not zero", "kernels/branches.py",
-        "& (s >= 0)[None, :] & (s < T)[None, :], other", "& (s < T)[None, :], other",
+        "the convolution's padding is not zero", "kernels/projections.py",
+        "& (s >= 0) & (s < T)", "& (s < T)",
         REFERENCE, "branches", escapes=True,
+    ),
+    Mutant(
+        "the statistics are those of one part", "kernels/projections.py",
+        "tl.sum(means * share + 0.0, axis=1)", "tl.max(tl.where(part == 0, means, float('-inf')), axis=1)",
+        REFERENCE, "training_branches",
+    ),
+    Mutant(
+        "the spread of the parts' means left out of the variance", "kernels/projections.py",
+        "(variances + off * off) * share", "variances * share",
+        REFERENCE, "training_branches",
+    ),
+    Mutant(
+        "variance by the number of values where one less divides", "kernels/branches.py",
+        "variance * (total / (total - 1))", "variance",
+        REFERENCE, "training_branches",
+    ),
+    Mutant(
+        "BatchNorm's mean gradient left out", "kernels/branch_gradients.py",
+        "(sum_d[:, None] + normalized", "(0.0 * sum_d[:, None] + normalized",
+        REFERENCE, "branch_gradients",
+    ),
+    Mutant(
+        "BatchNorm's projection left out", "kernels/branch_gradients.py",
+        "normalized * sum_dn[:, None]", "0.0 * normalized * sum_dn[:, None]",
+        REFERENCE, "branch_gradients",
+    ),
+    Mutant(
+        "the first rows of the sums are not shifted back", "kernels/branch_gradients.py",
+        "(sum_d * sum_x + sum_dn * sum_nx)", "(sum_dn * sum_nx)",
+        REFERENCE, "branch_gradients",
+    ),
+    Mutant(
+        "dX̂ by way of Θ left out", "kernels/branch_gradients.py",
+        "product(tl.trans(d_wide), first, total)", "product(0.0 * tl.trans(d_wide), first, total)",
+        REFERENCE, "branch_gradients",
     ),
     Mutant(
         "taps in reverse order", "plain/views.py",

@@ -107,10 +107,16 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
     global_branch = [empty(width, case.T), *batch_norm(width), empty(case.K, width)]
     local_branch = [empty(hidden, case.C, 3), *batch_norm(hidden), empty(case.C, hidden, 1)]
     norm = batch_norm(case.C)
+    parameters = [one for branch in (global_branch, local_branch) for one in (*branch[:3], branch[-1])]
+    trained: list[Any] = [squeezed, *parameters, EPS]
+    gradients: list[Any] = [empty(*squeezed.shape), empty(*kernel.shape), squeezed, importance, kernel]
+    gradients += [empty(case.N, hidden, case.T), *parameters, empty(3, width), empty(3, hidden)]
     return {
         "squeeze": lambda: kernels.squeeze(x, case.T),
         "activated_squeeze": lambda: kernels.activated_squeeze(x, norm, EPS, case.T),
         "branches": lambda: kernels.branches(squeezed, global_branch, local_branch, EPS, channels_last),
+        "training_branches": lambda: kernels.training_branches(*trained),
+        "branch_gradients": lambda: kernels.branch_gradients(*gradients),
         "aggregate": lambda: kernels.aggregate(x, v, theta),
         "aggregate, shared": lambda: kernels.aggregate(x, None, dense(case.K), case.T),
         "activated_aggregate": lambda: kernels.activated_aggregate(x, norm, EPS, v, theta),
@@ -139,7 +145,10 @@ def test_every_access_is_inside(case: Case, layout: str) -> None:
     assert all(prove(case, layout).values())
 
 
-TENSORS = {"norm": [f"norm[{i}]" for i in range(4)]}
+TENSORS = {
+    **{name: [f"{name}[{i}]" for i in range(4)] for name in ("norm", "global_gradients", "local_gradients")},
+    **{name: [f"{name}[{i}]" for i in range(4)] for name in ("global_norm", "local_norm")},
+}
 """Of the arguments that are several."""
 
 
@@ -191,8 +200,8 @@ def wraps(file: str, operator: str, right: str, wrong: str, case: str, layout: s
         wraps(
             "branches.py",
             "branches",
-            "(tl.program_id(0) // times % blocks).to(INDEX)",
-            "tl.program_id(0) // times % blocks",
+            "(tl.program_id(0) % blocks).to(INDEX)",
+            "tl.program_id(0) % blocks",
             "C²",
         ),
     ],

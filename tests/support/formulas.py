@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import reference
 from bench import peers as eager
+from tam_triton.plain import training as plain
 
 
 def activation(x: Tensor, norm: list[Tensor], eps: float) -> Tensor:
@@ -43,6 +44,77 @@ def plain_branches(
     hidden = activation(functional.conv1d(squeezed, l_first, padding=1), l_norm, eps)
     kernel = functional.linear(rows, g_last).softmax(-1).unflatten(0, squeezed.shape[:2])
     return functional.conv1d(hidden, l_last).sigmoid(), kernel
+
+
+PARAMETERS = ("first", "weight", "bias", "second")
+"""Of a branch in training."""
+
+
+def as_state(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters as the operators name them, by the names of the checkpoints; with statistics of no meaning."""
+    state: dict[str, np.ndarray] = {}
+    for branch in ("G", "L"):
+        first, weight, bias, second = (parameters[f"{branch.lower()}_{name}"] for name in PARAMETERS)
+        norm = zip(reference.tam.BATCH_NORM, (weight, bias, 0 * bias, 1 + 0 * bias), strict=True)
+        state |= {f"{branch}.0.weight": first, f"{branch}.3.weight": second}
+        state |= {f"{branch}.1.{name}": vector for name, vector in norm}
+    return state
+
+
+def exact_training(squeezed: np.ndarray, eps: float, **parameters: np.ndarray) -> tuple[np.ndarray, ...]:
+    """V, Θ, what enters L's BatchNorm, and the statistics of both."""
+    state = as_state(parameters)
+    local = reference.importance_map(squeezed, state, training=True)
+    of_global = reference.adaptive_kernel(squeezed, state, training=True)
+    return (
+        local.output,
+        of_global.output,
+        local.projected,
+        *(
+            np.stack([values.mean(1), values.var(1, ddof=1), (values.var(1) + eps) ** -0.5])
+            for values in (np.moveaxis(b.projected, 1, 0).reshape(b.projected.shape[1], -1) for b in (of_global, local))
+        ),
+    )
+
+
+def exact_branch_gradients(
+    d_importance: np.ndarray, d_kernel: np.ndarray, squeezed: np.ndarray, **arguments: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """dX̂ and the gradients of all parameters."""
+    state = as_state(arguments)
+    local = reference.importance_map(squeezed, state, training=True)
+    of_global = reference.adaptive_kernel(squeezed, state, training=True)
+    by_local, gradients = reference.importance_map_backward(d_importance, local, state)
+    by_global, others = reference.adaptive_kernel_backward(d_kernel, of_global, state)
+    gradients |= others
+    names = [f"{branch}.{name}" for branch in "GL" for name in ("0.weight", "1.weight", "1.bias", "3.weight")]
+    return by_local + by_global, *(gradients[name] for name in names)
+
+
+def plain_training(squeezed: Tensor, eps: float, **parameters: Tensor) -> tuple[Tensor, ...]:
+    """As the layers have it, in the arguments' precision."""
+    outputs, entered = [], []
+    for branch in "gl":
+        first, weight, bias, second = (parameters[f"{branch}_{name}"] for name in PARAMETERS)
+        if branch == "g":
+            values = functional.linear(squeezed.flatten(0, 1), first)
+        else:
+            values = functional.conv1d(squeezed, first, padding=1)
+        hidden = functional.batch_norm(values, None, None, weight, bias, training=True, eps=eps).relu()
+        scores = functional.linear(hidden, second) if branch == "g" else functional.conv1d(hidden, second)
+        outputs.append(scores.softmax(-1).unflatten(0, squeezed.shape[:2]) if branch == "g" else scores.sigmoid())
+        entered.append(values.detach().to(torch.promote_types(values.dtype, torch.float32)))
+    return outputs[1], outputs[0], entered[1], *(plain.statistics(values, eps) for values in entered)
+
+
+def plain_branch_gradients(
+    d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, **arguments: Tensor
+) -> tuple[Tensor, ...]:
+    """By autograd."""
+    names = ["squeezed", *(f"{branch}_{name}" for branch in "gl" for name in PARAMETERS)]
+    leaves = [value.detach().requires_grad_() for value in (squeezed, *(arguments[name] for name in names[1:]))]
+    importance, kernel, *_ = plain_training(**dict(zip(names, leaves, strict=True)), eps=reference.layers.EPSILON)
+    return torch.autograd.grad((importance, kernel), leaves, (d_importance, d_kernel))
 
 
 def plain_gradients(

@@ -20,18 +20,23 @@ import reference
 from bench import peers as eager
 from tam_triton import kernels, layout, ops, plain
 from tests.support.formulas import (
+    PARAMETERS,
     activation,
     exact_activation,
     exact_aggregate,
+    exact_branch_gradients,
     exact_branches,
     exact_gradients,
     exact_input_gradient,
+    exact_training,
     plain_aggregate,
+    plain_branch_gradients,
     plain_branches,
     plain_gradients,
     plain_input_gradient,
+    plain_training,
 )
-from tests.support.strategies import DTYPES, Problem
+from tests.support.strategies import DTYPES, Problem, weights_in_layout
 from tests.support.tolerance import assert_close, nudged
 
 Arguments = dict[str, Any]
@@ -181,6 +186,36 @@ def branch_parameters(p: Problem) -> Arguments:
     }
 
 
+def training_arguments(p: Problem) -> Arguments:
+    """X̂ of one clip more, as BatchNorm needs two values, and both branches' parameters."""
+    squeezed = weights_in_layout(p.tensor(p.N + 1, p.C, p.T, salt=1), p.weights_layout)
+    branches = branch_parameters(p)
+    named = {
+        f"{letter}_{name}": tensor
+        for letter, (first, weight, bias, _, _, second) in (
+            ("g", branches["global_branch"]),
+            ("l", branches["local_branch"]),
+        )
+        for name, tensor in zip(PARAMETERS, (first, weight, bias, second), strict=True)
+    }
+    return {"squeezed": squeezed, **named}
+
+
+def gradient_arguments(p: Problem) -> Arguments:
+    """Gradients of V and Θ, in a layout of their own, and what the forward took and gave."""
+    given = training_arguments(p)
+    importance, kernel, projected, *statistics = plain.training_branches(*(*given.values(), EPS))
+    d_importance, d_kernel = (
+        weights_in_layout(p.tensor(*one.shape, salt=salt), p.weights_layout)
+        for one, salt in ((importance, 50), (kernel, 51))
+    )
+    return {
+        "d_importance": d_importance, "d_kernel": d_kernel, "squeezed": given["squeezed"], "importance": importance,
+        "kernel": kernel, "projected": projected, **dict(list(given.items())[1:]),
+        **dict(zip(("g_statistics", "l_statistics"), statistics, strict=True)),
+    }  # fmt: skip
+
+
 def d_squeezed(p: Problem) -> Tensor:
     return p.tensor(p.N, p.C, p.T, salt=4) * p.dy_magnitude
 
@@ -324,6 +359,20 @@ OPERATORS = (
         plain=plain_branches,
         channelwise=False,
         dtypes=(torch.float32, torch.float16, torch.bfloat16),
+    ),
+    Operator(
+        "training_branches",
+        arguments=lambda p: {**training_arguments(p), "eps": EPS},
+        truth=exact_training,
+        plain=plain_training,
+        channelwise=False,
+    ),
+    Operator(
+        "branch_gradients",
+        arguments=gradient_arguments,
+        truth=exact_branch_gradients,
+        plain=plain_branch_gradients,
+        channelwise=False,
     ),
 )
 LINEAR = [(operator, group) for operator in OPERATORS for group in operator.transposes]
