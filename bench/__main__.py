@@ -15,6 +15,7 @@ COMMANDS = {
     "static": ("Static", "the compiled kernels without a GPU: registers, spills, vector widths, occupancy"),
     "predict": ("Predict", "the compiled kernels' time on a GPU, predicted by a model of one multiprocessor"),
     "execute": ("Execute", "the compiled kernels executed on the CPU: instructions, sectors a request, bank conflicts"),
+    "device": ("Device", "one GPU in a few minutes: tests, operators, networks, counters, predictions; one page"),
     "cost": ("Cost", "parameters, MACs and activations of every system on every backbone, beside published figures"),
     "traffic": ("Traffic", "bytes that the kernels ask of memory, counted in passes over X"),
 }

@@ -1,0 +1,194 @@
+"""Everything worth knowing of one GPU in one command of a few minutes: a folder of results, and one page of them.
+
+For a machine that is lent for a short time. Steps run one after another in processes of their own, the worthiest first,
+each with a time of its own, so that one that fails or hangs costs only itself; what did not begin in time is named.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.machine import describe
+
+ROOT = Path(__file__).parents[1]
+METRICS = (
+    "gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum",
+    "dram__throughput.avg.pct_of_peak_sustained_elapsed", "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+    "sm__warps_active.avg.pct_of_peak_sustained_active", "smsp__inst_executed.sum", "lts__t_sector_hit_rate.pct",
+    "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum", "l1tex__t_requests_pipe_lsu_mem_global_op_ld.sum",
+    "launch__registers_per_thread",
+)  # fmt: skip
+SHORTEST = 5.0  # seconds in which a step may still be of use
+
+
+@dataclass(frozen=True)
+class Device:
+    """On the GPU that is there; `--device cpu` tries the command without one, at the smallest sizes."""
+
+    out: Path
+    """The folder for logs, results and the page, README.md."""
+    device: str = "cuda"
+    """A torch device."""
+    minutes: float = 8.0
+    """For all steps together."""
+    steps: tuple[str, ...] = ()
+    """Names of steps, in their order; none: all."""
+
+    def __post_init__(self) -> None:
+        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: got {self.device!r}, but torch finds no such device here; try --device cpu")
+        if self.minutes <= 0:
+            raise ValueError(f"minutes: got {self.minutes}, expected more than 0")
+        known = [step.name for step in plan(self)]
+        if unknown := set(self.steps) - set(known):
+            raise ValueError(f"steps: got {', '.join(sorted(unknown))}, expected some of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process: its name, what it is for, its time, and its command."""
+
+    name: str
+    purpose: str
+    seconds: float
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a step: its exit status, or why there is none."""
+
+    name: str
+    purpose: str
+    outcome: str
+    seconds: float
+
+
+def plan(options: Device) -> list[Step]:
+    """All steps, in the order of their worth."""
+    out, on_gpu = options.out.absolute(), torch.device(options.device).type == "cuda"
+    where = ("--device", options.device)
+    ops: tuple[str, ...] = ("--clips", "8", "--rounds", "30", "--seconds", "0.15")
+    model, sites = ops, tuple[str, ...]()
+    if not on_gpu:
+        small = ("--clips", "1", "--rounds", "2", "--seconds", "0", "--segments", "4")
+        ops, model = (*small, "--shapes", "512x7x7"), (*small, "--pixels", "32")
+        sites = ("--shapes", "512", "7", "--jobs", "1", "--operators", "squeeze")
+
+    def bench(name: str, *rest: str) -> tuple[str, ...]:
+        return sys.executable, "-m", "bench", name, *rest
+
+    def measured(name: str, dtype: str) -> tuple[str, ...]:
+        return *where, "--dtype", dtype, "--out", f"{out / name}.json"
+
+    aggregation = ("--operators", "squeeze", "aggregate", "aggregate_training", "tam", "tam_training")
+    ours = ("--candidates", "ours", "eager")
+    tests = ("-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/library")
+    counted: tuple[str, ...] = (sys.executable, "-m", "bench.one_pass", options.device)
+    ncu = (
+        "ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", ",".join(METRICS),
+        "--target-processes", "all", "-k", "regex:_kernel$", "--profile-from-start", "off",
+    )  # fmt: skip
+    if on_gpu and shutil.which("ncu"):
+        counted = (*ncu, *counted)
+    facts = "import torch, triton; print(torch.__config__.show()); print('triton', triton.__version__)"
+    return [
+        Step("facts", "what the machine is", 30, (sys.executable, "-c", facts)),
+        Step("tests", "the compiled kernels' tests", 150, (sys.executable, *tests, *(("-n", "8") if on_gpu else ()))),
+        Step("predict", "predicted, measured times", 110, bench("predict", *sites, "--out", f"{out}/predict.csv")),
+        Step("ops_bf16", "operators, bfloat16", 80, bench("ops", *ops, *measured("ops_bf16", "bfloat16"), *ours)),
+        Step("model_bf16", "networks, bfloat16", 60, bench("model", *model, *measured("model_bf16", "bfloat16"))),
+        Step("counters", "events of every kernel", 100, counted),
+        Step(
+            "ops_f32", "operators, float32", 60,
+            bench("ops", *ops, *measured("ops_f32", "float32"), *aggregation, *ours),
+        ),
+        Step("train", "a training step, taken apart", 40, bench("train", *model[:8], *where)),
+    ]  # fmt: skip
+
+
+def run(options: Device) -> list[Done]:
+    """Runs the steps, and writes the page after each, so that what there is can be read whenever it is cut off."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * options.minutes
+    done: list[Done] = []
+    for step in plan(options):
+        if options.steps and step.name not in options.steps:
+            continue
+        left = end - time.monotonic()
+        if left < SHORTEST:
+            done.append(Done(step.name, step.purpose, "not begun: no time was left", 0.0))
+        else:
+            done.append(executed(step, min(step.seconds, left), options.out / f"{step.name}.log"))
+        print(f"{done[-1].name:<10} {done[-1].seconds:6.1f} s  {done[-1].outcome}", flush=True)
+        (options.out / "README.md").write_text(page(options, done))
+    print(f"wrote {options.out / 'README.md'}")
+    return done
+
+
+def executed(step: Step, seconds: float, log: Path) -> Done:
+    """One step, whose output goes to `log`."""
+    began = time.monotonic()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}  # fmt: skip
+    with log.open("w") as file:
+        try:
+            status = subprocess.run(
+                step.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds,
+                check=False,
+            ).returncode  # fmt: skip
+            outcome = "done" if status == 0 else f"failed with status {status}"
+        except subprocess.TimeoutExpired:
+            outcome = f"stopped after its {seconds:.0f} s"
+    return Done(step.name, step.purpose, outcome, time.monotonic() - began)
+
+
+def page(options: Device, done: Sequence[Done]) -> str:
+    """What the steps gave so far, as Markdown."""
+    lines = [
+        "# One device",
+        "",
+        *(f"- {name}: {value}" for name, value in asdict(describe(options.device, torch.get_num_threads())).items()),
+    ]
+    lines += ["", "| step | for | seconds | outcome | |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {step.name} | {step.purpose} | {step.seconds:.0f} | {step.outcome} | [{step.name}.log]({step.name}.log) |"
+        for step in done
+    ]
+    for name in ("ops_bf16", "ops_f32"):
+        lines += table(
+            f"{name}: sums over the TAMs of TANet-50", options.out / f"{name}.json", "sums",
+            {"layout": "layout", "operator": "operator", "candidate": "candidate", "ms": "time", "of copy": "of_copy"},
+        )  # fmt: skip
+    lines += table(
+        "model_bf16: whole networks", options.out / "model_bf16.json", "rows",
+        {"network": "network", "mode": "mode", "layout": "layout", "ms": "time", "of C2D": "of_c2d"},
+    )  # fmt: skip
+    if (options.out / "predict.csv").exists():
+        lines += ["", "Predicted beside measured times of every launch: [predict.csv](predict.csv)."]
+    return "\n".join(lines) + "\n"
+
+
+def table(title: str, file: Path, rows: str, columns: dict[str, str]) -> list[str]:
+    """Some columns of the results in `file`, if there are any."""
+    if not file.exists():
+        return []
+    lines = ["", f"## {title}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    found = json.loads(file.read_text())[rows]
+    return [*lines, *("| " + " | ".join(cell(row[name]) for name in columns.values()) + " |" for row in found)]
+
+
+def cell(value: Any) -> str:
+    """A time as its median, a ratio with three digits."""
+    if isinstance(value, dict):
+        value = value["median"]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
