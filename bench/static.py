@@ -2,7 +2,8 @@
 
 Every public launcher is called as the operators call it, on TANet-50's shapes, and what it launches is compiled for
 every target; on the first shape and on the smallest maps for clips of many frames, too. Occupancy is the share of a
-multiprocessor's warps that registers, shared memory and block slots allow. `widest` and `128-bit` are about tensors of
+multiprocessor's warps that registers, shared memory and block slots allow: a fact, and no goal, as are the widths of
+accesses; what they are worth is for `bench predict` to say. `widest` and `128-bit` are about tensors of
 X's size: the widest access, and whether no access is narrower than 16 bytes. `int64` says that every address in them
 starts from a 64-bit product. A dash stands where a kernel has no tensor of that size. `copies` says of NVIDIA's targets
 that lanes which store to one address store one value, by `bench.ptx.replicas`.
@@ -248,14 +249,10 @@ def inspect(kernel: CompiledKernel) -> tuple[compiled.Resources, dict[str, dict[
 
 def summary(rows: list[Row]) -> str:
     """What a reader looks for first: how many rows fall short of each goal."""
-    low = [row for row in rows if int(row.occupancy.rstrip("%")) < 50]
     counts = {
         "spills or local memory": sum(bool(row.spills or row.local_bytes) for row in rows),
-        "accesses below 128 bits": sum(row.all_128_bit == "no" for row in rows),
         "32-bit base offsets": sum(row.int64 == "no" for row in rows),
         "copies of a result that may differ": sum(row.copies == "differ" for row in rows),
-        "occupancy below 50 %": len(low),
-        "of those with no tensor of X's size": sum(row.widest == "-" for row in low),
     }
     return f"{len(rows)} rows; " + "; ".join(f"{name}: {count}" for name, count in counts.items())
 

@@ -34,8 +34,8 @@ def banded_kernel(
     VECTORS: tl.constexpr, VECTOR: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     # As products, so that the compiler sees what divides a row.
-    C = vectors * VECTOR if CHANNELS_LAST else lines
-    P = lines if CHANNELS_LAST else vectors * VECTOR
+    C = tl.cast(vectors, INDEX) * VECTOR if CHANNELS_LAST else lines
+    P = lines if CHANNELS_LAST else tl.cast(vectors, INDEX) * VECTOR
     HALF: tl.constexpr = K // 2
     WHOLE: tl.constexpr = FRAMES == T  # frames outside the clip are then known to the compiler
     BEFORE: tl.constexpr = 0 if WHOLE else HALF  # frames read before the first written
@@ -45,7 +45,7 @@ def banded_kernel(
     first = 0 if WHOLE else program // blocks % parts * FRAMES
     start = ((program % blocks).to(INDEX) * VECTORS + tl.arange(0, VECTORS))[:, None] * VECTOR
     lane = tl.arange(0, VECTOR)[None, :]
-    frame = C.to(tl.int64) * P
+    frame = tl.cast(C, tl.int64) * P
     inside = start + lane < frame
     x_ptr += n * T * frame + start + lane
     y_ptr += n * T * frame + start + lane

@@ -47,17 +47,17 @@ def convolve(
     """z₃ of some hidden channels in one part of the columns, and its moments."""
     h = (program % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
     part = program // blocks
+    inputs = tl.cast(C, INDEX) * TAPS
     mean, variance, seen = tl.zeros([BLOCK_H], ACC), tl.zeros([BLOCK_H], ACC), tl.full([], 0, ACC)
     for first in range(part * steps * BLOCK_N, tl.minimum((part + 1) * steps * BLOCK_N, columns), BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
         k = tl.arange(0, BLOCK_K).to(INDEX)
-        weight = load_matrix(conv_ptr, h, HIDDEN, k, C * TAPS)
+        weight = load_matrix(conv_ptr, h, HIDDEN, k, inputs)
         frames = load_windows(squeezed_ptr, k, column, columns, C, T, TAPS)
         total = tl.zeros([BLOCK_H, BLOCK_N], ACC)
-        for _ in range(0, C * TAPS, BLOCK_K):
-            k += BLOCK_K
-            next_weight = load_matrix(conv_ptr, h, HIDDEN, k, C * TAPS)
-            next_frames = load_windows(squeezed_ptr, k, column, columns, C, T, TAPS)
+        for k0 in range(0, inputs, BLOCK_K):
+            next_weight = load_matrix(conv_ptr, h, HIDDEN, k + (k0 + BLOCK_K), inputs)
+            next_frames = load_windows(squeezed_ptr, k + (k0 + BLOCK_K), column, columns, C, T, TAPS)
             total = product(weight, frames, total)
             weight, frames = next_weight, next_frames
         n, t = (column // T).to(tl.int64)[None, :], (column % T)[None, :]

@@ -58,10 +58,10 @@ def local_outputs(
         second = load_matrix(second_ptr, c, C, h, HIDDEN)
         scores = score_columns(d_importance_ptr, importance_ptr, c, column, columns, C, T, ACC)
         total = tl.zeros([BLOCK_H, BLOCK_N], ACC)
-        for _ in range(0, C, BLOCK_C):
-            c += BLOCK_C
-            next_second = load_matrix(second_ptr, c, C, h, HIDDEN)
-            next_scores = score_columns(d_importance_ptr, importance_ptr, c, column, columns, C, T, ACC)
+        for c0 in range(0, C, BLOCK_C):
+            next_c = c + (c0 + BLOCK_C)
+            next_second = load_matrix(second_ptr, next_c, C, h, HIDDEN)
+            next_scores = score_columns(d_importance_ptr, importance_ptr, next_c, column, columns, C, T, ACC)
             total = product(tl.trans(second.to(ACC)), scores, total)
             second, scores = next_second, next_scores
         normalized, output = activate(projected, weight, bias, mean, inverse)

@@ -25,8 +25,8 @@ def squeeze_kernel(
     UNROLL: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     # As products, so that the compiler sees what divides a row.
-    C = vectors * VECTOR if CHANNELS_LAST else lines
-    P = lines if CHANNELS_LAST else vectors * VECTOR
+    C = tl.cast(vectors, INDEX) * VECTOR if CHANNELS_LAST else lines
+    P = lines if CHANNELS_LAST else tl.cast(vectors, INDEX) * VECTOR
     split = tl.program_id(0) % splits
     tile = tl.program_id(0) // splits
     b = (tile // tiles).to(tl.int64)
@@ -36,18 +36,17 @@ def squeeze_kernel(
     total = tl.zeros([BLOCK_C, BLOCK_P if CHANNELS_LAST else BLOCK_P // VECTOR], ACC)
     if norm is not None:
         scale, shift = folded_norm(norm, eps, c, c < C, ACC)
-    for _ in range(steps):
+    for step in range(steps):
         loaded = ()
         for i in tl.static_range(UNROLL):
-            q = p + i * BLOCK_P
+            q = p + (step * UNROLL + i) * BLOCK_P
             offset = q * C + c if CHANNELS_LAST else c * P + q
             loaded = loaded + (tl.load(x_ptr + offset, mask=(c < C) & (q < P), other=0.0),)
         for i in tl.static_range(UNROLL):
             x: tl.tensor = loaded[i].to(ACC)
             if norm is not None:
-                x = tl.where(p + i * BLOCK_P < P, relu(x * scale + shift), 0.0)
+                x = tl.where(p + (step * UNROLL + i) * BLOCK_P < P, relu(x * scale + shift), 0.0)
             total += x if CHANNELS_LAST else tl.sum(tl.reshape(x, [BLOCK_C, BLOCK_P // VECTOR, VECTOR]), axis=2)
-        p += UNROLL * BLOCK_P
     mean = (tl.sum(total, axis=1)[:, None] / P).to(squeezed_ptr.dtype.element_ty)
     tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
 

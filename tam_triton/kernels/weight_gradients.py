@@ -27,8 +27,8 @@ def weight_gradients_kernel(
     GROUPS: tl.constexpr, GROUP: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     # As products, so that the compiler sees what divides a row.
-    C = vectors * VECTOR if CHANNELS_LAST else lines
-    P = lines if CHANNELS_LAST else vectors * VECTOR
+    C = tl.cast(vectors, INDEX) * VECTOR if CHANNELS_LAST else lines
+    P = lines if CHANNELS_LAST else tl.cast(vectors, INDEX) * VECTOR
     HALF: tl.constexpr = K // 2
     WHOLE: tl.constexpr = FRAMES == T  # frames outside the clip are then known to the compiler
     BEFORE: tl.constexpr = 0 if WHOLE else HALF  # frames of dY read before the first of X
@@ -39,16 +39,17 @@ def weight_gradients_kernel(
     tile = tl.program_id(0) // (pixel_parts * time_parts)
     first = 0 if WHOLE else part % time_parts * FRAMES
     n = (tile // tiles).to(tl.int64)
-    frame = C.to(tl.int64) * P
+    frame = tl.cast(C, tl.int64) * P
     dy_ptr += n * T * frame
     x_ptr += n * T * frame
     c = ((tile % tiles).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
     p = ((part // time_parts * steps).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P))[None, :]
 
     band = (tl.zeros([BLOCK_C, SUMS], ACC),) * (FRAMES * K)
-    for _ in range(steps):
-        inside = (c < C) & (p < P)
-        offset = p * C + c if CHANNELS_LAST else c * P + p
+    for step in range(steps):
+        q = p + step * BLOCK_P
+        inside = (c < C) & (q < P)
+        offset = q * C + c if CHANNELS_LAST else c * P + q
         dy = ()
         x = ()
         for i in tl.static_range(READ):  # all are asked for before the first is used
@@ -66,11 +67,10 @@ def weight_gradients_kernel(
                     total += product if CHANNELS_LAST else tl.sum(tl.reshape(product, [BLOCK_C, SUMS, VECTOR]), axis=2)
                 sums = sums + (total,)
         band = sums
-        p += BLOCK_P
 
     # Columns: dV of each frame, then dΘ of each tap, joined in groups that are added up among threads together. A pair
     # (s, k) whose frame of dY is outside the clip is no term: neither NaN of X nor of a weight may come of it.
-    step = tl.cast(C, INDEX) if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
+    stride = tl.cast(C, INDEX) if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
     kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
     if importance_ptr is not None:
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
@@ -79,7 +79,7 @@ def weight_gradients_kernel(
         total = tl.zeros([BLOCK_C, SUMS], ACC)
         for k in tl.static_range(K):
             t = first + i - k + HALF
-            tap = tl.load(kernel_ptr + (K - 1 - k if REVERSED else k) * step, mask=c < C, other=0.0)
+            tap = tl.load(kernel_ptr + (K - 1 - k if REVERSED else k) * stride, mask=c < C, other=0.0)
             total += tl.where((t >= 0) & (t < T), tap.to(ACC) * band[i * K + k], 0.0)
         columns = columns + (total,)
     for k in tl.static_range(K):
@@ -89,7 +89,7 @@ def weight_gradients_kernel(
             t = s + k - HALF if REVERSED else s - k + HALF
             term = band[i * K + (K - 1 - k if REVERSED else k)]
             if importance_ptr is not None:
-                term *= tl.load(importance_ptr + s * step, mask=(c < C) & (s < T), other=0.0).to(ACC)
+                term *= tl.load(importance_ptr + s * stride, mask=(c < C) & (s < T), other=0.0).to(ACC)
             total += tl.where((s < T) & (t >= 0) & (t < T), term, 0.0)
         columns = columns + (total,)
     columns = columns + (tl.zeros([BLOCK_C, SUMS], ACC),) * (GROUPS * GROUP - FRAMES - K)

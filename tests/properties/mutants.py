@@ -140,7 +140,7 @@ MUTANTS = (
     ),
     Mutant(
         "taps in order, though V comes after", WEIGHTS,
-        "(K - 1 - k if REVERSED else k) * step", "k * step",
+        "(K - 1 - k if REVERSED else k) * stride", "k * stride",
         REFERENCE, "weight_gradients+after",
     ),
     Mutant(
@@ -165,7 +165,7 @@ MUTANTS = (
     ),
     Mutant(
         "pixels past the end count as ReLU(BN(0))", SQUEEZE,
-        "x = tl.where(p + i * BLOCK_P < P, relu(x * scale + shift), 0.0)",
+        "x = tl.where(p + (step * UNROLL + i) * BLOCK_P < P, relu(x * scale + shift), 0.0)",
         "x = relu(x * scale + shift)",
         REFERENCE, "activated_squeeze",
     ),

@@ -10,13 +10,15 @@ sanitizer of triton-viz 3.0 is sharpened where it would accept too much, or coul
 - Loops know the bounds of the loops around them, and bounds may depend on the program; static loops are unrolled, so
   that they can index tuples. The counter of any other stands for all passes, so its body is followed a few times only:
   if it then still comes to new addresses, they are carried from pass to pass, and that is a failure.
-- Sums and gathers keep their block's shape. What is computed from loaded values may not become an address or a mask.
+- An `if` goes both ways, where both are possible, one after the other.
+- Sums keep their block's shape. What is computed from loaded values may not become an address or a mask.
 - The solver's integers have no bounds, a GPU's have: every sum, difference, product and narrowing cast of 32 bits or
   fewer must hold in its type, in all lanes, masked or not, for a mask that wraps lets its lanes through.
 
 Importing this module wraps `triton.jit`, so it must come before any kernel.
 """
 
+import builtins
 import os
 import re
 import sys
@@ -24,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 if "triton" in sys.modules:
     raise RuntimeError("triton was imported before triton.jit could be wrapped")
@@ -35,10 +37,11 @@ import triton
 import triton.language as tl
 import triton_viz  # type: ignore[import-not-found]
 import z3  # type: ignore[import-not-found]
-from triton.runtime.interpreter import InterpreterBuilder, ReduceOps
+from triton.runtime.interpreter import ReduceOps
 from triton_viz.clients.sanitizer import report, sanitizer  # type: ignore[import-not-found]
+from triton_viz.core import patch  # type: ignore[import-not-found]
 from triton_viz.core.callbacks import ForLoopCallbacks, OpCallbacks  # type: ignore[import-not-found]
-from triton_viz.core.data import ReduceMax, ReduceMin, ReduceSum  # type: ignore[import-not-found]
+from triton_viz.core.data import ReduceMax, ReduceMin, ReduceSum, Trans  # type: ignore[import-not-found]
 from triton_viz.wrapper import create_patched_jit  # type: ignore[import-not-found]
 
 SymbolicExpr = sanitizer.SymbolicExpr
@@ -76,6 +79,13 @@ class Loop:
         return self.begun == PASSES < self.length
 
 
+class Choice(NamedTuple):
+    """What an `if` was taken for, and whether the other way is still to be followed."""
+
+    taken: bool
+    other: bool
+
+
 @dataclass
 class FollowedRange:
     """What a loop iterates over in place of its range."""
@@ -98,6 +108,9 @@ class Prover(sanitizer.SymbolicSanitizer):
         self.scalars: dict[str, tl.tensor] = {}
         self.seen: set[str] = set()
         self.solver = z3.Solver()
+        self.grid: tuple[int, ...] = ()
+        self.path: list[Choice] = []  # what each `if` on the way was taken for
+        self.passed = 0  # of these, on the run that is under way
         self.need_full_grid = False
 
     def arg_callback(self, name: str, arg: Any, arg_cvt: Any) -> None:
@@ -114,11 +127,16 @@ class Prover(sanitizer.SymbolicSanitizer):
 
     def grid_callback(self, grid: tuple[int, ...]) -> None:
         """The start of a launch, after its arguments."""
-        self.loops, self.seen, self.need_full_grid = [], set(), False
+        self.grid, self.path, self.need_full_grid = grid, [], False
+        self.begin()
+
+    def begin(self) -> None:
+        """One way through the kernel, of which nothing is known but the grid."""
+        self.loops, self.seen, self.passed = [], set(), 0
         self.solver = z3.Solver()
         self.solver.set("timeout", TIMEOUT_MS)
         symbols = (SymbolicExpr.PID0, SymbolicExpr.PID1, SymbolicExpr.PID2)
-        for symbol, extent in zip(symbols, grid, strict=True):
+        for symbol, extent in zip(symbols, self.grid, strict=True):
             self.solver.add(symbol >= 0, symbol < extent)
 
     def pre_run_callback(self, fn: Any) -> bool:
@@ -127,15 +145,39 @@ class Prover(sanitizer.SymbolicSanitizer):
             if annotation == "tl.int64":
                 scalar = self.scalars[name]
                 scalar.dtype = scalar.type = scalar.handle.dtype = tl.int64
-        self.proofs.append(Proof(fn.__name__))
+        if not self.path:
+            self.proofs.append(Proof(fn.__name__))
         return True
 
     def post_run_callback(self, fn: Any) -> bool:
-        """Whether to go on with the next program."""
+        """Whether to go on with the next program, which is taken for another way through the kernel."""
+        while self.path and not self.path[-1].other:
+            self.path.pop()
+        if self.path:
+            self.path[-1] = Choice(not self.path[-1].taken, other=False)
+            self.begin()
+            return True
         if self.need_full_grid:
             self.proofs[-1].failures.append("an address, a mask or a loop's bound depends on loaded values")
         self.tensors_at, self.scalars = {}, {}
         return False
+
+    def decide(self, condition: Any) -> bool:
+        """Which way an `if` on unknown numbers goes: one after the other, where both are possible."""
+        value, constraints = condition._to_z3()
+        self.need_full_grid = self.need_full_grid or condition.has_op("load")
+        truth = value if z3.is_bool(value) else value != 0
+        around = [loop.within for loop in self.loops if loop is not None]
+        known = [z3.BoolVal(True) if constraints is None else constraints, *around]
+        possible = [way for way in (True, False) if self.solver.check(*known, truth == way) != z3.unsat]
+        taken = possible[0]
+        if len(possible) == 2:
+            if self.passed == len(self.path):
+                self.path.append(Choice(True, other=True))
+            taken = self.path[self.passed].taken
+            self.passed += 1
+            self.solver.add(truth == taken)
+        return taken
 
     def check_width(self, expr: Any) -> None:
         """One integer that was computed, if it has at most 32 bits."""
@@ -196,7 +238,9 @@ class Prover(sanitizer.SymbolicSanitizer):
             self.solver.pop()
 
     def register_op_callback(self, op_type: Any) -> OpCallbacks:
-        """Reductions go through `ReduceOps`, which knows the shape of the result."""
+        """Reductions go through `ReduceOps`, which knows the shape of the result, and `tl.trans` is followed here."""
+        if op_type is Trans:
+            return OpCallbacks(op_overrider=transposed)
         return OpCallbacks() if op_type in (ReduceSum, ReduceMax, ReduceMin) else super().register_op_callback(op_type)
 
     def register_for_loop_callback(self) -> ForLoopCallbacks:
@@ -287,12 +331,12 @@ def reduced(self: ReduceOps, input: tl.tensor) -> tl.tensor:
     """The result of a reduction: opaque, and of its shape."""
     shape = [size for axis, size in enumerate(input.shape) if axis != self.axis]
     expression = SymbolicExpr.create("reshape", input.handle, 0)
-    return tl.tensor(expression, tl.block_type(input.dtype.scalar, shape))
+    return tl.tensor(expression, tl.block_type(input.dtype.scalar, shape) if shape else input.dtype.scalar)
 
 
-def gathered(self: InterpreterBuilder, source: Any, indices: Any, axis: int) -> Any:
-    """The result of `tl.gather`: opaque."""
-    return SymbolicExpr.create("reshape", source, 0)
+def transposed(values: Any, dims: Any) -> Any:
+    """The result of `tl.trans`: opaque."""
+    return SymbolicExpr.create("reshape", values, 0)
 
 
 def width_checked(create: Any) -> Any:
@@ -307,13 +351,15 @@ def width_checked(create: Any) -> Any:
 
 
 report._FRAMEWORK_PATHS = (*report._FRAMEWORK_PATHS, __file__)  # so that a failure names the kernel's line
+# Loops are rewritten in device functions too, in any module, but what watches them is named in the kernel's alone.
+builtins._triton_viz_loop_patcher = patch._loop_patcher  # type: ignore[attr-defined]
+sanitizer.SymbolicExprDataWrapper.__bool__ = lambda self: PROVER.decide(self.symbolic_expr)
 NUMBERS = count()
 SymbolicExpr.triton_scala_dtypes = (*SymbolicExpr.triton_scala_dtypes, tl.bfloat16)
 sanitizer.ArangeSymbolicExpr._to_z3_impl = symbol_of_its_own
 sanitizer.ExpandDimsSymbolicExpr._to_z3_impl = along_an_axis
 sanitizer.BinarySymbolicExpr._Z3_BUILDERS["bitwise_and"] = conjunction
 ReduceOps.apply = reduced
-InterpreterBuilder.create_gather = gathered
 PROVER = Prover()
 for expression in (sanitizer.BinarySymbolicExpr, sanitizer.CastSymbolicExpr):
     expression.__init__ = width_checked(expression.__init__)
