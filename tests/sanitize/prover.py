@@ -37,11 +37,12 @@ import triton
 import triton.language as tl
 import triton_viz  # type: ignore[import-not-found]
 import z3  # type: ignore[import-not-found]
-from triton.runtime.interpreter import ReduceOps
+from triton.runtime.interpreter import InterpreterBuilder, ReduceOps
 from triton_viz.clients.sanitizer import report, sanitizer  # type: ignore[import-not-found]
 from triton_viz.core import patch  # type: ignore[import-not-found]
 from triton_viz.core.callbacks import ForLoopCallbacks, OpCallbacks  # type: ignore[import-not-found]
-from triton_viz.core.data import ReduceMax, ReduceMin, ReduceSum, Trans  # type: ignore[import-not-found]
+from triton_viz.core.data import ReduceMax, ReduceMin, ReduceSum  # type: ignore[import-not-found]
+from triton_viz.frontends.base import OPERATION_REGISTRY  # type: ignore[import-not-found]
 from triton_viz.wrapper import create_patched_jit  # type: ignore[import-not-found]
 
 SymbolicExpr = sanitizer.SymbolicExpr
@@ -238,9 +239,7 @@ class Prover(sanitizer.SymbolicSanitizer):
             self.solver.pop()
 
     def register_op_callback(self, op_type: Any) -> OpCallbacks:
-        """Reductions go through `ReduceOps`, which knows the shape of the result, and `tl.trans` is followed here."""
-        if op_type is Trans:
-            return OpCallbacks(op_overrider=transposed)
+        """Reductions are followed further down, where the shape of the result is known."""
         return OpCallbacks() if op_type in (ReduceSum, ReduceMax, ReduceMin) else super().register_op_callback(op_type)
 
     def register_for_loop_callback(self) -> ForLoopCallbacks:
@@ -327,6 +326,15 @@ def conjunction(self: Any, left: Any, right: Any) -> Any:
     return z3.And(*(side if z3.is_bool(side) else side != 0 for side in (left, right)))
 
 
+def either(self: Any) -> tuple[Any, Any]:
+    """`tl.where`; triton-viz makes a list of one."""
+    parts = [part._to_z3() for part in (self.cond, self.lhs, self.rhs)]
+    condition, left, right = (value for value, _ in parts)
+    known = [constraints for _, constraints in parts if constraints is not None]
+    truth = condition if z3.is_bool(condition) else condition != 0
+    return z3.If(truth, left, right), z3.And(*known) if known else None
+
+
 def reduced(self: ReduceOps, input: tl.tensor) -> tl.tensor:
     """The result of a reduction: opaque, and of its shape."""
     shape = [size for axis, size in enumerate(input.shape) if axis != self.axis]
@@ -334,8 +342,8 @@ def reduced(self: ReduceOps, input: tl.tensor) -> tl.tensor:
     return tl.tensor(expression, tl.block_type(input.dtype.scalar, shape) if shape else input.dtype.scalar)
 
 
-def transposed(values: Any, dims: Any) -> Any:
-    """The result of `tl.trans`: opaque."""
+def transposed(builder: InterpreterBuilder, values: Any, dims: Any) -> Any:
+    """The values of `tl.trans`: opaque."""
     return SymbolicExpr.create("reshape", values, 0)
 
 
@@ -359,7 +367,10 @@ SymbolicExpr.triton_scala_dtypes = (*SymbolicExpr.triton_scala_dtypes, tl.bfloat
 sanitizer.ArangeSymbolicExpr._to_z3_impl = symbol_of_its_own
 sanitizer.ExpandDimsSymbolicExpr._to_z3_impl = along_an_axis
 sanitizer.BinarySymbolicExpr._Z3_BUILDERS["bitwise_and"] = conjunction
+sanitizer.WhereSymbolicExpr._to_z3_impl = either
 ReduceOps.apply = reduced
+del OPERATION_REGISTRY["triton"].namespaces[tl]["trans"]  # its result would have the shape of a scalar
+InterpreterBuilder.create_trans = transposed
 PROVER = Prover()
 for expression in (sanitizer.BinarySymbolicExpr, sanitizer.CastSymbolicExpr):
     expression.__init__ = width_checked(expression.__init__)
