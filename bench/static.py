@@ -128,6 +128,8 @@ class Static:
     """Frames of longer clips, for the first shape and the smallest maps alone; `--long` without a number: none."""
     kernel_size: int = 3
     """Taps of Θ (K)."""
+    operators: tuple[str, ...] = ()
+    """By name, as the table has them; none: all."""
     jobs: int = 2
     """Processes that compile at the same time; 1 compiles in this one."""
     out: Path | None = None
@@ -176,10 +178,12 @@ def run(options: Static) -> list[Row]:
 
     Raises:
         RuntimeError: TRITON_INTERPRET is set.
-        ValueError: a launcher of the library is missing in `CALLS`.
+        ValueError: a launcher of the library is missing in `CALLS`, or an operator is not there.
     """
     if missing := set(kernels.__all__) - set(CALLS):
         raise ValueError(f"kernels: no call is known for {', '.join(sorted(missing))}; add it to CALLS in {__file__}")
+    if unknown := set(options.operators) - set(CALLS):
+        raise ValueError(f"operators: got {', '.join(sorted(unknown))}, expected some of {', '.join(CALLS)}")
     out = options.out or (RESULTS if options == Static(jobs=options.jobs) else None)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -213,9 +217,9 @@ def compile_part(options: Static, target: str, dtype: str) -> list[Row]:
                 x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout])
                 v = torch.empty(options.clips, shape.channels, segments, dtype=x.dtype)
                 theta = torch.empty(options.clips, shape.channels, options.kernel_size, dtype=x.dtype)
-                for operator, call in CALLS.items():
+                for operator in options.operators or CALLS:
                     launched.clear()
-                    call(x, v, theta)
+                    CALLS[operator](x, v, theta)
                     described = (target, dtype, layout, segments, str(shape), operator)
                     rows += [row(described, launch, x.nbytes) for launch in launched]
     return rows

@@ -52,7 +52,7 @@ def banded_kernel(
     # Weights lie as x does: channels fastest, or time. Past the end of a frame they are those of the last channel, so
     # that they need no mask of their own.
     c = start % C + lane if CHANNELS_LAST else tl.minimum(start // P, C - 1)
-    step = tl.cast(C, INDEX) if CHANNELS_LAST else 1
+    step = C if CHANNELS_LAST else 1
     if importance_ptr is not None:
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
     if offset_ptr is not None:

@@ -108,6 +108,7 @@ def local_weights(
     of_first = block < tap_blocks
     k = tl.where(of_first, block, block - tap_blocks).to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K)
     total = tl.zeros([BLOCK_H, BLOCK_K], ACC)
+    columns = tl.cast(columns, INDEX)
     for first in range(0, columns, BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
         n, t = (column // T).to(tl.int64)[None, :], (column % T)[None, :]
@@ -126,7 +127,7 @@ def local_weights(
             tl.store(d_weight_ptr + h, sum_dn.to(d_weight_ptr.dtype.element_ty), mask=h < HIDDEN)
             tl.store(d_bias_ptr + h, sum_d.to(d_bias_ptr.dtype.element_ty), mask=h < HIDDEN)
     if of_first:
-        known = (h < HIDDEN)[:, None] & (k < C * CONV)[None, :]
+        known = (h < HIDDEN)[:, None] & (k < tl.cast(C, INDEX) * CONV)[None, :]
         tl.store(d_first_ptr + h[:, None] * C * CONV + k[None, :], total.to(d_first_ptr.dtype.element_ty), mask=known)
     else:
         known = (h < HIDDEN)[:, None] & (k < C)[None, :]
@@ -182,7 +183,7 @@ def input_gradients_kernel(
             columns, rows, C, HIDDEN, WIDTH, size, blocks, column_parts, row_parts,
             T, K, CONV, FRAMES, TAPS, WIDE, BLOCK_C, BLOCK_K, PARTS, ACC, INDEX,
         )  # fmt: skip
-    elif program < clip_blocks + weight_blocks:
+    elif program - clip_blocks < weight_blocks:
         local_weights(
             d_importance_ptr, importance_ptr, squeezed_ptr, projected_ptr, d_output_ptr, local_norm, local_ptr,
             local_gradients[0], local_gradients[1], local_gradients[2], local_gradients[3], program - clip_blocks,
@@ -225,8 +226,7 @@ def branch_gradients(
         (l_weight, l_bias, l_statistics.contiguous()),
     )
     acc = launch.accumulator(projected.dtype)
-    rows = max(hidden, channels, width, kernel_size)
-    index = launch.offset_dtype(rows * max(channels * taps, width, num_segments), OUTPUTS * blocks.inputs)
+    index = blocks.offset_dtype(taps, kernel_size)
     inputs = min(blocks.inputs, 2 * OUTPUTS)  # of the second launch: registers
     tap_blocks = launch.ceil_div(channels * taps, inputs)
     weight_blocks = blocks.hidden_blocks * (tap_blocks + launch.ceil_div(channels, inputs))

@@ -46,8 +46,8 @@ def convolve(
 ):  # fmt: skip
     """z₃ of some hidden channels in one part of the columns, and its moments."""
     h = (program % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
-    part = program // blocks
-    inputs = tl.cast(C, INDEX) * TAPS
+    part = (program // blocks).to(INDEX)
+    columns, inputs = tl.cast(columns, INDEX), tl.cast(C, INDEX) * TAPS
     mean, variance, seen = tl.zeros([BLOCK_H], ACC), tl.zeros([BLOCK_H], ACC), tl.full([], 0, ACC)
     for first in range(part * steps * BLOCK_N, tl.minimum((part + 1) * steps * BLOCK_N, columns), BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
@@ -227,8 +227,7 @@ def launch_both(
         local = squeezed.new_empty((2, blocks.column_parts, hidden), dtype=dtype)
         of_global = squeezed.new_empty((2, blocks.row_parts, width), dtype=dtype)
         l_statistics, g_statistics = (squeezed.new_empty((3, size), dtype=dtype) for size in (hidden, width))
-    rows = max(hidden, channels, width, kernel_size)
-    index = launch.offset_dtype(rows * max(channels * taps, width, num_segments), OUTPUTS * INPUTS)
+    index = blocks.offset_dtype(taps, kernel_size)
     options = {"num_warps": launch.warps(2 * launch.ROW_THREADS), "num_stages": 1, **launch.OPTIONS}
     inputs = min(blocks.inputs, 2 * OUTPUTS) if training else blocks.inputs  # moments of all parts take registers
     of_rows = blocks.wide_blocks * blocks.row_parts if training else 0
@@ -266,10 +265,19 @@ class Blocks:
         self.inputs, self.rows = (OUTPUTS, OUTPUTS) if double else (INPUTS, ROWS)
         self.blocks = launch.ceil_div(channels, OUTPUTS)
         self.hidden_blocks, self.wide_blocks = launch.ceil_div(hidden, OUTPUTS), launch.ceil_div(width, OUTPUTS)
-        columns, rows = clips * num_segments, clips * channels
+        self.sizes = channels, num_segments, hidden, width
+        self.columns = columns = clips * num_segments
+        rows = clips * channels
         self.column_steps = launch.ceil_div(launch.ceil_div(columns, OUTPUTS), MOST_PARTS)
         self.of_column_part = self.column_steps * OUTPUTS
         self.column_parts = launch.ceil_div(columns, self.of_column_part)
         self.row_steps = launch.ceil_div(launch.ceil_div(rows, self.rows), MOST_PARTS)
         self.of_row_part = self.row_steps * self.rows
         self.row_parts = launch.ceil_div(rows, self.of_row_part)
+
+    def offset_dtype(self, taps: int, kernel_size: int) -> tl.dtype:
+        """Of columns, and of offsets in a clip's features and in weights."""
+        channels, num_segments, hidden, width = self.sizes
+        rows = max(channels, hidden, width, kernel_size)
+        largest = max(rows * max(channels * taps, width, num_segments), self.columns)
+        return launch.offset_dtype(largest, OUTPUTS * INPUTS)

@@ -48,7 +48,7 @@ def local_outputs(
 ):  # fmt: skip
     """The gradient of the output of L's BatchNorm for some hidden channels in one part of the columns; its sums."""
     h = (program % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
-    part = program // blocks
+    part, columns = (program // blocks).to(INDEX), tl.cast(columns, INDEX)
     weight, bias, mean, inverse = norm_of(norm, h, HIDDEN, ACC)
     sum_d, sum_dn = tl.zeros([BLOCK_H], ACC), tl.zeros([BLOCK_H], ACC)
     for first in range(part * steps * BLOCK_N, tl.minimum((part + 1) * steps * BLOCK_N, columns), BLOCK_N):
@@ -59,7 +59,7 @@ def local_outputs(
         scores = score_columns(d_importance_ptr, importance_ptr, c, column, columns, C, T, ACC)
         total = tl.zeros([BLOCK_H, BLOCK_N], ACC)
         for c0 in range(0, C, BLOCK_C):
-            next_c = c + (c0 + BLOCK_C)
+            next_c = c + c0 + BLOCK_C
             next_second = load_matrix(second_ptr, next_c, C, h, HIDDEN)
             next_scores = score_columns(d_importance_ptr, importance_ptr, next_c, column, columns, C, T, ACC)
             total = product(tl.trans(second.to(ACC)), scores, total)

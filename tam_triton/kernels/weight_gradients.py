@@ -70,7 +70,7 @@ def weight_gradients_kernel(
 
     # Columns: dV of each frame, then dΘ of each tap, joined in groups that are added up among threads together. A pair
     # (s, k) whose frame of dY is outside the clip is no term: neither NaN of X nor of a weight may come of it.
-    stride = tl.cast(C, INDEX) if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
+    stride = C if CHANNELS_LAST else 1  # weights lie as x does: channels fastest, or time
     kernel_ptr += n * kernel_clip + (c if CHANNELS_LAST else c * K)
     if importance_ptr is not None:
         importance_ptr += n * C * T + (c if CHANNELS_LAST else c * T)
@@ -147,7 +147,7 @@ def weight_gradients(
             BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
             GROUPS=launch.ceil_div(frames + kernel_size, group), GROUP=group, LEVELS=group.bit_length() - 1,
             ACC=launch.accumulator(x.dtype),
-            INDEX=launch.offset_dtype(channels * max(tile.covered, kernel_size), tile.channels * tile.pixels),
+            INDEX=launch.offset_dtype(channels * max(tile.covered, kernel_size, T), tile.channels * tile.pixels),
             num_warps=tile.warps, **launch.registers(128 if tile.vector > 1 else None), **launch.OPTIONS,
         )  # fmt: skip
         add_parts((importance_parts, d_importance), (kernel_parts, d_kernel))

@@ -56,11 +56,13 @@ class Proof:
 
     Attributes:
         kernel: by name.
-        accesses: `(parameter, "load" or "store")`, where some lane of some program is active.
+        tensors: by parameter.
+        accesses: `(tensor, "load" or "store")`, where some lane of some program is active.
         failures: one line for each access that is not proved to stay inside, and each integer that may wrap.
     """
 
     kernel: str
+    tensors: set[str] = field(default_factory=set)
     accesses: set[tuple[str, str]] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
 
@@ -147,7 +149,7 @@ class Prover(sanitizer.SymbolicSanitizer):
                 scalar = self.scalars[name]
                 scalar.dtype = scalar.type = scalar.handle.dtype = tl.int64
         if not self.path:
-            self.proofs.append(Proof(fn.__name__))
+            self.proofs.append(Proof(fn.__name__, {name for name, _ in self.tensors_at.values()}))
         return True
 
     def post_run_callback(self, fn: Any) -> bool:
@@ -255,12 +257,13 @@ class Prover(sanitizer.SymbolicSanitizer):
             stop = bounds[min(1, len(bounds) - 1)]
             step = bounds[2] if len(bounds) > 2 else z3.IntVal(1)
             symbol = z3.Int(f"loop_{len(self.loops)}_line_{line}")
-            counter = SymbolicExpr.create("const", 0, tl.int32)
+            dtype = tl.int64 if any(e.dtype == tl.int64 for e in expressions) else tl.int32
+            counter = SymbolicExpr.create("const", 0, dtype)
             counter.z3 = symbol
             within = z3.And(symbol >= start, symbol < stop, (symbol - start) % step == 0)
             known = all(z3.is_int_value(bound) for bound in (start, stop, step))
             passes = len(range(start.as_long(), stop.as_long(), step.as_long())) if known else PASSES + 1
-            return FollowedRange(range(min(passes, PASSES)), Loop(tl.tensor(counter, tl.int32), within, passes))
+            return FollowedRange(range(min(passes, PASSES)), Loop(tl.tensor(counter, dtype), within, passes))
 
         def enter(line: int, iterable: Any) -> None:
             self.loops.append(iterable.loop if isinstance(iterable, FollowedRange) else None)
@@ -361,7 +364,6 @@ def width_checked(create: Any) -> Any:
 report._FRAMEWORK_PATHS = (*report._FRAMEWORK_PATHS, __file__)  # so that a failure names the kernel's line
 # Loops are rewritten in device functions too, in any module, but what watches them is named in the kernel's alone.
 builtins._triton_viz_loop_patcher = patch._loop_patcher  # type: ignore[attr-defined]
-sanitizer.SymbolicExprDataWrapper.__bool__ = lambda self: PROVER.decide(self.symbolic_expr)
 NUMBERS = count()
 SymbolicExpr.triton_scala_dtypes = (*SymbolicExpr.triton_scala_dtypes, tl.bfloat16)
 sanitizer.ArangeSymbolicExpr._to_z3_impl = symbol_of_its_own
@@ -372,6 +374,7 @@ ReduceOps.apply = reduced
 del OPERATION_REGISTRY["triton"].namespaces[tl]["trans"]  # its result would have the shape of a scalar
 InterpreterBuilder.create_trans = transposed
 PROVER = Prover()
+sanitizer.SymbolicExprDataWrapper.__bool__ = lambda self: PROVER.decide(self.symbolic_expr)
 for expression in (sanitizer.BinarySymbolicExpr, sanitizer.CastSymbolicExpr):
     expression.__init__ = width_checked(expression.__init__)
 triton.jit = create_patched_jit(lambda kernel: triton_viz.trace(client=PROVER)(kernel))
