@@ -102,7 +102,7 @@ class TAM(TemporalModule):
 
         In training, where Triton runs, two launches take the place of the layers, if these are as they were built.
         """
-        if self.training and functional.choose(self.impl, squeezed) == "triton":
+        if self.training and not tracing.is_traced(squeezed) and functional.choose(self.impl, squeezed) == "triton":
             trained = fold_training(squeezed, self.G, self.L, self.kernel_size)
             if trained is not None:
                 importance, kernel, *statistics = functional.training_branches(
