@@ -149,9 +149,14 @@ MUTANTS = (
         REFERENCE, "weight_gradients+shared",
     ),
     Mutant(
+        "every part is the first pixels", WEIGHTS,
+        "part // time_parts * steps", "part // time_parts * 0",
+        EDGES, "weight_gradients",
+    ),
+    Mutant(
         "one partial sum skipped", "kernels/parts.py",
         "for first in range(0, parts, LOADS):", "for first in range(1, parts, LOADS):",
-        TRANSPOSE, "aggregate", ("kernel",),
+        REFERENCE, "weight_gradients+shared",
     ),
     Mutant(
         "sums in half precision", SQUEEZE,
@@ -231,7 +236,8 @@ MUTANTS = (
     ),
     Mutant(
         "one piece of the pixels skipped", "plain/in_cache.py",
-        "zip(dclips[1:], clips[1:], strict=True)", "zip(dclips[2:], clips[2:], strict=True)",
+        "zip(map(widened, dclips), map(widened, clips), strict=True)",
+        "zip(map(widened, dclips[1:]), map(widened, clips[1:]), strict=True)",
         "test_mutants.test_pieces_of_pixels_add_up",
     ),
 )  # fmt: skip

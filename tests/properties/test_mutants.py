@@ -48,7 +48,7 @@ def test_the_fault_is_gone_afterwards() -> None:
 
 def test_pieces_of_pixels_add_up() -> None:
     """channels_last tensors that no cache holds are gone through in pieces; those of other tests have one."""
-    problem = Problem(N=1, T=2, C=64, H=80, W=80, K=3, layout="channels_last", values="integers")
+    problem = Problem(N=1, T=2, C=64, H=120, W=120, K=3, layout="channels_last", values="integers")
     arguments = (problem.features(salt=3), problem.features(), problem.importance(), problem.kernel())
     assert arguments[0].nbytes > 3 * in_cache.PIECE_BYTES
     dy, x, v, theta = (tensor.double() for tensor in arguments)  # float64 takes another form

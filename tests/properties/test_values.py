@@ -43,9 +43,12 @@ def test_equals_the_reference(backend: ModuleType, operator: Operator, problem: 
 @each_operator
 @pytest.mark.parametrize("memory", DENSE)
 def test_edges_of_blocks(operator: Operator, memory: str) -> None:
-    """One below, at and one above the sizes of blocks and tiles; each operator takes every seventeenth of the edges."""
+    """One below, at and one above the sizes of blocks and tiles; each operator takes every seventeenth of the edges.
+
+    All take a map that is large enough for programs to share its pixels.
+    """
     edges = [(C, P) for C, P in block_edges(itemsize=4) if C * P > 1]
-    for C, P in edges[len(operator.name) % 17 :: 17]:
+    for C, P in [*edges[len(operator.name) % 17 :: 17], (3, 516)]:
         check_against_reference(kernels, operator, Problem(N=1, T=2, C=C, H=1, W=P, K=3, layout=memory))
 
 
@@ -132,8 +135,11 @@ def strewn(arguments: Arguments, seed: int, spots: int) -> Arguments:
     for _ in range(spots):
         name = sorted(changed)[int(torch.randint(len(changed), (), generator=generator))]
         place = tuple(int(torch.randint(size, (), generator=generator)) for size in changed[name].shape)
-        # V times a sum, or a sum of products with V: alike, unless V is infinite, which no sigmoid is.
-        values = 1 if name == "importance" and ("x" not in arguments or "after" in arguments) else 3
+        # V times a sum, or a sum of products with V, and the same of Θ where shares of the band are: alike, unless it is
+        # infinite, which no sigmoid and no softmax is.
+        both = "x" in arguments and "dy" in arguments
+        only_nan = ("importance", "kernel") if both else ("importance",) if {"dy", "after"} & set(arguments) else ()
+        values = 1 if name in only_nan else 3
         changed[name][place] = (torch.nan, torch.inf, -torch.inf)[int(torch.randint(values, (), generator=generator))]
     return {**arguments, **changed}
 
