@@ -32,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if "triton" in sys.modules:
         raise RuntimeError("triton was imported before TRITON_INTERPRET could be set")
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
+    # glibc's own default, so that `keep_freed_memory` leaves a worker as it is: one whose heap has held maps of 2³¹
+    # elements, and keeps them, is too large to fork.
+    os.environ.setdefault("MALLOC_TOP_PAD_", str(128 * 1024))
 
     import torch
 

@@ -46,7 +46,8 @@ def test_offloaded(
     for network in (offloaded, module):
         y = network(x)
         results.append((y, *torch.autograd.grad(y.square().sum(), x)))
-    torch.testing.assert_close(*results, rtol=0, atol=0)
+    through_kernels = training and impl == "triton"  # what is hooked trains through its layers
+    torch.testing.assert_close(*results, **({} if through_kernels else {"rtol": 0, "atol": 0}))
 
 
 class Int8Linear(nn.Module):

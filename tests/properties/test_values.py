@@ -135,8 +135,7 @@ def strewn(arguments: Arguments, seed: int, spots: int) -> Arguments:
     for _ in range(spots):
         name = sorted(changed)[int(torch.randint(len(changed), (), generator=generator))]
         place = tuple(int(torch.randint(size, (), generator=generator)) for size in changed[name].shape)
-        # V times a sum, or a sum of products with V, and the same of Θ where shares of the band are: alike, unless it is
-        # infinite, which no sigmoid and no softmax is.
+        # A weight times a sum, or a sum of products with it: alike, unless it is infinite, as no sigmoid or softmax is.
         both = "x" in arguments and "dy" in arguments
         only_nan = ("importance", "kernel") if both else ("importance",) if {"dy", "after"} & set(arguments) else ()
         values = 1 if name in only_nan else 3

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from train import allocator
 from train.allocator import keep_freed_memory
 
 FAULTS = """
@@ -25,6 +26,12 @@ with computing(torch.device(sys.argv[1])):
         x + 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in allocator._OWN:
+        monkeypatch.delenv(name, raising=False)
 
 
 def faults(device):
