@@ -22,6 +22,8 @@ MAX_THREADS_HIP = 2**32 - 1
 
 Rows = list[dict[str, str]]
 
+pytestmark = pytest.mark.timeout(900)  # whichever test is first compiles
+
 
 def run_bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: here, kernels are interpreted."""
