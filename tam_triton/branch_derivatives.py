@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tam_triton import ops, plain
 from tam_triton.checks import transforming
-from tam_triton.derivatives import Operator, no_jvp
+from tam_triton.derivatives import Operator, below_autograd, no_jvp
 
 
 class Branches(Operator):
@@ -41,10 +41,11 @@ class Branches(Operator):
         if not torch.compiler.is_compiling() and has_derivative(dv, d_theta):
             gradients = derived_again(ctx, (squeezed, *parameters), (dv, d_theta))
         else:
-            gradients = ops.operators(ctx.impl).branch_gradients(
-                dv, d_theta, squeezed, importance, kernel, projected, *parameters, g_statistics, l_statistics,
-                ctx.channels_last,
-            )  # fmt: skip
+            with below_autograd():
+                gradients = ops.operators(ctx.impl).branch_gradients(
+                    dv, d_theta, squeezed, importance, kernel, projected, *parameters, g_statistics, l_statistics,
+                    ctx.channels_last,
+                )  # fmt: skip
         wanted = zip(gradients, ctx.needs_input_grad[: len(gradients)], strict=True)
         return *(gradient if one else None for gradient, one in wanted), None, None, None
 
