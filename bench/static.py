@@ -71,19 +71,20 @@ def training_weights(squeezed: Tensor, kernel: Tensor) -> list[Tensor]:
     ]
 
 
-def training_branches(squeezed: Tensor, kernel: Tensor) -> object:
+def training_branches(squeezed: Tensor, kernel: Tensor, channels_last: bool) -> object:
     """Both branches with the statistics of the batch."""
-    arguments: list[Any] = [squeezed, *training_weights(squeezed, kernel), EPS]
+    arguments: list[Any] = [squeezed, *training_weights(squeezed, kernel), EPS, channels_last]
     return kernels.training_branches(*arguments)
 
 
-def branch_gradients(squeezed: Tensor, kernel: Tensor) -> object:
+def branch_gradients(squeezed: Tensor, kernel: Tensor, channels_last: bool) -> object:
     """Gradients from what the forward gives, which is not computed here."""
     weights = training_weights(squeezed, kernel)
-    results = ops.OPERATORS["training_branches"].fake(squeezed, *weights, EPS)
+    results = ops.OPERATORS["training_branches"].fake(squeezed, *weights, EPS, channels_last)
     importance, theta, projected, *statistics = map(torch.zeros_like, results)
     given = (squeezed, importance, theta, projected)
-    return kernels.branch_gradients(squeezed.clone(), kernel, *given, *weights, *statistics)
+    arguments: list[Any] = [squeezed.clone(), kernel, *given, *weights, *statistics, channels_last]
+    return kernels.branch_gradients(*arguments)
 
 
 # How the operators call each public launcher, in each form: x, V (also as X̂ and dX̂), Θ.
@@ -91,8 +92,8 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
     "activated_squeeze": lambda x, v, theta: kernels.activated_squeeze(x, batch_norm(x), EPS, v.shape[-1]),
     "branches": lambda x, v, theta: kernels.branches(v, *branch_weights(v, theta), EPS, is_channels_last(x)),
-    "training_branches": lambda x, v, theta: training_branches(v, theta),
-    "branch_gradients": lambda x, v, theta: branch_gradients(v, theta),
+    "training_branches": lambda x, v, theta: training_branches(v, theta, is_channels_last(x)),
+    "branch_gradients": lambda x, v, theta: branch_gradients(v, theta, is_channels_last(x)),
     "aggregate": lambda x, v, theta: kernels.aggregate(x, v, theta),
     "aggregate, shared": lambda x, v, theta: kernels.aggregate(x, None, theta[0], v.shape[-1]),
     "aggregate, after": lambda x, v, theta: kernels.aggregate(x, v, theta, after=True),

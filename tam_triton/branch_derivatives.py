@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tam_triton import ops, plain
 from tam_triton.checks import transforming
-from tam_triton.derivatives import Operator, no_jvp
+from tam_triton.derivatives import Operator, below_autograd, no_jvp
 
 
 class Branches(Operator):
-    """X̂, both branches' parameters as in `plain.training_branches`, ε → V, Θ and, without gradients, the other results.
+    """As `plain.training_branches` → V, Θ and, without gradients, the other results.
 
     BatchNorm joins the clips of a batch: torch's own layers are what `vmap` can be asked of.
     """
@@ -28,7 +28,7 @@ class Branches(Operator):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.eps, ctx.impl = inputs
+        *tensors, ctx.eps, ctx.channels_last, ctx.impl = inputs
         ctx.save_for_backward(*tensors, *output)
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
@@ -41,11 +41,13 @@ class Branches(Operator):
         if not torch.compiler.is_compiling() and has_derivative(dv, d_theta):
             gradients = derived_again(ctx, (squeezed, *parameters), (dv, d_theta))
         else:
-            gradients = ops.operators(ctx.impl).branch_gradients(
-                dv, d_theta, squeezed, importance, kernel, projected, *parameters, g_statistics, l_statistics
-            )
+            with below_autograd():
+                gradients = ops.operators(ctx.impl).branch_gradients(
+                    dv, d_theta, squeezed, importance, kernel, projected, *parameters, g_statistics, l_statistics,
+                    ctx.channels_last,
+                )  # fmt: skip
         wanted = zip(gradients, ctx.needs_input_grad[: len(gradients)], strict=True)
-        return *(gradient if one else None for gradient, one in wanted), None, None
+        return *(gradient if one else None for gradient, one in wanted), None, None, None
 
 
 def has_derivative(*gradients: Tensor) -> bool:
@@ -59,7 +61,7 @@ def derived_again(ctx: Any, inputs: tuple[Tensor, ...], gradients: tuple[Tensor,
     create_graph = torch.is_grad_enabled()
     needed = ctx.needs_input_grad[: len(inputs)]
     with torch.enable_grad():
-        arguments: list[Any] = [*inputs, ctx.eps]
+        arguments: list[Any] = [*inputs, ctx.eps, ctx.channels_last]
         importance, kernel, *_ = plain.training_branches(*arguments)
     wanted = [one for one, yes in zip(inputs, needed, strict=True) if yes]
     found = iter(torch.autograd.grad((importance, kernel), wanted, gradients, create_graph=create_graph))

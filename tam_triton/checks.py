@@ -6,6 +6,7 @@ values, shapes and devices that do not fit. A bool is not taken for an int, nor 
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -201,7 +202,8 @@ def check_statistics(branches: object) -> None:
     """Raises NotImplementedError if torch.func is to transform BatchNorms that update statistics it does not know."""
     if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return
-    module = getattr(branches, "__self__", branches)
+    function = branches.func if isinstance(branches, partial) else branches
+    module = getattr(function, "__self__", function)
     for layer in module.modules() if isinstance(module, nn.Module) else ():
         counter = getattr(layer, "num_batches_tracked", None) if layer.training else None
         if counter is not None and not torch._C._functorch.is_functorch_wrapped_tensor(counter):

@@ -12,6 +12,8 @@ leave `squeeze_and_aggregate`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,14 +34,34 @@ class Operator(torch.autograd.Function):
         if torch.compiler.is_compiling() or transforming():
             return cls.apply(*args)
         if torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in args):
-            # What `apply` itself ends in, after it has looked for default arguments, and for transforms once more.
-            return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
-        return cls.forward(*args)
+            # What `apply` itself ends in, after it has looked for transforms once more.
+            return super(torch.autograd.Function, at_once(cls)).apply(*args)  # type: ignore[misc]
+        with below_autograd():
+            return cls.forward(*args)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
         """As torch.func calls it."""
         return mapped(cls.apply, info.batch_size, in_dims, args)
+
+
+@cache
+def at_once(function: type[Operator]) -> type[Operator]:
+    """The same with its context made in the forward: where it is made apart, torch binds arguments anew, for 40 µs."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with below_autograd():
+            output = function.forward(*args)
+        function.setup_context(ctx, args, output)
+        return output
+
+    apart = {"forward": staticmethod(forward), "setup_context": staticmethod(torch.autograd.Function.setup_context)}
+    return type(function.__name__, (function,), apart)
+
+
+def below_autograd() -> AbstractContextManager[object]:
+    """Where nothing is recorded operators need not be asked for their derivatives; a compiler's graph has them all."""
+    return nullcontext() if torch.compiler.is_compiling() else torch._C._AutoDispatchBelowAutograd()
 
 
 class Squeeze(Operator):
@@ -215,8 +237,9 @@ class SqueezeWithSlots(Operator):
         num_segments: int, after: bool, impl: str,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         squeezed = ops.operators(impl).squeeze(x, num_segments)
-        weight = x.new_empty((), dtype=weights_dtype)
-        slots = (x.new_empty(()).expand(x.shape), weight.expand(*squeezed.shape[:2], kernel_size))
+        one = x.new_empty(())
+        weight = one if weights_dtype == x.dtype else one.new_empty((), dtype=weights_dtype)
+        slots = (one.expand(x.shape), weight.expand(*squeezed.shape[:2], kernel_size))
         return squeezed, *slots, *([weight.expand(squeezed.shape)] if excited else [])
 
     @staticmethod

@@ -189,7 +189,13 @@ def evaluate(
 
 
 def training_branches(
-    squeezed: Tensor, global_branch: Sequence[Tensor], local_branch: Sequence[Tensor], eps: float, *, impl: str
+    squeezed: Tensor,
+    global_branch: Sequence[Tensor],
+    local_branch: Sequence[Tensor],
+    eps: float,
+    channels_last: bool,
+    *,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Both branches of a TAM in training, with the statistics of the batch, in two launches (equations 2 and 3).
 
@@ -200,13 +206,14 @@ def training_branches(
         global_branch: `G.0.weight (αT, T)`, weight and bias of `G.1 (αT)`, `G.3.weight (K, αT)`.
         local_branch: `L.0.weight (C/β, C, 3)`, weight and bias of `L.1 (C/β)`, `L.3.weight (C, C/β, 1)`.
         eps: of both BatchNorms.
+        channels_last: whether V and Θ are for a map of this layout, beside which they are stored channels fastest.
         impl: "triton" or "torch".
 
     Returns:
         V `(N, C, T)`, Θ `(N, C, K)`; of G `(3, αT)` and of L `(3, C/β)` mean, unbiased variance and 1/σ in the batch.
     """
     importance, kernel, _, *statistics = branch_derivatives.function().call(
-        squeezed, *global_branch, *local_branch, eps, impl
+        squeezed, *global_branch, *local_branch, eps, channels_last, impl
     )
     return importance, kernel, statistics[0], statistics[1]
 

@@ -1,5 +1,7 @@
 """Memory layouts of a feature map `(N·T, C, H, W)`: which one it has, what a result gets, how wide offsets are."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,12 @@ def vectors_and_lines(channels: int, pixels: int, channels_last: bool, vector: i
 def dense_weights(values: Tensor, channels_last: bool) -> Tensor:
     """V or Θ `(…, C, ·)` as the kernels read it: channels fastest beside a channels_last feature map, else slowest."""
     return values.mT.contiguous().mT if channels_last else values.contiguous()
+
+
+def readable_weights(values: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
+    """V and Θ, or their gradients, and whether channels are fastest in them; copied where they are not dense alike."""
+    channels_last = not values[0].is_contiguous() and values[0].mT.is_contiguous()
+    return [dense_weights(one, channels_last) for one in values], channels_last
 
 
 def empty_weights(squeezed: Tensor, length: int, channels_last: bool) -> Tensor:

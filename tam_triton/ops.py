@@ -109,23 +109,23 @@ def branches(
 
 
 # Of G (`g`) and of L: first weight, BatchNorm's weight and bias, second weight. Beside V and Θ come what enters L's
-# BatchNorm and both branches' statistics, which the gradients need.
+# BatchNorm and both branches' statistics, which the gradients need. `channels_last`: how V and Θ, or dX̂, are stored.
 @operator(
     "(Tensor squeezed, Tensor g_first, Tensor g_weight, Tensor g_bias, Tensor g_second,"
-    " Tensor l_first, Tensor l_weight, Tensor l_bias, Tensor l_second, float eps)"
+    " Tensor l_first, Tensor l_weight, Tensor l_bias, Tensor l_second, float eps, bool channels_last)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 def training_branches(
     squeezed: Tensor,
     g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
     l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
-    eps: float,
+    eps: float, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    clips, channels, T = squeezed.shape
+    clips, _, T = squeezed.shape
     wide = torch.float64 if squeezed.dtype == torch.float64 else torch.float32
     return (
-        squeezed.new_empty(squeezed.shape),
-        squeezed.new_empty(clips, channels, g_second.shape[0]),
+        layout.empty_weights(squeezed, T, channels_last),
+        layout.empty_weights(squeezed, g_second.shape[0], channels_last),
         squeezed.new_empty(clips, l_first.shape[0], T, dtype=wide),
         squeezed.new_empty(3, g_first.shape[0], dtype=wide),
         squeezed.new_empty(3, l_first.shape[0], dtype=wide),
@@ -135,14 +135,19 @@ def training_branches(
 @operator(
     "(Tensor d_importance, Tensor d_kernel, Tensor squeezed, Tensor importance, Tensor kernel, Tensor projected,"
     " Tensor g_first, Tensor g_weight, Tensor g_bias, Tensor g_second,"
-    " Tensor l_first, Tensor l_weight, Tensor l_bias, Tensor l_second, Tensor g_statistics, Tensor l_statistics)"
+    " Tensor l_first, Tensor l_weight, Tensor l_bias, Tensor l_second, Tensor g_statistics, Tensor l_statistics,"
+    " bool channels_last)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 def branch_gradients(
     d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, importance: Tensor, kernel: Tensor, projected: Tensor,
-    *parameters_and_statistics: Tensor,
+    g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
+    l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
+    g_statistics: Tensor, l_statistics: Tensor, channels_last: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return tuple(one.new_empty(one.shape) for one in (squeezed, *parameters_and_statistics[:-2]))
+    parameters = (g_first, g_weight, g_bias, g_second, l_first, l_weight, l_bias, l_second)
+    dx = layout.empty_weights(squeezed, squeezed.shape[-1], channels_last)
+    return dx, *(one.new_empty(one.shape) for one in parameters)
 
 
 @operator("(Tensor x, Tensor[] norm, float eps, SymInt num_segments) -> Tensor")

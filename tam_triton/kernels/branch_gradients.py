@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tam_triton import layout
 from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.branches import MOST_PARTS, OUTPUTS, Blocks
 from tam_triton.kernels.frames import relu
@@ -50,9 +51,10 @@ def squeezed_gradient(
     d_kernel_ptr, squeezed_ptr, kernel_ptr, projected_ptr, d_output_ptr, first_ptr, second_ptr, conv_ptr,
     global_norm, local_norm, local_ptr, global_ptr, dx_ptr, program,
     columns, rows: tl.int64, C, HIDDEN, WIDTH, size, blocks, column_parts, row_parts,
-    T: tl.constexpr, K: tl.constexpr, CONV: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
-    INDEX: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, CONV: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr, X_CHANNELS_LAST: tl.constexpr,
+    FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dX̂ of some channels of a clip, by way of V and by way of Θ."""
     n = (program // blocks).to(tl.int64)
@@ -80,7 +82,7 @@ def squeezed_gradient(
             w = (w0 + tl.arange(0, WIDE)).to(INDEX)
             first = load_matrix(first_ptr, w, WIDTH, t, T)
             second = load_matrix(second_ptr, k.to(INDEX), K, w, WIDTH)
-            scores = score_rows(d_kernel_ptr, kernel_ptr, k, row, rows, K, ACC)
+            scores = score_rows(d_kernel_ptr, kernel_ptr, k, row, rows, C, K, CHANNELS_LAST, D_CHANNELS_LAST, ACC)
             wide = project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T, FRAMES, tl.zeros([WIDE, BLOCK_C], ACC))
             weight, bias, mean, inverse = norm_of(global_norm, w, WIDTH, ACC)
             sum_d = sum_of_parts(global_ptr + 2 * WIDTH * T, w, w < WIDTH, size, row_parts, PARTS)
@@ -91,7 +93,8 @@ def squeezed_gradient(
             d_wide = through_norm(d_output, normalized, sum_d, sum_dn, weight, inverse, rows, ACC)
             total = product(tl.trans(d_wide), first, total)
         dx = total.to(dx_ptr.dtype.element_ty)
-        tl.store(dx_ptr + row[:, None] * T + t[None, :], dx, mask=present & (t < T)[None, :])
+        where = (n * T + t[None, :]) * C + c[:, None] if X_CHANNELS_LAST else row[:, None] * T + t[None, :]
+        tl.store(dx_ptr + where, dx, mask=present & (t < T)[None, :])
 
 
 @triton.jit
@@ -99,8 +102,9 @@ def local_weights(
     d_importance_ptr, importance_ptr, squeezed_ptr, projected_ptr, d_output_ptr, norm, sums_ptr,
     d_first_ptr, d_weight_ptr, d_bias_ptr, d_second_ptr, program,
     columns, C, HIDDEN, hidden_blocks, tap_blocks, parts,
-    T: tl.constexpr, CONV: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
-    PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    T: tl.constexpr, CONV: tl.constexpr, CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """dW₃ of some hidden channels by channels and taps, or dW₄ of them by channels; one program also dγ and dβ."""
     h = (program % hidden_blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -121,7 +125,9 @@ def local_weights(
             windows = load_windows(squeezed_ptr, k, column, columns, C, T, CONV)
             total = product(d_projected, tl.trans(windows.to(ACC)), total)
         else:
-            scores = score_columns(d_importance_ptr, importance_ptr, k, column, columns, C, T, ACC)
+            scores = score_columns(
+                d_importance_ptr, importance_ptr, k, column, columns, C, T, CHANNELS_LAST, D_CHANNELS_LAST, ACC
+            )
             total = product(hidden, tl.trans(scores), total)
         if block == 0 and first == 0:
             tl.store(d_weight_ptr + h, sum_dn.to(d_weight_ptr.dtype.element_ty), mask=h < HIDDEN)
@@ -170,9 +176,11 @@ def input_gradients_kernel(
     dx_ptr, global_gradients, local_gradients,
     columns, rows: tl.int64, C, HIDDEN, WIDTH, size, blocks, clip_blocks, hidden_blocks, tap_blocks, weight_blocks,
     column_parts, row_parts,
-    T: tl.constexpr, K: tl.constexpr, CONV: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, CONV: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr, X_CHANNELS_LAST: tl.constexpr,
+    FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """dX̂ and the gradients of all parameters."""
     program = tl.program_id(0)
@@ -181,14 +189,15 @@ def input_gradients_kernel(
             d_kernel_ptr, squeezed_ptr, kernel_ptr, projected_ptr, d_output_ptr, first_ptr, second_ptr, conv_ptr,
             global_norm, local_norm, local_ptr, global_ptr, dx_ptr, program,
             columns, rows, C, HIDDEN, WIDTH, size, blocks, column_parts, row_parts,
-            T, K, CONV, FRAMES, TAPS, WIDE, BLOCK_C, BLOCK_K, PARTS, ACC, INDEX,
+            T, K, CONV, CHANNELS_LAST, D_CHANNELS_LAST, X_CHANNELS_LAST,
+            FRAMES, TAPS, WIDE, BLOCK_C, BLOCK_K, PARTS, ACC, INDEX,
         )  # fmt: skip
     elif program - clip_blocks < weight_blocks:
         local_weights(
             d_importance_ptr, importance_ptr, squeezed_ptr, projected_ptr, d_output_ptr, local_norm, local_ptr,
             local_gradients[0], local_gradients[1], local_gradients[2], local_gradients[3], program - clip_blocks,
             columns, C, HIDDEN, hidden_blocks, tap_blocks, column_parts,
-            T, CONV, BLOCK_H, BLOCK_K, BLOCK_N, PARTS, ACC, INDEX,
+            T, CONV, CHANNELS_LAST, D_CHANNELS_LAST, BLOCK_H, BLOCK_K, BLOCK_N, PARTS, ACC, INDEX,
         )  # fmt: skip
     else:
         global_weights(
@@ -203,15 +212,17 @@ def branch_gradients(
     d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, importance: Tensor, kernel: Tensor, projected: Tensor,
     g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
     l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
-    g_statistics: Tensor, l_statistics: Tensor,
+    g_statistics: Tensor, l_statistics: Tensor, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dX̂ and the gradients of both branches' parameters, as in `plain`."""
     parameters = (g_first, g_weight, g_bias, g_second, l_first, l_weight, l_bias, l_second)
-    gradients = tuple(one.new_empty(one.shape) for one in (squeezed, *parameters))
+    dx = layout.empty_weights(squeezed, squeezed.shape[-1], channels_last)
+    gradients = tuple(one.new_empty(one.shape) for one in parameters)
     g_first, g_weight, g_bias, g_second = (one.contiguous() for one in parameters[:4])
     l_first, l_weight, l_bias, l_second = (one.contiguous() for one in parameters[4:])
-    values = (d_importance, d_kernel, squeezed, importance, kernel, projected)
-    d_importance, d_kernel, squeezed, importance, kernel, projected = (one.contiguous() for one in values)
+    (importance, kernel), of_weights = layout.readable_weights((importance, kernel))
+    (d_importance, d_kernel), of_gradients = layout.readable_weights((d_importance, d_kernel))
+    squeezed, projected = squeezed.contiguous(), projected.contiguous()
     clips, channels, num_segments = squeezed.shape
     hidden, width, kernel_size, taps = l_first.shape[0], g_first.shape[0], g_second.shape[0], l_first.shape[-1]
     blocks = Blocks(clips, channels, num_segments, hidden, width, projected.dtype)
@@ -240,18 +251,21 @@ def branch_gradients(
             clips * num_segments, clips * channels, channels, hidden, width, size,
             blocks.hidden_blocks, blocks.column_parts, blocks.column_steps,
             blocks.wide_blocks, blocks.row_parts, blocks.row_steps,
-            T=num_segments, K=kernel_size, FRAMES=OUTPUTS, TAPS=launch.product_size(kernel_size), WIDE=OUTPUTS,
+            T=num_segments, K=kernel_size, CHANNELS_LAST=of_weights, D_CHANNELS_LAST=of_gradients,
+            FRAMES=OUTPUTS, TAPS=launch.product_size(kernel_size), WIDE=OUTPUTS,
             ROWS=blocks.rows, BLOCK_H=OUTPUTS, BLOCK_N=OUTPUTS, BLOCK_C=blocks.inputs, ACC=acc, INDEX=index, **options,
         )  # fmt: skip
         input_gradients_kernel[(clips * blocks.blocks + weight_blocks + sum_blocks,)](
             d_importance, d_kernel, squeezed, importance, kernel, projected, d_output,
             g_first, g_second, l_first, global_norm, local_norm, local, of_global,
-            gradients[0], gradients[1:5], gradients[5:],
+            dx, gradients[:4], gradients[4:],
             clips * num_segments, clips * channels, channels, hidden, width, size, blocks.blocks,
             clips * blocks.blocks, blocks.hidden_blocks, tap_blocks, weight_blocks,
             blocks.column_parts, blocks.row_parts,
-            T=num_segments, K=kernel_size, CONV=taps, FRAMES=OUTPUTS, TAPS=launch.product_size(kernel_size),
+            T=num_segments, K=kernel_size, CONV=taps,
+            CHANNELS_LAST=of_weights, D_CHANNELS_LAST=of_gradients, X_CHANNELS_LAST=channels_last,
+            FRAMES=OUTPUTS, TAPS=launch.product_size(kernel_size),
             WIDE=OUTPUTS, BLOCK_H=OUTPUTS, BLOCK_C=OUTPUTS, BLOCK_K=inputs, BLOCK=inputs,
             BLOCK_N=inputs, PARTS=MOST_PARTS, ACC=acc, INDEX=index, **options,
         )  # fmt: skip
-    return gradients  # type: ignore[return-value]
+    return dx, *gradients  # type: ignore[return-value]

@@ -157,7 +157,7 @@ def weights_kernel(
         for h0 in range(0, HIDDEN, BLOCK_H):
             h = (h0 + tl.arange(0, BLOCK_H)).to(INDEX)
             weight = load_matrix(conv_ptr, c, C, h, HIDDEN)
-            projected = load_columns(projected_ptr, h, column, columns, HIDDEN, T)
+            projected = load_columns(projected_ptr, h, column, columns, HIDDEN, T, False)
             mean, scale, bias = scale_and_bias(
                 local_norm, local_ptr, local_statistics_ptr, h, HIDDEN, column_parts, of_column_part, columns, eps,
                 PARTS, ACC,
@@ -196,11 +196,11 @@ def training_branches(
     squeezed: Tensor,
     g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
     l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
-    eps: float,
+    eps: float, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """V, Θ, z₃ and both branches' statistics, as in `plain`."""
     global_branch, local_branch = (g_first, g_weight, g_bias, g_second), (l_first, l_weight, l_bias, l_second)
-    return launch_both(squeezed, global_branch, local_branch, eps, channels_last=False, training=True)
+    return launch_both(squeezed, global_branch, local_branch, eps, channels_last, training=True)
 
 
 def launch_both(

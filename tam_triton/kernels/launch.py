@@ -220,5 +220,8 @@ def offset_dtype(elements_per_frame: int, block: int) -> tl.dtype:
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:
-    """Makes `x`'s device the current one: Triton launches there."""
-    return nullcontext() if x.device.type == "cpu" else torch.get_device_module(x.device).device(x.device)
+    """Makes `x`'s device the current one, if it is another: Triton launches there."""
+    device = x.device
+    if device.type == "cpu" or device.index == driver.active.get_current_device():
+        return nullcontext()
+    return torch.get_device_module(device).device(device)

@@ -24,27 +24,44 @@ def activate(values, weight, bias, mean, inverse):
 
 
 @triton.jit
-def score_columns(d_importance_ptr, importance_ptr, c, column, columns, C, T: tl.constexpr, ACC: tl.constexpr):
+def score_columns(
+    d_importance_ptr, importance_ptr, c, column, columns, C, T: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """The gradient of what enters the sigmoid, from those of V."""
-    v = load_columns(importance_ptr, c, column, columns, C, T).to(ACC)
-    return load_columns(d_importance_ptr, c, column, columns, C, T).to(ACC) * v * (1 - v)
+    v = load_columns(importance_ptr, c, column, columns, C, T, CHANNELS_LAST).to(ACC)
+    return load_columns(d_importance_ptr, c, column, columns, C, T, D_CHANNELS_LAST).to(ACC) * v * (1 - v)
 
 
 @triton.jit
-def score_rows(d_kernel_ptr, kernel_ptr, k, row, rows, K: tl.constexpr, ACC: tl.constexpr):
+def score_rows(
+    d_kernel_ptr, kernel_ptr, k, row, rows, C, K: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """The gradient of what enters the softmax, from those of Θ; taps by rows."""
-    at, inside = row[None, :] * K + k[:, None], (row < rows)[None, :] & (k < K)[:, None]
-    theta = tl.load(kernel_ptr + at, mask=inside, other=0.0).to(ACC)
-    d_theta = tl.load(d_kernel_ptr + at, mask=inside, other=0.0).to(ACC)
+    theta = load_taps(kernel_ptr, k, row, rows, C, K, CHANNELS_LAST).to(ACC)
+    d_theta = load_taps(d_kernel_ptr, k, row, rows, C, K, D_CHANNELS_LAST).to(ACC)
     return theta * (d_theta - tl.sum(theta * d_theta + 0.0, axis=0)[None, :])
+
+
+@triton.jit
+def load_taps(values_ptr, k, row, rows, C, K: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Values `(N, C, K)` of taps by rows, which are int64."""
+    inside = (row < rows)[None, :] & (k < K)[:, None]
+    if CHANNELS_LAST:
+        n = row // C
+        at = (n * (K - 1) * C + row)[None, :] + k[:, None].to(tl.int64) * C  # n·K·C + k·C + c
+    else:
+        at = row[None, :] * K + k[:, None]
+    return tl.load(values_ptr + at, mask=inside, other=0.0)
 
 
 @triton.jit
 def local_outputs(
     d_importance_ptr, importance_ptr, projected_ptr, second_ptr, norm, d_output_ptr, sums_ptr, program,
     columns, C, HIDDEN, blocks, parts, steps,
-    T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
-    INDEX: tl.constexpr,
+    T: tl.constexpr, CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the output of L's BatchNorm for some hidden channels in one part of the columns; its sums."""
     h = (program % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -53,15 +70,19 @@ def local_outputs(
     sum_d, sum_dn = tl.zeros([BLOCK_H], ACC), tl.zeros([BLOCK_H], ACC)
     for first in range(part * steps * BLOCK_N, tl.minimum((part + 1) * steps * BLOCK_N, columns), BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
-        projected = load_columns(projected_ptr, h, column, columns, HIDDEN, T)
+        projected = load_columns(projected_ptr, h, column, columns, HIDDEN, T, False)
         c = tl.arange(0, BLOCK_C).to(INDEX)
         second = load_matrix(second_ptr, c, C, h, HIDDEN)
-        scores = score_columns(d_importance_ptr, importance_ptr, c, column, columns, C, T, ACC)
+        scores = score_columns(
+            d_importance_ptr, importance_ptr, c, column, columns, C, T, CHANNELS_LAST, D_CHANNELS_LAST, ACC
+        )
         total = tl.zeros([BLOCK_H, BLOCK_N], ACC)
         for c0 in range(0, C, BLOCK_C):
             next_c = c + c0 + BLOCK_C
             next_second = load_matrix(second_ptr, next_c, C, h, HIDDEN)
-            next_scores = score_columns(d_importance_ptr, importance_ptr, next_c, column, columns, C, T, ACC)
+            next_scores = score_columns(
+                d_importance_ptr, importance_ptr, next_c, column, columns, C, T, CHANNELS_LAST, D_CHANNELS_LAST, ACC
+            )
             total = product(tl.trans(second.to(ACC)), scores, total)
             second, scores = next_second, next_scores
         normalized, output = activate(projected, weight, bias, mean, inverse)
@@ -78,9 +99,10 @@ def local_outputs(
 @triton.jit
 def global_outputs(
     d_kernel_ptr, kernel_ptr, squeezed_ptr, first_ptr, second_ptr, norm, sums_ptr, program,
-    rows: tl.int64, WIDTH, size, blocks, parts, steps,
-    T: tl.constexpr, K: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr,
-    ROWS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    rows: tl.int64, C, WIDTH, size, blocks, parts, steps,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr,
+    FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """The sums of one part of the rows, for some features and frames: of d, dẑ, X̂, d·X̂, ẑ·X̂, and dW₂ (see above)."""
     part, block = program % parts, program // parts
@@ -101,7 +123,7 @@ def global_outputs(
         squeezed = tl.load(squeezed_ptr + row[:, None] * T + t[None, :], mask=there & (t < T)[None, :], other=0.0)
         shifted = tl.where(there, squeezed.to(ACC) - origin[None, :], 0.0)
         wide = project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T, FRAMES, tl.zeros([WIDE, ROWS], ACC))
-        scores = score_rows(d_kernel_ptr, kernel_ptr, k, row, rows, K, ACC)
+        scores = score_rows(d_kernel_ptr, kernel_ptr, k, row, rows, C, K, CHANNELS_LAST, D_CHANNELS_LAST, ACC)
         normalized, output = activate(wide, weight, bias, mean, inverse)
         normalized = tl.where((row < rows)[None, :], normalized, 0.0)
         d_output = product(tl.trans(second.to(ACC)), scores, tl.zeros([WIDE, ROWS], ACC))
@@ -132,9 +154,9 @@ def output_gradients_kernel(
     first_ptr, second_ptr, l_second_ptr, global_norm, local_norm, d_output_ptr, local_ptr, global_ptr,
     columns, rows: tl.int64, C, HIDDEN, WIDTH, size, hidden_blocks, column_parts, column_steps, wide_blocks,
     row_parts, row_steps,
-    T: tl.constexpr, K: tl.constexpr, FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
-    INDEX: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr,
+    FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """From dV and dΘ to the outputs of both BatchNorms, and their sums over the batch."""
     program = tl.program_id(0)
@@ -142,11 +164,12 @@ def output_gradients_kernel(
         local_outputs(
             d_importance_ptr, importance_ptr, projected_ptr, l_second_ptr, local_norm, d_output_ptr, local_ptr, program,
             columns, C, HIDDEN, hidden_blocks, column_parts, column_steps,
-            T, BLOCK_H, BLOCK_N, BLOCK_C, ACC, INDEX,
+            T, CHANNELS_LAST, D_CHANNELS_LAST, BLOCK_H, BLOCK_N, BLOCK_C, ACC, INDEX,
         )  # fmt: skip
     else:
         global_outputs(
             d_kernel_ptr, kernel_ptr, squeezed_ptr, first_ptr, second_ptr, global_norm, global_ptr,
             program - hidden_blocks * column_parts,
-            rows, WIDTH, size, wide_blocks, row_parts, row_steps, T, K, FRAMES, TAPS, WIDE, ROWS, ACC, INDEX,
+            rows, C, WIDTH, size, wide_blocks, row_parts, row_steps,
+            T, K, CHANNELS_LAST, D_CHANNELS_LAST, FRAMES, TAPS, WIDE, ROWS, ACC, INDEX,
         )  # fmt: skip

@@ -29,11 +29,12 @@ def load_windows(squeezed_ptr, k, column, columns, C, T: tl.constexpr, TAPS: tl.
 
 
 @triton.jit
-def load_columns(values_ptr, c, column, columns, C, T: tl.constexpr):
-    """Values `(N, C, T)` of channels by columns."""
+def load_columns(values_ptr, c, column, columns, C, T: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Values `(N, C, T)` of channels by columns; stored channels fastest, or frames."""
     n, t = (column // T).to(tl.int64)[None, :], (column % T)[None, :]
     inside = (c < C)[:, None] & (column < columns)[None, :]
-    return tl.load(values_ptr + (n * C + c[:, None]) * T + t, mask=inside, other=0.0)
+    at = (n * T + t) * C + c[:, None] if CHANNELS_LAST else (n * C + c[:, None]) * T + t
+    return tl.load(values_ptr + at, mask=inside, other=0.0)
 
 
 @triton.jit

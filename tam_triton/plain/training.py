@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tam_triton import layout
 from tam_triton.plain.views import widened
 
 
@@ -11,12 +12,13 @@ def training_branches(
     squeezed: Tensor,
     g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
     l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
-    eps: float,
+    eps: float, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """V `(N, C, T)`, Θ `(N, C, K)`, z₃ `(N, C/β, T)`, then mean, unbiased variance and 1/σ of G and of L, `(3, ·)`.
 
     Each branch is its first weight, BatchNorm's weight and bias, and its second weight, shaped as in the published
-    checkpoints. z₃, which enters BatchNorm, and the statistics are in the dtype of sums. Differentiable in V and Θ.
+    checkpoints. z₃, which enters BatchNorm, and the statistics are in the dtype of sums. V and Θ are stored channels
+    fastest beside a channels_last feature map. Differentiable in both.
     """
     g_first, g_weight, g_bias, g_second = map(widened, (g_first, g_weight, g_bias, g_second))
     l_first, l_weight, l_bias, l_second = map(widened, (l_first, l_weight, l_bias, l_second))
@@ -29,8 +31,8 @@ def training_branches(
     kernel = functional.linear(activated, g_second).softmax(-1).unflatten(0, squeezed.shape[:2])
     importance = functional.conv1d(hidden, l_second).sigmoid()
     return (
-        importance.type_as(squeezed),
-        kernel.type_as(squeezed),
+        layout.dense_weights(importance.type_as(squeezed), channels_last),
+        layout.dense_weights(kernel.type_as(squeezed), channels_last),
         projected,
         statistics(rows.detach(), eps),
         statistics(projected.detach(), eps),
@@ -48,9 +50,12 @@ def branch_gradients(
     d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, importance: Tensor, kernel: Tensor, projected: Tensor,
     g_first: Tensor, g_weight: Tensor, g_bias: Tensor, g_second: Tensor,
     l_first: Tensor, l_weight: Tensor, l_bias: Tensor, l_second: Tensor,
-    g_statistics: Tensor, l_statistics: Tensor,
+    g_statistics: Tensor, l_statistics: Tensor, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dX̂ and the gradients of both branches' parameters, in the order of `training_branches`, from its results."""
+    """dX̂ and the gradients of both branches' parameters, in the order of `training_branches`, from its results.
+
+    dX̂ is stored as V is.
+    """
     x, v, dv = widened(squeezed), widened(importance), widened(d_importance)
     taps = l_first.shape[-1]
     d_scores = dv * v * (1 - v)
@@ -69,7 +74,8 @@ def branch_gradients(
     dx = dx + (d_wide @ widened(g_first)).view(dx.shape)
     gradients = (d_wide.mT @ rows, dg_weight, dg_bias, d_scores.mT @ activated, dl_first, dl_weight, dl_bias, dl_second)
     parameters = (g_first, g_weight, g_bias, g_second, l_first, l_weight, l_bias, l_second)
-    return dx.type_as(squeezed), *(one.type_as(p) for one, p in zip(gradients, parameters, strict=True))  # type: ignore[return-value]
+    dx = layout.dense_weights(dx.type_as(squeezed), channels_last)
+    return dx, *(one.type_as(p) for one, p in zip(gradients, parameters, strict=True))  # type: ignore[return-value]
 
 
 def norm_gradients(

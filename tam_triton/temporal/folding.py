@@ -30,7 +30,6 @@ GLOBAL_HOOKS = (
     nn_module._global_backward_pre_hooks,
     nn_module._global_backward_hooks,
 )
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 HALVES_AND_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -83,23 +82,21 @@ def fold_training(
         return None
     if g_norm.eps != l_norm.eps or not g_norm.eps > 0:
         return None
-    (clips, channels, num_segments), width, hidden = squeezed.shape, g_first.weight.shape[0], l_first.weight.shape[0]
+    tensors = [
+        *(g_first.weight, g_norm.weight, g_norm.bias, g_second.weight),
+        *(l_first.weight, l_norm.weight, l_norm.bias, l_second.weight),
+    ]
+    (clips, channels, num_segments), width, hidden = squeezed.shape, tensors[0].shape[0], tensors[4].shape[0]
     if clips * channels == 1 or clips * num_segments == 1:  # no variance, as BatchNorm says itself
         return None
-    parameters: dict[Any, list[tuple[int, ...]]] = {
-        g_first: [(width, num_segments)], g_norm: [(width,)] * 2, g_second: [(kernel_size, width)],
-        l_first: [(hidden, channels, 3)], l_norm: [(hidden,)] * 2, l_second: [(channels, hidden, 1)],
-    }  # fmt: skip
-    for layer, shapes in parameters.items():
-        tensors = [layer.weight, layer.bias][: len(shapes)]
-        if not all(fits(one, squeezed) and one.shape == shape for one, shape in zip(tensors, shapes, strict=True)):
-            return None
-    return Trained(
-        [g_first.weight, g_norm.weight, g_norm.bias, g_second.weight],
-        [l_first.weight, l_norm.weight, l_norm.bias, l_second.weight],
-        g_norm.eps,
-        [g_norm, l_norm],
+    shapes: tuple[tuple[int, ...], ...] = (
+        *((width, num_segments), (width,), (width,), (kernel_size, width)),
+        *((hidden, channels, 3), (hidden,), (hidden,), (channels, hidden, 1)),
     )
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if tensor is None or tensor.shape != shape or not fits(tensor, squeezed):
+            return None
+    return Trained(tensors[:4], tensors[4:], g_norm.eps, [g_norm, l_norm])
 
 
 def known_layers(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_size: int) -> list[Any] | None:
@@ -164,7 +161,10 @@ def is_bare(layer: Any, forward: Any) -> bool:
 
 def is_hooked(layer: nn.Module) -> bool:
     """Whether a call of `layer` runs hooks of its own."""
-    return any(vars(layer)[hooks] for hooks in HOOKS)
+    own = layer.__dict__
+    return bool(
+        own["_forward_pre_hooks"] or own["_forward_hooks"] or own["_backward_pre_hooks"] or own["_backward_hooks"]
+    )
 
 
 def is_linear(layer: Any) -> bool:
@@ -201,13 +201,14 @@ def fold_norm(layer: Any, kinds: tuple[type[nn.Module], ...]) -> list[Tensor] | 
 
 
 def is_batch_norm_in_training(layer: Any) -> bool:
-    """A BatchNorm that takes the batch's statistics and, if it tracks them, has all to do so."""
-    if not is_plain(layer, nn.BatchNorm1d) or not layer.training or layer.weight is None or layer.bias is None:
+    """A BatchNorm that takes the batch's statistics and, if it tracks them, has all to do so, beside its weight."""
+    if not is_plain(layer, nn.BatchNorm1d) or not layer.training or layer.weight is None:
         return False
+    if not layer.track_running_stats:
+        return True
+    device = layer.weight.device
     tracked = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
-    return not layer.track_running_stats or all(
-        one is not None and is_ordinary(one) and one.device == layer.weight.device for one in tracked
-    )
+    return all(one is not None and is_ordinary(one) and one.device == device for one in tracked)
 
 
 def fits(tensor: Tensor, x: Tensor) -> bool:

@@ -20,7 +20,7 @@ def update(norms: Sequence[Any], statistics: Sequence[Tensor]) -> None:
     for momentum in dict.fromkeys(norm.momentum for norm, _ in pairs):
         chosen = [(norm, values) for norm, values in pairs if norm.momentum == momentum]
         running = [buffer for norm, _ in chosen for buffer in (norm.running_mean, norm.running_var)]
-        batch = [row.to(norm.running_mean.dtype) for norm, values in chosen for row in (values[0], values[1])]
+        batch = [row.to(norm.running_mean.dtype) for norm, values in chosen for row in values.unbind()[:2]]
         if momentum is not None:
             torch._foreach_lerp_(running, batch, momentum)
             continue

@@ -1,5 +1,6 @@
 """The temporal adaptive module as an nn.Module."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from tam_triton import functional
 from tam_triton.checks import check_count, check_device, check_dtype, check_module, check_parameter, check_taps
+from tam_triton.derivatives import is_channels_last
 from tam_triton.temporal import running, tracing
 from tam_triton.temporal.base import TemporalModule
 from tam_triton.temporal.folding import Folded, fold, fold_activated, fold_training, is_bare
@@ -73,7 +75,10 @@ class TAM(TemporalModule):
 
     def compute(self, x: Any) -> Any:
         """Through the layers."""
-        return tracing.squeeze_and_aggregate(x, self.branches, self.num_segments, self.kernel_size, impl=self.impl)
+        branches: Any = self.branches
+        if self.training and getattr(branches, "__func__", None) is BRANCHES and not tracing.is_traced(x):
+            branches = partial(self._branches, channels_last=is_channels_last(x))
+        return tracing.squeeze_and_aggregate(x, branches, self.num_segments, self.kernel_size, impl=self.impl)
 
     def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
         """`self(activation(norm(x)))`, as a TA-Block has it.
@@ -102,11 +107,16 @@ class TAM(TemporalModule):
 
         In training, where Triton runs, two launches take the place of the layers, if these are as they were built.
         """
+        return self._branches(squeezed, channels_last=False)
+
+    def _branches(self, squeezed: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
+        """For a feature map of this layout, beside which kernels store V and Θ as they read them."""
         if self.training and not tracing.is_traced(squeezed) and functional.choose(self.impl, squeezed) == "triton":
             trained = fold_training(squeezed, self.G, self.L, self.kernel_size)
             if trained is not None:
+                branches, eps = (trained.global_branch, trained.local_branch), trained.eps
                 importance, kernel, *statistics = functional.training_branches(
-                    squeezed, trained.global_branch, trained.local_branch, trained.eps, impl="triton"
+                    squeezed, *branches, eps, channels_last, impl="triton"
                 )
                 running.update(trained.norms, statistics)
                 return importance, kernel

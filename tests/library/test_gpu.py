@@ -1,5 +1,6 @@
 """The compiled kernels on a real GPU: `pytest -m gpu`. Skipped where there is none."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +74,35 @@ def test_same_bits_every_time(size: int, memory: str) -> None:
     for run in runs[1:]:
         for first, again in zip(runs[0], run, strict=True):
             assert torch.equal(first, again)
+
+
+@each_layout
+def test_a_training_step_in_a_cuda_graph(memory: str) -> None:
+    """Forward, backward and running statistics, replayed on other frames: the bits of the eager step."""
+    problem = Problem(N=2, T=8, C=64, H=14, W=14, K=3, layout=memory)
+    x, dy = problem.features().cuda().requires_grad_(), problem.features(salt=3).cuda()
+    eager = TAM(64, 8).cuda().train()
+    captured = copy.deepcopy(eager)
+
+    def step(module: TAM) -> list[Tensor]:
+        y = module(x)
+        return [y.detach(), *torch.autograd.grad(y, (x, *module.parameters()), dy)]
+
+    with torch.cuda.stream(torch.cuda.Stream()):  # kernels are compiled before anything is captured
+        step(captured)
+        torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step(captured)
+    captured.load_state_dict(eager.state_dict())
+    for salt in (5, 6):
+        x.data.copy_(problem.features(salt=salt))
+        graph.replay()
+        for replayed, expected in zip(results, step(eager), strict=True):
+            assert torch.equal(replayed, expected)
+        for name, buffer in eager.named_buffers():
+            assert torch.equal(captured.get_buffer(name), buffer), name
+    assert eager.get_buffer("G.1.num_batches_tracked") == 2
 
 
 @each_layout

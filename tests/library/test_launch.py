@@ -1,8 +1,8 @@
 """Launch rules at the shapes of TANet-50, and what each launch states about itself."""
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +12,14 @@ import pytest
 import torch
 import triton.language as tl
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 from bench.interpreted import counting
 from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
 from bench.static import CALLS, branch_weights
 from bench.traffic import by_kernel
-from tam_triton import kernels, layout
+from tam_triton import TAM, kernels, layout
 from tam_triton.kernels import launch, metadata
 
 T, K = 8, 3
@@ -232,6 +233,72 @@ def test_every_kernel_states_its_figures() -> None:
     for each in launches:
         assert set(each.stated()) == {"name", "bytes", "flops32"}
         assert each.stated()["flops32"] > 0
+
+
+class Launches(TorchDispatchMode):
+    """Which of torch's operators a GPU would launch, in the library's own too; refuses what would wait for it."""
+
+    WAITING = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2")
+    WITHOUT = ("detach", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "promote_types")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def kernel(self) -> Callable[..., None]:
+        """In place of a launch. No tensor is kept, which autograd would copy to keep its gradient apart."""
+        return lambda executor, *_, **__: self.names.append(executor.fn.__name__)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._opname
+        if func.namespace == "tam_triton":
+            with self:
+                return getattr(kernels, name)(*args, **(kwargs or {}))
+        with self:
+            if (parts := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
+                return parts  # of operators that are others put together, as `contiguous` is a copy or none
+        if name in self.WAITING:
+            raise AssertionError(f"{name} waits for the GPU")
+        if not func.is_view and name not in self.WITHOUT:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def a_step(module: TAM, layout: str) -> list[str]:
+    """What forward and backward launch, by name: the library's kernels and torch's operators."""
+    x = torch.zeros(2 * T, module.channels, 7, 7).contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
+    dy = torch.zeros_like(x)
+    waiting = [mock.patch.object(Tensor, name, side_effect=AssertionError(name)) for name in ("cpu", "numpy", "tolist")]
+    with Launches() as launches, ExitStack() as stack:
+        for patch in waiting:
+            stack.enter_context(patch)
+        stack.enter_context(mock.patch.object(GridExecutor, "__call__", launches.kernel()))
+        module(x).backward(dy)
+    return launches.names
+
+
+ONE_STEP = [
+    *("squeeze_kernel", "projections_kernel", "weights_kernel", "_foreach_add_", "_foreach_lerp_", "banded_kernel"),
+    *("weight_gradients_kernel", "output_gradients_kernel", "input_gradients_kernel", "banded_kernel"),
+]
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@each_layout
+def test_a_step_of_tam_launches_ten_kernels(layout: str, autocast: bool) -> None:
+    """No copy, no fill, and nothing that waits for the GPU."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert a_step(TAM(64, T, impl="triton"), layout) == ONE_STEP
+
+
+def test_what_is_launched_beside_is_seen() -> None:
+    """Copies of weights that lie otherwise, fills where V has no gradient, and a number that the host asks for."""
+    layers = TAM(64, T, impl="triton")
+    layers.L[4].register_forward_hook(lambda *_: None)
+    assert "clone" in a_step(layers, "channels_last")
+    layers.L[4].register_forward_hook(lambda module, inputs, y: y * float(y.sum()))
+    with pytest.raises(AssertionError, match="_local_scalar_dense waits for the GPU"):
+        a_step(layers, "nchw")
 
 
 def test_bytes_of_split_clips() -> None:

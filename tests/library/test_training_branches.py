@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tam_triton import TAM, functional
+from tam_triton import TAM, functional, kernels
+from tam_triton.layout import dense_weights
+from tam_triton.temporal import folding
 from tests.library.test_module import random_tam
 from tests.support.changes import CHANGES, global_hook, patched_class
 from tests.support.strategies import Problem
@@ -174,6 +176,29 @@ def test_ten_steps_of_a_network() -> None:
         fused = trained("triton")
     assert len(calls) == 20
     torch.testing.assert_close(fused, trained("torch"), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_weights_lie_as_the_map_does(channels_last: bool) -> None:
+    """V, Θ and dX̂ as its kernels read them, dV and dΘ in either layout: no value depends on it."""
+    squeezed = PROBLEM.tensor(3, 16, 4)
+    trained = folding.fold_training(squeezed, (module := pair()[0]).G, module.L, 3)
+    assert trained is not None
+    given: Any = [one.detach() for one in (squeezed, *trained.global_branch, *trained.local_branch)]
+
+    def results(channels_last: bool, of_gradients: bool) -> tuple[Tensor, ...]:
+        v, theta, projected, *statistics = forward = kernels.training_branches(*[*given, 1e-5, channels_last])
+        gradients = (dense_weights(PROBLEM.tensor(*one.shape, salt=1), of_gradients) for one in (v, theta))
+        arguments: list[Any] = [*gradients, given[0], v, theta, projected, *given[1:], *statistics, channels_last]
+        return *forward, *kernels.branch_gradients(*arguments)
+
+    expected = results(False, False)
+    for of_gradients in (False, True):
+        v, theta, *others = ours = results(channels_last, of_gradients)
+        for result, value in zip(ours, expected, strict=True):
+            assert torch.equal(result, value)
+        for one in (v, theta, others[3]):
+            assert (one.mT if channels_last else one).is_contiguous()
 
 
 def test_a_single_value_has_no_variance() -> None:

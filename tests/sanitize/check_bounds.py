@@ -109,9 +109,15 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
     local_branch = [empty(hidden, case.C, 3), *batch_norm(hidden), empty(case.C, hidden, 1)]
     norm = batch_norm(case.C)
     parameters = [one for branch in (global_branch, local_branch) for one in (*branch[:3], branch[-1])]
-    trained: list[Any] = [squeezed, *parameters, EPS]
-    gradients: list[Any] = [empty(*squeezed.shape), empty(*kernel.shape), squeezed, importance, kernel]
-    gradients += [empty(case.N, hidden, case.T), *parameters, empty(3, width), empty(3, hidden)]
+    trained: list[Any] = [squeezed, *parameters, EPS, channels_last]
+    gradients: list[Any] = [
+        empty(*squeezed.shape),
+        empty(*kernel.shape),
+        squeezed,
+        dense(case.T, case.N),
+        dense(case.K, case.N),
+    ]
+    gradients += [empty(case.N, hidden, case.T), *parameters, empty(3, width), empty(3, hidden), channels_last]
     return {
         "squeeze": lambda: kernels.squeeze(x, case.T),
         "activated_squeeze": lambda: kernels.activated_squeeze(x, norm, EPS, case.T),

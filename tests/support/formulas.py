@@ -61,7 +61,9 @@ def as_state(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def exact_training(squeezed: np.ndarray, eps: float, **parameters: np.ndarray) -> tuple[np.ndarray, ...]:
+def exact_training(
+    squeezed: np.ndarray, eps: float, channels_last: bool, **parameters: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """V, Θ, what enters L's BatchNorm, and the statistics of both."""
     state = as_state(parameters)
     local = reference.importance_map(squeezed, state, training=True)
@@ -78,7 +80,7 @@ def exact_training(squeezed: np.ndarray, eps: float, **parameters: np.ndarray) -
 
 
 def exact_branch_gradients(
-    d_importance: np.ndarray, d_kernel: np.ndarray, squeezed: np.ndarray, **arguments: np.ndarray
+    d_importance: np.ndarray, d_kernel: np.ndarray, squeezed: np.ndarray, channels_last: bool, **arguments: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """dX̂ and the gradients of all parameters."""
     state = as_state(arguments)
@@ -91,7 +93,9 @@ def exact_branch_gradients(
     return by_local + by_global, *(gradients[name] for name in names)
 
 
-def plain_training(squeezed: Tensor, eps: float, **parameters: Tensor) -> tuple[Tensor, ...]:
+def plain_training(
+    squeezed: Tensor, eps: float, channels_last: bool = False, **parameters: Tensor
+) -> tuple[Tensor, ...]:
     """As the layers have it, in the arguments' precision."""
     outputs, entered = [], []
     for branch in "gl":
@@ -108,12 +112,13 @@ def plain_training(squeezed: Tensor, eps: float, **parameters: Tensor) -> tuple[
 
 
 def plain_branch_gradients(
-    d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, **arguments: Tensor
+    d_importance: Tensor, d_kernel: Tensor, squeezed: Tensor, channels_last: bool, **arguments: Tensor
 ) -> tuple[Tensor, ...]:
     """By autograd."""
     names = ["squeezed", *(f"{branch}_{name}" for branch in "gl" for name in PARAMETERS)]
     leaves = [value.detach().requires_grad_() for value in (squeezed, *(arguments[name] for name in names[1:]))]
-    importance, kernel, *_ = plain_training(**dict(zip(names, leaves, strict=True)), eps=reference.layers.EPSILON)
+    given: dict[str, Any] = dict(zip(names, leaves, strict=True))
+    importance, kernel, *_ = plain_training(**given, eps=reference.layers.EPSILON)
     return torch.autograd.grad((importance, kernel), leaves, (d_importance, d_kernel))
 
 

@@ -204,7 +204,8 @@ def training_arguments(p: Problem) -> Arguments:
 def gradient_arguments(p: Problem) -> Arguments:
     """Gradients of V and Θ, in a layout of their own, and what the forward took and gave."""
     given = training_arguments(p)
-    importance, kernel, projected, *statistics = plain.training_branches(*(*given.values(), EPS))
+    channels_last = p.layout == "channels_last"
+    importance, kernel, projected, *statistics = plain.training_branches(*(*given.values(), EPS, channels_last))
     d_importance, d_kernel = (
         weights_in_layout(p.tensor(*one.shape, salt=salt), p.weights_layout)
         for one, salt in ((importance, 50), (kernel, 51))
@@ -212,7 +213,7 @@ def gradient_arguments(p: Problem) -> Arguments:
     return {
         "d_importance": d_importance, "d_kernel": d_kernel, "squeezed": given["squeezed"], "importance": importance,
         "kernel": kernel, "projected": projected, **dict(list(given.items())[1:]),
-        **dict(zip(("g_statistics", "l_statistics"), statistics, strict=True)),
+        **dict(zip(("g_statistics", "l_statistics"), statistics, strict=True)), "channels_last": channels_last,
     }  # fmt: skip
 
 
@@ -362,7 +363,7 @@ OPERATORS = (
     ),
     Operator(
         "training_branches",
-        arguments=lambda p: {**training_arguments(p), "eps": EPS},
+        arguments=lambda p: {**training_arguments(p), "eps": EPS, "channels_last": p.layout == "channels_last"},
         truth=exact_training,
         plain=plain_training,
         channelwise=False,
