@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 Array = NDArray  # of any type; lanes first
 
 TYPES: dict[str, str] = {
-    "pred": "?", "f16": "f2", "f32": "f4", "f64": "f8", "f32x2": "f4",
+    "pred": "?", "f16": "f2", "f32": "f4", "f64": "f8", "f32x2": "f4", "s16x2": "i2", "u16x2": "u2",
     **{f"s{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"{kind}{bits}": f"u{bits // 8}" for kind in "ub" for bits in (8, 16, 32, 64)},
 }  # fmt: skip
@@ -21,7 +21,7 @@ def typed(bits: Array, kind: str) -> Array:
     if kind == "bf16":
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     dtype = np.dtype(TYPES[kind])
-    if kind == "f32x2":
+    if kind.endswith("x2"):
         return bits.view(dtype).reshape(-1, 2)
     return bits if kind == "pred" else bits.astype(f"u{dtype.itemsize}", copy=False).view(dtype)
 
@@ -31,7 +31,7 @@ def as_bits(values: Array, width: int) -> Array:
     if width == 1:
         return values.astype(np.bool_, copy=False)
     if values.ndim == 2:
-        values = np.ascontiguousarray(values).view(np.uint64).reshape(-1)
+        values = np.ascontiguousarray(values).view(f"u{2 * values.dtype.itemsize}").reshape(-1)
     if values.dtype.kind == "i":
         values = values.astype(f"i{width // 8}", copy=False)
     bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
@@ -102,6 +102,8 @@ def product(a: Array, b: Array, kind: str, half: str) -> Array:
     """Of integers: the "lo" half, the "hi" one, or all of it, "wide"."""
     if half == "lo":
         return a * b
+    if kind[1:] == "64":  # of which NumPy has no double
+        return (a.astype(object) * b.astype(object) >> 64).astype(TYPES[kind])
     whole = a.astype(TYPES[double(kind)]) * b.astype(TYPES[double(kind)])
     return whole if half == "wide" else (whole >> int(kind[1:])).astype(TYPES[kind])
 

@@ -322,7 +322,7 @@ def store_matrices(machine: Machine, lanes: Lanes, instruction: Instruction, act
 
 INTEGER = r"[sub](16|32|64)"
 FORMS: dict[str, Handler] = {
-    rf"(add|sub)\.({INTEGER}|(rn\.)?(f32(x2)?|f64))": elementwise,
+    rf"(add|sub)\.({INTEGER}|[su]16x2|(rn\.)?(f32(x2)?|f64))": elementwise,
     rf"(min|max)\.{INTEGER}|(min|max)(\.NaN)?\.f32|(min|max)\.f64": elementwise,
     rf"(div|rem)\.{INTEGER}": elementwise,
     r"(and|or|xor|not)\.(pred|b16|b32|b64)": elementwise,
@@ -330,7 +330,7 @@ FORMS: dict[str, Handler] = {
     r"(mul(\.rn)?|fma\.rn)\.(f32(x2)?|f64)|(div|sqrt)\.rn\.(f32|f64)": elementwise,
     rf"div\.full(\.ftz)?\.f32|({'|'.join(ALLOWED)})\.approx(\.ftz)?\.f32": elementwise,
     r"(fma\.rn|(add|sub)(\.rn)?)\.f32\.(f16|bf16)": mixed,
-    r"(mul|mad)\.(lo\.[su](16|32|64)|wide\.[su](16|32))|mul\.hi\.[su](16|32)": multiply,
+    r"(mul|mad)\.(lo\.[su](16|32|64)|wide\.[su](16|32))|mul\.hi\.[su](16|32|64)": multiply,
     r"(shl\.b|shr\.[usb])(16|32|64)": shift,
     r"bfe\.[su]32": bit_field,
     r"prmt\.b32": permute,

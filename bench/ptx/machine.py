@@ -321,8 +321,8 @@ def constant(text: str, kind: str) -> Array:
     number = int(text, 0)
     if kind == "pred":
         return np.array([number != 0])
-    width = np.dtype(arithmetic.TYPES[kind]).itemsize
-    return np.array([number % (1 << 8 * width)], f"u{width}").view(arithmetic.TYPES[kind])
+    width = np.dtype(arithmetic.TYPES[kind]).itemsize * (2 if kind.endswith("x2") else 1)
+    return typed(np.array([number % (1 << 8 * width)], f"u{width}"), kind)
 
 
 @cache

@@ -177,7 +177,7 @@ class Symbolic:
         operands = [self.read(state, o, k) for o, k in zip(instruction.operands[1:], kinds, strict=True)]
         if kind.endswith("x2") and name != "cvt":
             halves = [[self.map(("part", str(i), "2"), o) for o in operands] for i in (0, 1)]
-            return [self.map(("pack",), *(self.map((*opcode[:-1], "f32"), *half) for half in halves))]
+            return [self.map(("pack",), *(self.map((*opcode[:-1], kind.removesuffix("x2")), *half) for half in halves))]
         return [self.computed(instruction, self.map(opcode, *operands), operands)]
 
     def computed(self, instruction: Instruction, terms: Terms, operands: list[Terms]) -> Terms:

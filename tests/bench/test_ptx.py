@@ -80,6 +80,8 @@ def towards_zero(a: int, b: int) -> int:
 WHOLE: dict[str, Callable[[int, int, int], int]] = {
     "add.s32 %r20, %r10, %r11": lambda a, b, c: a + b,
     "sub.s32 %r20, %r10, %r11": lambda a, b, c: a - b,
+    "add.s16x2 %r20, %r10, %r11": lambda a, b, c: (a + b) % 2**16 | ((a >> 16) + (b >> 16)) % 2**16 << 16,
+    "sub.u16x2 %r20, %r10, 0x10003": lambda a, b, c: (a - 3) % 2**16 | ((a >> 16) - 1) % 2**16 << 16,
     "mul.lo.s32 %r20, %r10, %r11": lambda a, b, c: signed(a) * signed(b),
     "mad.lo.s32 %r20, %r10, %r11, %r12": lambda a, b, c: a * b + c,
     "mul.wide.s32 %rd6, %r10, %r11; mov.b64 {_, %r20}, %rd6": lambda a, b, c: signed(a) * signed(b) >> 32,
@@ -91,6 +93,12 @@ WHOLE: dict[str, Callable[[int, int, int], int]] = {
     ),
     "mul.wide.s32 %rd6, %r10, %r11; mad.wide.s32 %rd6, %r12, %r10, %rd6; mov.b64 {_, %r20}, %rd6": lambda a, b, c: (
         signed(a) * signed(b) + signed(c) * signed(a) >> 32
+    ),
+    "mov.b64 %rd6, {%r10, %r11}; mul.hi.u64 %rd6, %rd6, %rd6; cvt.u32.u64 %r20, %rd6": lambda a, b, c: (
+        (b << 32 | a) ** 2 >> 64
+    ),
+    "mov.b64 %rd6, {%r10, %r11}; mul.hi.s64 %rd6, %rd6, %rd6; cvt.u32.u64 %r20, %rd6": lambda a, b, c: (
+        (signed(b) << 32 | a) ** 2 >> 64
     ),
     "div.s32 %r20, %r10, %r11": lambda a, b, c: towards_zero(signed(a), signed(b)) if b else 0,
     "rem.s32 %r20, %r10, %r11": lambda a, b, c: signed(a) - signed(b) * towards_zero(signed(a), signed(b)) if b else 0,
