@@ -136,7 +136,8 @@ def test_one_wrong_element_is_seen(change: float, agrees: bool) -> None:
 @pytest.mark.parametrize(("change", "error", "agrees"), [(0.0, 1.0, True), (0.0, -0.5, True), (1e-4, 0.0, False)])
 def test_approximate_functions_may_differ_within_their_bounds(change: float, error: float, agrees: bool) -> None:
     with device("sm_90", faulty(change, error)):
-        found = [compare(one) for one in launched(APPROXIMATE, SMALL)]
+        found = [compare(one) for one in launched(APPROXIMATE, SMALL) if one.launch.kernel == "weights_kernel"]
+    assert len(found) == 1
     assert not any(one.exact for one in found)
     assert all(one.different for one in found)
     assert {one.agrees for one in found} == {agrees}
