@@ -37,7 +37,8 @@ def normalized_input_gradient(
 ) -> Tensor:
     """The gradient of what enters BatchNorm and ReLU, dense in x's layout, as in `plain`; it is written once."""
     of_batch = None if d_weight is None or d_bias is None else (d_weight, d_bias)
+    norm = layout.dense_vectors(weight, bias, statistics)
     return banded.product(
         dy, importance, kernel, layout.is_channels_last(x), importance.shape[-1], transposed=True,
-        d_squeezed=d_squeezed, batch_norm=layout.dense_vectors(weight, bias, statistics), features=x, norm_gradients=of_batch,
+        d_squeezed=d_squeezed, batch_norm=norm, features=x, norm_gradients=of_batch,
     )  # fmt: skip

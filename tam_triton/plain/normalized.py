@@ -61,7 +61,7 @@ def normalized_gradients(
     d_importance = gamma * sums[1] + beta * sums[0]
     band = gamma[..., None] * of_normalized + beta[..., None] * of_mask
     d_kernel = (band * v[..., None]).where(inside, 0.0).sum(2)
-    return d_importance.type_as(importance), d_kernel.type_as(kernel), v * sums
+    return d_importance.type_as(importance).contiguous(), d_kernel.type_as(kernel).contiguous(), (v * sums).contiguous()
 
 
 def batch_norm_gradients(d_sums: Tensor, sums: Tensor, d_squeezed: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
