@@ -13,19 +13,19 @@ from torch import Tensor
 from tam_triton import layout
 from tam_triton.kernels import launch, metadata
 
-CHANNELS = 16  # of a program that puts parts together
-PARTS = 64  # that it reads at once
+CHANNELS = 4  # of a program that puts parts together
+PARTS = 512  # that it reads at once
 ROWS = 64  # frames of clips that a program reads at once, for the gradients of γ and β
 
 
 @triton.jit(launch_metadata=metadata.moments)
 def moments_kernel(
     x_ptr, parts_ptr,
-    vectors, lines, tiles_of_frame, parts, steps, tiles: tl.int64,
+    vectors, lines, tiles_of_frame, parts, steps, frames,
     CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, VECTOR: tl.constexpr,
-    UNROLL: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    UNROLL: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """Mean, and sum of squares less it, of each channel in one part: `(2, parts, C)`."""
+    """A value near the mean, the mean less it, and Σ(x − mean)², of each channel in one part: `(3, parts, C)`."""
     # As products, so that the compiler sees what divides a row.
     C = tl.cast(vectors, INDEX) * VECTOR if CHANNELS_LAST else lines
     P = lines if CHANNELS_LAST else tl.cast(vectors, INDEX) * VECTOR
@@ -34,72 +34,86 @@ def moments_kernel(
     part = program % parts
     c = ((program // parts).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
     p = tl.arange(0, BLOCK_P)[None, :]
-    first = part.to(tl.int64) * (steps * UNROLL)
+    first = part.to(COUNT) * (steps * UNROLL)
+    first_frame = first // tiles_of_frame
+    b = first_frame
+    place = first % tiles_of_frame  # of the next tile in its frame
     start = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    count = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     squares = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for step in range(steps):
         loaded = ()
         masks = ()
         for i in tl.static_range(UNROLL):
-            tile = first + step * UNROLL + i
-            q = (tile % tiles_of_frame).to(INDEX) * BLOCK_P + p
-            mask = (c < C) & (q < P) & (tile < tiles)
+            q = place.to(INDEX) * BLOCK_P + p
+            mask = (c < C) & (q < P) & (b < frames)
             offset = q * C + c if CHANNELS_LAST else c * P + q
-            loaded = loaded + (tl.load(x_ptr + tile // tiles_of_frame * frame + offset, mask=mask, other=0.0),)
+            loaded = loaded + (tl.load(x_ptr + b.to(tl.int64) * frame + offset, mask=mask, other=0.0),)
             masks = masks + (mask,)
+            place += 1
+            b += (place == tiles_of_frame).to(COUNT)
+            place = tl.where(place == tiles_of_frame, 0, place)
         if step == 0:
+            count = tl.zeros([BLOCK_C, BLOCK_P], ACC)
             for i in tl.static_range(UNROLL):
                 start += loaded[i].to(ACC)
                 count += masks[i].to(ACC)
             start /= tl.maximum(count, 1.0)
-            count = tl.zeros([BLOCK_C, BLOCK_P], ACC)
         for i in tl.static_range(UNROLL):
             less = tl.where(masks[i], loaded[i].to(ACC) - start, 0.0)
-            count += masks[i].to(ACC)
             total += less
             squares += less * less
+    # All tiles of a part count in each place, but for the last of a frame, which may be narrower.
+    ends = tl.minimum(b, frames) - first_frame
+    whole = tl.minimum(first + steps * UNROLL, tl.cast(frames, COUNT) * tiles_of_frame) - first - ends
+    last = (tiles_of_frame - 1) * tl.cast(BLOCK_P, INDEX) + p < P
+    count = tl.where(c < C, whole.to(ACC) + tl.where(last, ends.to(ACC), 0.0), 0.0)
     less = total / tl.maximum(count, 1.0)
-    mean, deviations = together(count, start + less, tl.maximum(squares - less * total, 0.0))
+    deviations = tl.maximum(squares - less * total, 0.0)
+    near = tl.sum(count * start + 0.0, axis=1) / tl.maximum(tl.sum(count, axis=1), 1.0)
+    mean, deviations = together(count, start - near[:, None] + less, deviations)
     parts_ptr += part.to(tl.int64) * C + c
-    tl.store(parts_ptr, mean[:, None], mask=c < C)
-    tl.store(parts_ptr + parts * tl.cast(C, tl.int64), deviations[:, None], mask=c < C)
+    stride = parts * tl.cast(C, tl.int64)
+    tl.store(parts_ptr, near[:, None], mask=c < C)
+    tl.store(parts_ptr + stride, mean[:, None], mask=c < C)
+    tl.store(parts_ptr + 2 * stride, deviations[:, None], mask=c < C)
 
 
 @triton.jit
 def together(count, mean, deviations):
-    """Mean, and sum of squares less it, of the groups in each row, of which these are given; twice, to lose no digit.
+    """Mean, and sum of squares less it, of the groups in each row, of which these are given.
 
-    A product that goes into a sum over lanes is rounded before.
+    Means are less a value near all of them: the mean itself has no digits left for their differences. A product that
+    goes into a sum over lanes is rounded before.
     """
-    total = tl.maximum(tl.sum(count, axis=1), 1.0)
-    rough = tl.sum(count * mean + 0.0, axis=1) / total
-    off = mean - rough[:, None]
-    correction = tl.sum(count * off + 0.0, axis=1) / total
-    within = tl.sum(deviations, axis=1)
-    return rough + correction, within + tl.sum(count * off * off + 0.0, axis=1) - total * correction * correction
+    total = tl.sum(count, axis=1)
+    result = tl.sum(count * mean + 0.0, axis=1) / tl.maximum(total, 1.0)
+    off = mean - result[:, None]
+    return result, tl.sum(deviations, axis=1) + tl.sum(count * off * off + 0.0, axis=1)
 
 
 @triton.jit(launch_metadata=metadata.statistics)
 def statistics_kernel(
     parts_ptr, statistics_ptr,
-    C, P, tiles_of_frame, parts, tiles_of_part: tl.int64, tiles: tl.int64, values: tl.int64, eps: tl.float64,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
+    C, P, tiles_of_frame, parts, tiles_of_part, tiles, values: tl.int64, eps: tl.float64,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
     """Mean, unbiased variance and 1/σ of each channel, from those of the parts."""
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    near = tl.load(parts_ptr + c, mask=c < C, other=0.0)  # from here on means are less this
     mean = tl.zeros([BLOCK_C], ACC)
     deviations = tl.zeros([BLOCK_C], ACC)
     done = tl.zeros([BLOCK_C], ACC)
     for first in range(0, parts, PARTS):
-        part = first + tl.arange(0, PARTS)
+        part = (first + tl.arange(0, PARTS)).to(COUNT)
         before = values_before(tl.minimum(part * tiles_of_part, tiles), tiles_of_frame, P, BLOCK_P)
         after = values_before(tl.minimum((part + 1) * tiles_of_part, tiles), tiles_of_frame, P, BLOCK_P)
         mask = (c < C)[:, None] & (part < parts)[None, :]
         offset = part.to(tl.int64)[None, :] * C + c[:, None]
-        means = tl.load(parts_ptr + offset, mask=mask, other=0.0)
-        within = tl.load(parts_ptr + parts * tl.cast(C, tl.int64) + offset, mask=mask, other=0.0)
+        stride = parts * tl.cast(C, tl.int64)
+        means = tl.load(parts_ptr + offset, mask=mask, other=0.0) - near[:, None]
+        means += tl.load(parts_ptr + stride + offset, mask=mask, other=0.0)
+        within = tl.load(parts_ptr + 2 * stride + offset, mask=mask, other=0.0)
         count = tl.broadcast_to((after - before).to(ACC)[None, :], [BLOCK_C, PARTS])
         new_mean, new_deviations = together(count, means, within)
         new = tl.sum(count, axis=1)
@@ -109,7 +123,7 @@ def statistics_kernel(
         deviations += new_deviations + off * off * (done * share)
         done += new
     total = tl.cast(values, ACC)
-    tl.store(statistics_ptr + c, mean, mask=c < C)
+    tl.store(statistics_ptr + c, near + mean, mask=c < C)
     tl.store(statistics_ptr + C + c, deviations / (total - 1), mask=c < C)
     inverse = 1.0 / tl.sqrt(deviations / total + tl.full([], eps, ACC))
     tl.store(statistics_ptr + 2 * tl.cast(C, tl.int64) + c, inverse, mask=c < C)
@@ -129,22 +143,25 @@ def batch_statistics(x: Tensor, eps: float) -> Tensor:
     tile = launch.moments_tile(frames, channels, pixels, channels_last, x.element_size())
     of_frame = launch.ceil_div(pixels, tile.pixels)
     statistics = x.new_empty((3, channels), dtype=launch.partial_dtype(x.dtype))
-    parts = statistics.new_empty((2, tile.parts, channels))
+    parts = statistics.new_empty((3, tile.parts, channels))
     acc = launch.accumulator(x.dtype)
+    # Of tiles and values, as far as parts that there are not would be counted.
+    count = launch.offset_dtype((tile.parts + PARTS) * tile.steps * tile.unroll * tile.pixels, tile.pixels)
     with launch.on_device(x):
         moments_kernel[(tile.parts * tile.count(channels),)](
             x, parts,
             *layout.vectors_and_lines(channels, pixels, channels_last, tile.vector),
-            of_frame, tile.parts, tile.steps, frames * of_frame,
+            of_frame, tile.parts, tile.steps, frames,
             CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
             UNROLL=tile.unroll, ACC=acc,
-            INDEX=launch.offset_dtype(channels * of_frame * tile.pixels, tile.channels * tile.pixels),
+            INDEX=launch.offset_dtype(channels * of_frame * tile.pixels, tile.channels * tile.pixels), COUNT=count,
             num_warps=tile.warps, **launch.OPTIONS,
         )  # fmt: skip
         statistics_kernel[(launch.ceil_div(channels, CHANNELS),)](
             parts, statistics,
             channels, pixels, of_frame, tile.parts, tile.steps * tile.unroll, frames * of_frame, frames * pixels, eps,
             BLOCK_P=tile.pixels, BLOCK_C=CHANNELS, PARTS=min(PARTS, launch.next_power_of_2(tile.parts)), ACC=acc,
+            COUNT=count,
             num_warps=launch.warps(launch.ROW_THREADS), **launch.OPTIONS,
         )  # fmt: skip
     return statistics

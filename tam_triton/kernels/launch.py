@@ -155,7 +155,7 @@ def moments_tile(frames: int, channels: int, pixels: int, channels_last: bool, i
         down = width * vector
     total = frames * ceil_div(pixels, down)
     wanted = ceil_div(24 * multiprocessors, num_warps * ceil_div(channels, across))
-    unroll = min(2 * LOADS, next_power_of_2(total))
+    unroll = min(LOADS if vector * itemsize == VECTOR_BYTES else 2 * LOADS, next_power_of_2(total))
     steps = ceil_div(total, unroll * max(1, min(total // unroll, wanted)))
     return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 

@@ -133,7 +133,10 @@ LAYERS: dict[str, Change] = {
     "no count": lambda block: block.norm.register_buffer("num_batches_tracked", None),
     "GroupNorm": replaced(lambda: nn.GroupNorm(2, 8)),
     "norm hooked": lambda block: block.norm.register_forward_hook(lambda _, __, output: output * 2),
-    "hook of a backward": lambda block: block.norm.register_full_backward_hook(lambda *_: None),
+    "hook of a backward": lambda block: (
+        block.norm.register_full_backward_hook(lambda *_: None),
+        setattr(block, "relu", nn.ReLU()),
+    ),
     "ReLU hooked": lambda block: block.relu.register_forward_hook(lambda _, __, output: output * 2),
     "TAM hooked": lambda block: block.tam.register_forward_hook(lambda _, __, output: output * 2),
     "another activation": lambda block: setattr(block, "relu", nn.LeakyReLU()),
