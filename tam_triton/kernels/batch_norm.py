@@ -44,7 +44,7 @@ def moments_kernel(
     for step in range(steps):
         loaded = ()
         masks = ()
-        for i in tl.static_range(UNROLL):
+        for _ in tl.static_range(UNROLL):
             q = place.to(INDEX) * BLOCK_P + p
             mask = (c < C) & (q < P) & (b < frames)
             offset = q * C + c if CHANNELS_LAST else c * P + q

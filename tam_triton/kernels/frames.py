@@ -36,6 +36,4 @@ def relu(x):
 @triton.jit
 def within_vectors(x, CHANNELS_LAST: tl.constexpr, VECTOR: tl.constexpr):
     """What one thread holds of each channel, added up: of pixels in NCHW."""
-    if CHANNELS_LAST:
-        return x
-    return tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // VECTOR, VECTOR]), axis=2)
+    return x if CHANNELS_LAST else tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // VECTOR, VECTOR]), axis=2)
