@@ -239,9 +239,10 @@ def test_x_without_gradient() -> None:
 
 @pytest.mark.parametrize("training", [True, False], ids=["batch", "frozen"])
 def test_derivatives_of_derivatives(training: bool) -> None:
-    block = pair()[0]
+    problem = Problem(N=2, T=2, C=4, H=2, W=1, K=3, dtype=torch.float64)
+    block = pair(problem=problem)[0]
     block.norm.train(training)
-    x = features(Problem(**{**vars(PROBLEM), "W": 1})).requires_grad_()
+    x = features(problem).requires_grad_()
     names = [name for name, _ in block.named_parameters()]
 
     def of_all(x: Tensor, *values: Tensor) -> Tensor:
