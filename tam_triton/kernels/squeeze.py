@@ -58,11 +58,10 @@ def squeeze_kernel(
                 passed += within_vectors(tl.where(mask, 1.0, tl.zeros_like(x)), CHANNELS_LAST, VECTOR)
                 centred += within_vectors(tl.where(mask, less, 0.0), CHANNELS_LAST, VECTOR)
             total += within_vectors(x, CHANNELS_LAST, VECTOR)
-    result = ((b // T) * C + c) * T + b % T
     average = (tl.sum(total, axis=1)[:, None] / P).to(squeezed_ptr.dtype.element_ty)
-    tl.store(squeezed_ptr + split * part + result, average, mask=c < C)
+    tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, average, mask=c < C)
     if batch_norm is not None:
-        sums_ptr += split * 2 * part + result
+        sums_ptr += split * 2 * part + ((b // T) * C + c) * T + b % T
         tl.store(sums_ptr, tl.sum(passed, axis=1)[:, None], mask=(c < C))
         tl.store(sums_ptr + part, tl.sum(centred, axis=1)[:, None] * inverse, mask=(c < C))
 

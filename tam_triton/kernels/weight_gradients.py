@@ -71,9 +71,8 @@ def weight_gradients_kernel(
         sums = ()
         mask_sums = ()
         for i in tl.static_range(FRAMES):
-            value: tl.tensor = x[i].to(ACC)
             if batch_norm is not None:
-                value -= mean
+                value: tl.tensor = x[i].to(ACC) - mean
                 blocked = value * scale + shift <= 0
                 value = tl.where(blocked, 0.0, value)
             for k in tl.static_range(K):
@@ -81,9 +80,12 @@ def weight_gradients_kernel(
                 if batch_norm is not None:
                     passed = of_mask[i * K + k]
                 if i + HALF + BEFORE >= k and i + HALF + BEFORE - k < READ:  # dY's frame s − k + K//2
-                    d: tl.tensor = dy[i + HALF + BEFORE - k].to(ACC)
-                    total += within_vectors(d * value, CHANNELS_LAST, VECTOR)
-                    if batch_norm is not None:
+                    if batch_norm is None:
+                        product: tl.tensor = dy[i + HALF + BEFORE - k].to(ACC) * x[i].to(ACC)
+                        total += within_vectors(product, CHANNELS_LAST, VECTOR)
+                    else:
+                        d: tl.tensor = dy[HALF + BEFORE + i - k].to(ACC)
+                        total += within_vectors(d * value, CHANNELS_LAST, VECTOR)
                         passed += within_vectors(tl.where(blocked, 0.0, d), CHANNELS_LAST, VECTOR)
                 sums = sums + (total,)
                 if batch_norm is not None:
