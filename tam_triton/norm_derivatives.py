@@ -109,29 +109,34 @@ class NormalizedAggregate(Operator):
 def squeeze_derived_again(
     ctx: Any, d_squeezed: Tensor, dy: Tensor, importance: Tensor, kernel: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of x, γ and β by way of X̂ and, with V and Θ as they are, of y."""
-    x, weight, bias, statistics, _ = ctx.saved_tensors
+    """Gradients of x, γ and β by way of X̂ and, with V and Θ as they are, of y.
+
+    Of views of these: V and Θ come from x too, which is not what is asked for here.
+    """
+    *leaves, statistics, _ = ctx.saved_tensors
     needed = ctx.needs_input_grad[:3]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        x, weight, bias = (leaf.view_as(leaf) for leaf in leaves)
         activated = activation(x, weight, bias, statistics, ctx)
-        squeezed = clip_view(activated.mean((2, 3)), ctx.num_segments).transpose(1, 2).type_as(d_squeezed)
-        y = aggregated(activated, importance, kernel).type_as(dy)
+        squeezed = clip_view(activated.mean((2, 3)), ctx.num_segments).transpose(1, 2).to(d_squeezed.dtype)
+        y = aggregated(activated, importance, kernel).to(dy.dtype)
     wanted = [one for one, yes in zip((x, weight, bias), needed, strict=True) if yes]
     found = iter(torch.autograd.grad((squeezed, y), wanted, (d_squeezed, dy), create_graph=create_graph))
     return [next(found) if yes else None for yes in needed]
 
 
 def aggregate_derived_again(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of V and Θ."""
+    """Gradients of V and Θ, of views of them: the one may come from the other."""
     x, weight, bias, statistics, importance, kernel = ctx.saved_tensors
     needed = ctx.needs_input_grad[6:8]
     create_graph = torch.is_grad_enabled()
-    wanted = [one for one, yes in zip((importance, kernel), needed, strict=True) if yes]
-    if not wanted:
+    if not any(needed):
         return None, None
     with torch.enable_grad():
-        y = aggregated(activation(x, weight, bias, statistics, ctx), importance, kernel).type_as(dy)
+        importance, kernel = importance.view_as(importance), kernel.view_as(kernel)
+        y = aggregated(activation(x, weight, bias, statistics, ctx), importance, kernel).to(dy.dtype)
+    wanted = [one for one, yes in zip((importance, kernel), needed, strict=True) if yes]
     found = iter(torch.autograd.grad(y, wanted, dy, create_graph=create_graph))
     d_importance, d_kernel = (next(found) if yes else None for yes in needed)
     return d_importance, d_kernel

@@ -254,6 +254,19 @@ def test_derivatives_of_derivatives(training: bool) -> None:
     assert calls
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["batch", "frozen"])
+def test_gradients_that_have_derivatives_are_the_same(training: bool) -> None:
+    """V and Θ come from x too: their part must not be counted twice."""
+    block = pair()[0]
+    block.norm.train(training)
+    results = []
+    for create_graph in (False, True):
+        x = features().requires_grad_()
+        loss = block(x).square().sum()
+        results.append(torch.autograd.grad(loss, (x, *block.parameters()), create_graph=create_graph))
+    torch.testing.assert_close(*results)
+
+
 def test_batched_gradients() -> None:
     results = []
     for block in pair():
