@@ -86,10 +86,10 @@ def branch_gradients(squeezed: Tensor, kernel: Tensor) -> object:
     return kernels.branch_gradients(squeezed.clone(), kernel, *given, *weights, *statistics)
 
 
-def trained_norm(x: Tensor) -> list[Tensor]:
+def trained_norm(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weight and bias of each channel of x, and the batch's statistics."""
-    channels = x.shape[1]
-    return [*torch.ones(2, channels, device=x.device), torch.ones(3, channels, device=x.device)]
+    weight, bias = torch.ones(2, x.shape[1], device=x.device)
+    return weight, bias, torch.ones(3, x.shape[1], device=x.device)
 
 
 def norm_sums(v: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ def norm_sums(v: Tensor) -> Tensor:
 
 def normalized_input_gradient(x: Tensor, v: Tensor, theta: Tensor, of_batch: bool) -> object:
     """From gradients of γ and β, unless the statistics are not the batch's."""
-    gradients: list[Any] = [*torch.ones(2, x.shape[1], device=x.device)] if of_batch else [None, None]
-    return kernels.normalized_input_gradient(another(x), x, *trained_norm(x), v, theta, v, *gradients)
+    d_weight, d_bias = torch.ones(2, x.shape[1], device=x.device) if of_batch else (None, None)
+    return kernels.normalized_input_gradient(another(x), x, *trained_norm(x), v, theta, v, d_weight, d_bias)
 
 
 # How the operators call each public launcher, in each form: x, V (also as X̂ and dX̂), Θ.

@@ -97,13 +97,23 @@ def zeros(block: Block) -> None:
 
 
 def other_branches(block: Block) -> None:
-    """Not those of a TAM, and wider than x may be."""
-    block.tam.branches = (
-        lambda squeezed: (  # type: ignore[method-assign]
-            squeezed.double().sigmoid(),
-            squeezed.double()[..., :3].softmax(-1),
-        )
-    )
+    """Not those of a TAM."""
+
+    def branches(squeezed: Tensor) -> tuple[Tensor, Tensor]:
+        return squeezed.sigmoid(), squeezed[..., :3].double().softmax(-1)
+
+    vars(block.tam)["branches"] = branches
+
+
+def frozen_zeros(block: Block) -> None:
+    zeros(block)
+    block.norm.eval()
+
+
+def hooked_backward(block: Block) -> None:
+    """A ReLU in place would change what such a hook has given."""
+    block.norm.register_full_backward_hook(lambda *_: None)
+    block.relu = nn.ReLU()
 
 
 FUSED: dict[str, Change] = {
@@ -118,7 +128,7 @@ FUSED: dict[str, Change] = {
     "x alone": lambda block: block.requires_grad_(False),
     "γ = 0": zeros,
     "in evaluation": lambda block: block.norm.eval(),
-    "in evaluation, γ = 0": lambda block: (block.norm.eval(), zeros(block)),
+    "in evaluation, γ = 0": frozen_zeros,
     "in evaluation, frozen γ and β": lambda block: (block.norm.eval(), frozen("norm.weight", "norm.bias")(block)),
     "in evaluation, x alone": lambda block: (block.norm.eval(), block.requires_grad_(False)),
     "all in evaluation": lambda block: block.eval(),
@@ -133,15 +143,12 @@ LAYERS: dict[str, Change] = {
     "no count": lambda block: block.norm.register_buffer("num_batches_tracked", None),
     "GroupNorm": replaced(lambda: nn.GroupNorm(2, 8)),
     "norm hooked": lambda block: block.norm.register_forward_hook(lambda _, __, output: output * 2),
-    "hook of a backward": lambda block: (
-        block.norm.register_full_backward_hook(lambda *_: None),
-        setattr(block, "relu", nn.ReLU()),
-    ),
+    "hook of a backward": hooked_backward,
     "ReLU hooked": lambda block: block.relu.register_forward_hook(lambda _, __, output: output * 2),
     "TAM hooked": lambda block: block.tam.register_forward_hook(lambda _, __, output: output * 2),
     "another activation": lambda block: setattr(block, "relu", nn.LeakyReLU()),
     "compiled norm": lambda block: block.norm.compile(backend="eager"),
-    "parametrized": lambda block: nn.utils.parametrizations.weight_norm(block.norm, dim=None),
+    "parametrized": lambda block: nn.utils.parametrizations.weight_norm(block.norm, dim=0),
     "patched forward": lambda block: setattr(block.norm, "forward", lambda x: x * 2),
     "patched TAM": lambda block: setattr(block.tam, "compute", lambda x: x * 2),
 }
@@ -382,10 +389,11 @@ def test_gradients_of_small_weights(dtype: torch.dtype, gamma: float) -> None:
 
     results, truths, others = gradients(fused, x), gradients(exact, x.double()), gradients(layers, x)
     for name, result in results.items():
-        assert_close(
-            result, truths[name].numpy(), others[name],
-            lambda number, name=name: gradients(layers, nudged(x, number))[name],
-        )  # fmt: skip
+
+        def again(number: int, name: str = name) -> Tensor:
+            return gradients(layers, nudged(x, number))[name]
+
+        assert_close(result, truths[name].numpy(), others[name], again)
 
 
 def test_parameters_that_are_parts_of_others() -> None:

@@ -111,9 +111,9 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
     parameters = [one for branch in (global_branch, local_branch) for one in (*branch[:3], branch[-1])]
     trained: list[Any] = [squeezed, *parameters, EPS]
     wide = torch.promote_types(case.dtype, torch.float32)
-    batch_norm_of_x = [torch.empty(case.C), torch.empty(case.C), torch.empty(3, case.C, dtype=wide)]
-    sums = [torch.empty(2, case.N, case.C, case.T, dtype=wide) for _ in range(2)]
-    d_norm = [torch.empty(case.C, dtype=wide) for _ in range(2)]
+    batch_norm_of_x = (torch.empty(case.C), torch.empty(case.C), torch.empty(3, case.C, dtype=wide))
+    d_sums, sums = (torch.empty(2, case.N, case.C, case.T, dtype=wide) for _ in range(2))
+    d_weight, d_bias = (torch.empty(case.C, dtype=wide) for _ in range(2))
     gradients: list[Any] = [empty(*squeezed.shape), empty(*kernel.shape), squeezed, importance, kernel]
     gradients += [empty(case.N, hidden, case.T), *parameters, empty(3, width), empty(3, hidden)]
     return {
@@ -132,9 +132,9 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
         "normalized_squeeze": lambda: kernels.normalized_squeeze(x, *batch_norm_of_x, case.T),
         "normalized_aggregate": lambda: kernels.normalized_aggregate(x, *batch_norm_of_x, v, theta),
         "normalized_gradients": lambda: kernels.normalized_gradients(dy, x, *batch_norm_of_x, v, theta),
-        "batch_norm_gradients": lambda: kernels.batch_norm_gradients(*sums, squeezed, case.H * case.W),
+        "batch_norm_gradients": lambda: kernels.batch_norm_gradients(d_sums, sums, squeezed, case.H * case.W),
         "normalized_input_gradient": lambda: kernels.normalized_input_gradient(
-            dy, x, *batch_norm_of_x, v, theta, d_squeezed, *d_norm
+            dy, x, *batch_norm_of_x, v, theta, d_squeezed, d_weight, d_bias
         ),
     }
 
