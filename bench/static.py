@@ -87,6 +87,23 @@ def branch_gradients(squeezed: Tensor, kernel: Tensor, channels_last: bool) -> o
     return kernels.branch_gradients(*arguments)
 
 
+def trained_norm(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight and bias of each channel of x, and the batch's statistics."""
+    weight, bias = torch.ones(2, x.shape[1], device=x.device)
+    return weight, bias, torch.ones(3, x.shape[1], device=x.device)
+
+
+def norm_sums(v: Tensor) -> Tensor:
+    """Two sums of each frame, in float32."""
+    return torch.ones(2, *v.shape, device=v.device)
+
+
+def normalized_input_gradient(x: Tensor, v: Tensor, theta: Tensor, of_batch: bool) -> object:
+    """From gradients of γ and β, unless the statistics are not the batch's."""
+    d_weight, d_bias = torch.ones(2, x.shape[1], device=x.device) if of_batch else (None, None)
+    return kernels.normalized_input_gradient(another(x), x, *trained_norm(x), v, theta, v, d_weight, d_bias)
+
+
 # How the operators call each public launcher, in each form: x, V (also as X̂ and dX̂), Θ.
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     "squeeze": lambda x, v, theta: kernels.squeeze(x, v.shape[-1]),
@@ -104,6 +121,15 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
     ),
     "weight_gradients, after": lambda x, v, theta: kernels.weight_gradients(another(x), x, v, theta, after=True),
     "input_gradient": lambda x, v, theta: kernels.input_gradient(x, v, theta, v, is_channels_last(x)),
+    "batch_statistics": lambda x, v, theta: kernels.batch_statistics(x, EPS),
+    "normalized_squeeze": lambda x, v, theta: kernels.normalized_squeeze(x, *trained_norm(x), v.shape[-1]),
+    "normalized_aggregate": lambda x, v, theta: kernels.normalized_aggregate(x, *trained_norm(x), v, theta),
+    "normalized_gradients": lambda x, v, theta: kernels.normalized_gradients(another(x), x, *trained_norm(x), v, theta),
+    "batch_norm_gradients": lambda x, v, theta: kernels.batch_norm_gradients(
+        norm_sums(v), norm_sums(v), v, x.shape[2] * x.shape[3]
+    ),
+    "normalized_input_gradient": lambda x, v, theta: normalized_input_gradient(x, v, theta, of_batch=True),
+    "normalized_input_gradient, frozen": lambda x, v, theta: normalized_input_gradient(x, v, theta, of_batch=False),
 }
 
 

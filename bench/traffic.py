@@ -18,9 +18,12 @@ from torch import Tensor
 import tam_triton
 from bench.interpreted import Launch, counting
 from bench.shapes import DTYPES, LAYOUTS, tanet50
+from tam_triton import functional
 from tam_triton.kernels import launch as rules
 
 IDEAL = {"forward": 3, "backward": 4}  # DESIGN, section 2
+IDEAL_BEHIND_NORM = {"forward": 4, "backward": 5}
+"""With BatchNorm in training and ReLU in front: statistics, squeeze, aggregation; dY and x twice, dx."""
 LARGE = 0.25  # from this share of X's bytes on, no cache is counted on to hold a tensor
 
 
@@ -119,6 +122,25 @@ def forward_and_backward(x: Tensor, num_segments: int, kernel_size: int) -> tupl
         )
     with mock.patch.object(rules, "ASSUMED", rules.Device(1, 32)), counting() as backward:
         torch.autograd.grad(y, x, dy)
+    return forward, backward
+
+
+def behind_norm(x: Tensor, num_segments: int, kernel_size: int) -> tuple[list[Launch], list[Launch]]:
+    """The same of a TAM behind BatchNorm, with the batch's statistics, and ReLU."""
+    x = x.detach().requires_grad_()
+    clips, channels = x.shape[0] // num_segments, x.shape[1]
+    importance = x.new_zeros(clips, channels, num_segments)
+    kernel = x.new_zeros(clips, channels, kernel_size)
+    weight, bias = (x.new_ones(channels, dtype=torch.float32, requires_grad=True) for _ in range(2))
+    dy = torch.zeros_like(x)
+    with mock.patch.object(rules, "ASSUMED", rules.Device(1, 32)), counting() as forward:
+        y = functional.normalize_squeeze_and_aggregate(
+            x, weight, bias, functional.batch_statistics(x, 1e-5, impl="triton"),
+            lambda squeezed: FreeBranches.apply(squeezed, importance, kernel), num_segments, kernel_size,
+            of_batch=True, eps=1e-5, wide=False, impl="triton",
+        )  # fmt: skip
+    with mock.patch.object(rules, "ASSUMED", rules.Device(1, 32)), counting() as backward:
+        torch.autograd.grad(y, (x, weight, bias), dy)
     return forward, backward
 
 

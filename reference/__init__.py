@@ -1,5 +1,16 @@
 """The mathematics of TAM in NumPy and float64, forward and backward: what correct means for every other part."""
 
+from reference.activated import (
+    ActivatedForward,
+    Normalized,
+    activated_backward,
+    activated_forward,
+    batch_statistics,
+    norm_bands,
+    norm_gradients,
+    norm_input_gradient,
+    normalize,
+)
 from reference.layers import (
     batch_norm,
     batch_norm_backward,
@@ -37,8 +48,12 @@ from reference.tam import (
 )
 
 __all__ = [
+    "ActivatedForward",
     "Branch",
+    "Normalized",
     "TAMForward",
+    "activated_backward",
+    "activated_forward",
     "adaptive_kernel",
     "adaptive_kernel_backward",
     "aggregate",
@@ -46,6 +61,7 @@ __all__ = [
     "band_matrix",
     "batch_norm",
     "batch_norm_backward",
+    "batch_statistics",
     "conv1d",
     "conv1d_backward",
     "excite",
@@ -56,6 +72,10 @@ __all__ = [
     "importance_map_backward",
     "linear",
     "linear_backward",
+    "norm_bands",
+    "norm_gradients",
+    "norm_input_gradient",
+    "normalize",
     "relu",
     "relu_backward",
     "sigmoid",

@@ -73,6 +73,42 @@ def activated_aggregate(
     return aggregation(x, kernel)
 
 
+def batch_statistics(x: Size, *_: Any, **__: Any) -> int:
+    """None, as any BatchNorm."""
+    return 0
+
+
+def normalized_squeeze(x: Size, *_: Any, **__: Any) -> int:
+    """None, as `squeeze`."""
+    return 0
+
+
+def normalized_aggregate(
+    x: Size, weight: Size, bias: Size, statistics: Size, importance: Size, kernel: Size, *_: Any, **__: Any
+) -> int:
+    """As `aggregate`."""
+    return aggregation(x, kernel)
+
+
+def normalized_gradients(
+    dy: Size, x: Size, weight: Size, bias: Size, statistics: Size, importance: Size, kernel: Size, *_: Any, **__: Any
+) -> int:
+    """As `weight_gradients`; the second band is BatchNorm's."""
+    return aggregation(x, kernel)
+
+
+def batch_norm_gradients(*_: Any, **__: Any) -> int:
+    """None, as any BatchNorm."""
+    return 0
+
+
+def normalized_input_gradient(
+    dy: Size, x: Size, weight: Size, bias: Size, statistics: Size, importance: Size, kernel: Size, *_: Any, **__: Any
+) -> int:
+    """As `input_gradient`."""
+    return aggregation(dy, kernel)
+
+
 FORMULAS: dict[str, Callable[..., int]] = {
     formula.__name__: formula
     for formula in (
@@ -85,6 +121,12 @@ FORMULAS: dict[str, Callable[..., int]] = {
         branch_gradients,
         activated_squeeze,
         activated_aggregate,
+        batch_statistics,
+        normalized_squeeze,
+        normalized_aggregate,
+        normalized_gradients,
+        batch_norm_gradients,
+        normalized_input_gradient,
     )
 }
 """FLOPs from the shapes of an operator's arguments, by its name."""

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tam_triton import branch_derivatives, derivatives, layout, ops, registered
+from tam_triton import branch_derivatives, derivatives, layout, norm_derivatives, ops, registered
 from tam_triton.checks import (
     check_branch_results,
     check_eps,
@@ -216,6 +216,57 @@ def training_branches(
         squeezed, *global_branch, *local_branch, eps, channels_last, impl
     )
     return importance, kernel, statistics[0], statistics[1]
+
+
+def batch_statistics(x: Tensor, eps: float, *, impl: str) -> Tensor:
+    """Mean, unbiased variance and 1/σ of every channel of x `(N·T, C, H, W)`: `(3, C)`, without gradients."""
+    return ops.operators(impl).batch_statistics(x.detach(), eps)
+
+
+def normalize_squeeze_and_aggregate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Tensor,
+    branches: Callable[[Tensor], tuple[Tensor | None, Tensor]],
+    num_segments: int,
+    kernel_size: int,
+    *,
+    of_batch: bool,
+    eps: float,
+    wide: bool,
+    impl: str,
+) -> Tensor:
+    """`squeeze_and_aggregate` of ReLU(BN(x)), with a backward that writes the gradient of x once; neither is in memory.
+
+    What is checked of the BatchNorm is up to the caller (`temporal.folding`).
+
+    Args:
+        x: feature maps `(N·T, C, H, W)`.
+        weight: γ `(C)`.
+        bias: β `(C)`.
+        statistics: mean, unbiased variance and 1/σ `(3, C)`.
+        branches: from X̂ `(N, C, T)` to importance V `(N, C, T)` and kernel Θ `(N, C, K)`.
+        num_segments: T, the frames of a clip.
+        kernel_size: K, the taps of Θ; odd.
+        of_batch: whether the statistics are those of x, and so have a gradient.
+        eps: of the BatchNorm, for derivatives of derivatives.
+        wide: whether V and Θ may be of a wider dtype than x.
+        impl: "triton" or "torch".
+
+    Returns:
+        y of x's shape, dtype and layout.
+
+    Raises:
+        TypeError, ValueError: as `squeeze_and_aggregate`.
+    """
+    check_segments(x, num_segments)
+    functions = norm_derivatives.functions()
+    weights_dtype = torch.promote_types(x.dtype, torch.float32) if wide or is_autocasting(x) else x.dtype
+    norm = (x, weight, bias, statistics, of_batch, eps)
+    squeezed, *slots, _ = functions.squeeze.call(*norm, kernel_size, weights_dtype, num_segments, impl)
+    weights = check_branch_results(x, branches(squeezed), num_segments, kernel_size, True)
+    return functions.aggregate.call(*norm, *weights, *slots, impl)
 
 
 def choose(impl: str | None, x: Tensor) -> str:

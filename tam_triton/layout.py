@@ -69,6 +69,11 @@ def readable_weights(values: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
     return [dense_weights(one, channels_last) for one in values], channels_last
 
 
+def dense_vectors(*vectors: Tensor) -> tuple[Tensor, ...]:
+    """Vectors `(C)`, or several as `(·, C)`, as the kernels read them: a parameter may be a part of another tensor."""
+    return tuple(one.contiguous() for one in vectors)
+
+
 def empty_weights(squeezed: Tensor, length: int, channels_last: bool) -> Tensor:
     """An uninitialised `(N, C, length)` like X̂ `(N, C, T)`, stored as `dense_weights` stores it."""
     clips, channels, _ = squeezed.shape

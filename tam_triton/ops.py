@@ -122,7 +122,7 @@ def training_branches(
     eps: float, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     clips, _, T = squeezed.shape
-    wide = torch.float64 if squeezed.dtype == torch.float64 else torch.float32
+    wide = of_sums(squeezed)
     return (
         layout.empty_weights(squeezed, T, channels_last),
         layout.empty_weights(squeezed, g_second.shape[0], channels_last),
@@ -158,6 +158,60 @@ def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segment
 @operator("(Tensor x, Tensor[] norm, float eps, Tensor importance, Tensor kernel) -> Tensor")
 def activated_aggregate(x: Tensor, norm: Sequence[Tensor], eps: float, importance: Tensor, kernel: Tensor) -> Tensor:
     return layout.empty_result(x)
+
+
+# BatchNorm's weight and bias `(C)`, and mean, unbiased variance and 1/σ `(3, C)`, of the batch or not, before ReLU.
+@operator("(Tensor x, float eps) -> Tensor")
+def batch_statistics(x: Tensor, eps: float) -> Tensor:
+    return x.new_empty(3, x.shape[1], dtype=of_sums(x))
+
+
+# Beside X̂ come Σ m and Σ m·x̂ over pixels, m = [A > 0]; beside dV and dΘ what dY gives of Σ dA·m and Σ dA·m·x̂.
+@operator("(Tensor x, Tensor weight, Tensor bias, Tensor statistics, SymInt num_segments) -> (Tensor, Tensor)")
+def normalized_squeeze(
+    x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, num_segments: int
+) -> tuple[Tensor, Tensor]:
+    size = (x.shape[0] // num_segments, x.shape[1], num_segments)
+    return x.new_empty(size), x.new_empty(2, *size, dtype=of_sums(x))
+
+
+@operator("(Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor importance, Tensor kernel) -> Tensor")
+def normalized_aggregate(
+    x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, importance: Tensor, kernel: Tensor
+) -> Tensor:
+    return layout.empty_result(x)
+
+
+@operator(
+    "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor importance, Tensor kernel)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+def normalized_gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, importance: Tensor, kernel: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    sums = importance.new_empty(2, *importance.shape, dtype=of_sums(x))
+    return importance.new_empty(importance.shape), kernel.new_empty(kernel.shape), sums
+
+
+@operator("(Tensor d_sums, Tensor sums, Tensor d_squeezed, SymInt pixels) -> (Tensor, Tensor)")
+def batch_norm_gradients(d_sums: Tensor, sums: Tensor, d_squeezed: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    return sums.new_empty(sums.shape[2]), sums.new_empty(sums.shape[2])
+
+
+@operator(
+    "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor importance, Tensor kernel,"
+    " Tensor d_squeezed, Tensor? d_weight, Tensor? d_bias) -> Tensor"
+)
+def normalized_input_gradient(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, importance: Tensor, kernel: Tensor,
+    d_squeezed: Tensor, d_weight: Tensor | None, d_bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    return layout.empty_result(x)
+
+
+def of_sums(x: Tensor) -> torch.dtype:
+    """The dtype in which sums over x are taken."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def in_plain_torch(name: str) -> Any:

@@ -20,3 +20,12 @@ def activated_aggregate(x: Tensor, norm: Sequence[Tensor], eps: float, importanc
     """`aggregate` of ReLU(BN(x)), which is never written; `norm` is weight, bias, running mean and variance."""
     T, channels_last = importance.shape[-1], layout.is_channels_last(x)
     return banded.product(x, importance, kernel, channels_last, T, transposed=False, norm=norm, eps=eps)
+
+
+def normalized_aggregate(
+    x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, importance: Tensor, kernel: Tensor
+) -> Tensor:
+    """The same in training, with `statistics` `(3, C)` as in `plain`."""
+    T, channels_last = importance.shape[-1], layout.is_channels_last(x)
+    norm = layout.dense_vectors(weight, bias, statistics)
+    return banded.product(x, importance, kernel, channels_last, T, transposed=False, batch_norm=norm)

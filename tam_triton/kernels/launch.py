@@ -134,14 +134,43 @@ def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, i
     return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 
 
+def moments_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
+    """For mean and variance of each channel over all frames: as the squeeze, but parts are of all frames together.
+
+    Tiles are counted through, frame after frame, and each part takes as many of them; so there are only as many parts
+    as keep a multiprocessor busy.
+    """
+    multiprocessors, lanes = device()
+    vector = row_vector(channels, pixels, channels_last, itemsize)
+    if channels_last:
+        across, num_warps = min(LINE_BYTES // itemsize, next_power_of_2(channels)), 4
+        down = max(1, lanes * num_warps * vector // across)
+        while num_warps > 1 and down > next_power_of_2(pixels):
+            num_warps, down = num_warps // 2, max(1, down // 2)
+    else:
+        vectors = ceil_div(pixels, vector)
+        num_warps = 2 if vectors >= 8 * lanes else 1
+        width = lanes * num_warps if vectors >= 4 * lanes else min(lanes // 2, next_power_of_2(vectors))
+        across = 1 if vectors >= 4 * lanes else 2 * lanes // width
+        down = width * vector
+    total = frames * ceil_div(pixels, down)
+    wanted = ceil_div(24 * multiprocessors, num_warps * ceil_div(channels, across))
+    unroll = min(LOADS if vector * itemsize == VECTOR_BYTES else 2 * LOADS, next_power_of_2(total))
+    steps = ceil_div(total, unroll * max(1, min(total // unroll, wanted)))
+    return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
+
+
 def row_vector(channels: int, pixels: int, channels_last: bool, itemsize: int) -> int:
     """Elements that a thread loads at once: as many as 128 bits hold and as divide a row."""
     return min(VECTOR_BYTES // itemsize, common_power_of_2(channels if channels_last else pixels))
 
 
-def band_frames(kernel_size: int) -> int:
-    """How many frames' band sums a thread keeps at most: K registers each, in channels_last twice as many."""
-    return max(1, 40 // kernel_size)
+def band_frames(kernel_size: int, bands: int = 1) -> int:
+    """How many frames' sums of one band, or of two, a thread keeps at most: K registers each, in channels_last twice.
+
+    Of two bands they are fewer, but the frames of a usual clip, eight, with the three usual taps.
+    """
+    return max(1, (40 if bands == 1 else 24) // kernel_size)
 
 
 def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:

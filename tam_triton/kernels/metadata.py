@@ -46,27 +46,56 @@ def banded(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """`aggregate` and `input_gradient`: for every element K products with V·Θ and their sum."""
     x, T, K = args["x_ptr"], args["T"], args["K"]
     read = x.nbytes * frames_read(T, args["FRAMES"], K) // T
-    small = nbytes(args, "importance_ptr", "kernel_ptr", "offset_ptr", "norm")
-    operations = 2 * K + (args["offset_ptr"] is not None) + 3 * (args["norm"] is not None)
+    small = nbytes(args, "importance_ptr", "kernel_ptr", "offset_ptr", "norm", "features_ptr", "batch_norm")
+    normed = args["norm"] is not None or args["batch_norm"] is not None
+    operations = 2 * K + (args["offset_ptr"] is not None) + 3 * normed
     operations += args["importance_ptr"] is not None
-    name = "transposed" if args["REVERSED"] else "forward" if args["norm"] is None else "activated"
+    if (gradients := args["norm_gradients"]) is not None:
+        small += gradients[0].nbytes + gradients[1].nbytes
+        operations += 3
+    name = "transposed" if args["REVERSED"] else "activated" if normed else "forward"
     detail = f"{name} {clip_shape(x, args['T'])}"
     return figures(metadata, detail, x, read + args["y_ptr"].nbytes + small, operations * x.numel())
 
 
 def squeeze(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
-    """One addition for every element, three operations more behind a BatchNorm and ReLU."""
+    """One addition for every element, three operations more behind a BatchNorm and ReLU; two sums more in training."""
     x = args["x_ptr"]
-    moved, operations = nbytes(args, "x_ptr", "squeezed_ptr", "norm"), 1 if args["norm"] is None else 4
+    moved = nbytes(args, "x_ptr", "squeezed_ptr", "sums_ptr", "norm", "batch_norm")
+    operations = 1 + 3 * (args["norm"] is not None) + 5 * (args["batch_norm"] is not None)
     return figures(metadata, clip_shape(x, args["T"]), x, moved, operations * x.numel())
 
 
 def weight_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
-    """K products of dY and X for every element; the rest is smaller by P."""
+    """K products of dY and X for every element, K sums and ReLU and BatchNorm more in training; the rest is smaller."""
     x, T, K = args["x_ptr"], args["T"], args["K"]
     read = args["dy_ptr"].nbytes * frames_read(T, args["FRAMES"], K) // T + x.nbytes
-    small = nbytes(args, "importance_ptr", "kernel_ptr", "d_importance_ptr", "d_kernel_ptr")
-    return figures(metadata, clip_shape(x, args["T"]), x, read + small, 2 * K * x.numel())
+    names = ("importance_ptr", "kernel_ptr", "d_importance_ptr", "d_kernel_ptr", "d_sums_ptr", "batch_norm")
+    operations = 2 * K + (K + 3) * (args["batch_norm"] is not None)
+    return figures(metadata, clip_shape(x, args["T"]), x, read + nbytes(args, *names), operations * x.numel())
+
+
+def moments(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """A subtraction, a square and two additions for every element."""
+    x = args["x_ptr"]
+    frames, channels, height, width = x.shape
+    detail = f"{frames}×{channels}×{height * width}"
+    return figures(metadata, detail, x, nbytes(args, "x_ptr", "parts_ptr"), 4 * x.numel())
+
+
+def statistics(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """Each part's mean and variance, put together."""
+    parts = args["parts_ptr"]
+    detail = f"{parts.shape[1]}×{parts.shape[2]}"
+    return figures(metadata, detail, parts, nbytes(args, "parts_ptr", "statistics_ptr"), 8 * parts.numel())
+
+
+def norm_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
+    """Two sums over clips and frames, of a sum and a product each."""
+    squeezed = args["d_squeezed_ptr"]
+    clips, channels, T = squeezed.shape
+    names = ("d_sums_ptr", "sums_ptr", "d_squeezed_ptr", "d_weight_ptr", "d_bias_ptr")
+    return figures(metadata, f"{clips}×{T}×{channels}", args["sums_ptr"], nbytes(args, *names), 6 * squeezed.numel())
 
 
 def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:

@@ -11,10 +11,17 @@ LOADS = 16  # of a thread, asked for before the first is used
 
 
 @triton.jit(launch_metadata=metadata.add_parts)
-def add_parts_kernel(first, second, blocks, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constexpr):
-    """Of one result, or of two, the first of which has so many blocks."""
+def add_parts_kernel(first, second, third, blocks, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constexpr):
+    """Of up to three results, the first of which has so many blocks."""
     if tl.program_id(0) < blocks:
         add(first, tl.program_id(0), BLOCK, LOADS, ACC)
+    elif third is not None:
+        block = tl.program_id(0) - blocks
+        blocks = tl.cdiv(second[3], BLOCK)
+        if block < blocks:
+            add(second, block, BLOCK, LOADS, ACC)
+        else:
+            add(third, block - blocks, BLOCK, LOADS, ACC)
     elif second is not None:
         add(second, tl.program_id(0) - blocks, BLOCK, LOADS, ACC)
 
@@ -42,7 +49,7 @@ def room(result: Tensor, parts: int) -> Tensor:
 
 
 def add_parts(*pairs: tuple[Tensor, Tensor]) -> None:
-    """result = Σ parts `(parts, *result.shape)`, for one pair of these, or two, in one launch.
+    """result = Σ parts `(parts, *result.shape)`, for one pair of these, two or three, in one launch.
 
     Nothing is left to do where `room` gave `result` itself.
     """
@@ -51,7 +58,7 @@ def add_parts(*pairs: tuple[Tensor, Tensor]) -> None:
         return
     blocks = [launch.ceil_div(size, THREADS) for *_, size in left]
     add_parts_kernel[(sum(blocks),)](
-        left[0], left[1] if len(left) == 2 else None, blocks[0],
+        *left, *(None,) * (3 - len(left)), blocks[0],
         BLOCK=THREADS, LOADS=LOADS, ACC=launch.accumulator(left[0][1].dtype),
         num_warps=launch.warps(THREADS), **launch.OPTIONS,
     )  # fmt: skip

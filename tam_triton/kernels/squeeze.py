@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch, metadata
-from tam_triton.kernels.frames import folded_norm, relu
+from tam_triton.kernels.frames import centred_norm, folded_norm, relu, within_vectors
 from tam_triton.kernels.parts import add_parts, room
 
 
 @triton.jit(launch_metadata=metadata.squeeze)
 def squeeze_kernel(
-    x_ptr, squeezed_ptr, norm,
+    x_ptr, squeezed_ptr, sums_ptr, norm, batch_norm,
     vectors, lines, T, tiles, splits, steps, eps: tl.float64, part: tl.int64,
     CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, VECTOR: tl.constexpr,
     UNROLL: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
@@ -36,6 +36,10 @@ def squeeze_kernel(
     total = tl.zeros([BLOCK_C, BLOCK_P if CHANNELS_LAST else BLOCK_P // VECTOR], ACC)
     if norm is not None:
         scale, shift = folded_norm(norm, eps, c, c < C, ACC)
+    if batch_norm is not None:
+        mean, scale, shift, inverse = centred_norm(batch_norm, C, c, c < C, ACC)
+        passed = tl.zeros_like(total)  # Σ m
+        centred = tl.zeros_like(total)  # Σ m·(x − mean)
     for step in range(steps):
         loaded = ()
         for i in tl.static_range(UNROLL):
@@ -46,9 +50,20 @@ def squeeze_kernel(
             x: tl.tensor = loaded[i].to(ACC)
             if norm is not None:
                 x = tl.where(p + (step * UNROLL + i) * BLOCK_P < P, relu(x * scale + shift), 0.0)
-            total += x if CHANNELS_LAST else tl.sum(tl.reshape(x, [BLOCK_C, BLOCK_P // VECTOR, VECTOR]), axis=2)
-    mean = (tl.sum(total, axis=1)[:, None] / P).to(squeezed_ptr.dtype.element_ty)
-    tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, mean, mask=c < C)
+            if batch_norm is not None:
+                less = x - mean
+                x = less * scale + shift
+                mask = (p + (step * UNROLL + i) * BLOCK_P < P) & ~(x <= 0)  # of NaN, too
+                x = tl.where(mask, x, 0.0)
+                passed += within_vectors(tl.where(mask, 1.0, tl.zeros_like(x)), CHANNELS_LAST, VECTOR)
+                centred += within_vectors(tl.where(mask, less, 0.0), CHANNELS_LAST, VECTOR)
+            total += within_vectors(x, CHANNELS_LAST, VECTOR)
+    average = (tl.sum(total, axis=1)[:, None] / P).to(squeezed_ptr.dtype.element_ty)
+    tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, average, mask=c < C)
+    if batch_norm is not None:
+        sums_ptr += split * 2 * part + ((b // T) * C + c) * T + b % T
+        tl.store(sums_ptr, tl.sum(passed, axis=1)[:, None], mask=(c < C))
+        tl.store(sums_ptr + part, tl.sum(centred, axis=1)[:, None] * inverse, mask=(c < C))
 
 
 def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, eps: float = 0.0) -> Tensor:
@@ -56,6 +71,27 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
 
     With `norm` (weight, bias, running mean and variance of a BatchNorm) of ReLU(BN(x)), which is never written.
     """
+    return launched(x, num_segments, norm, None, eps)[0]
+
+
+def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
+    """`squeeze` of ReLU(BN(x)) with running statistics."""
+    return squeeze(x, num_segments, norm, eps)
+
+
+def normalized_squeeze(
+    x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, num_segments: int
+) -> tuple[Tensor, Tensor]:
+    """X̂ `(N, C, T)` of A = ReLU(BN(x)), and Σ m and Σ m·x̂ over pixels, `(2, N, C, T)`, as in `plain`."""
+    squeezed, sums = launched(x, num_segments, None, layout.dense_vectors(weight, bias, statistics), 0.0)
+    assert sums is not None
+    return squeezed, sums
+
+
+def launched(
+    x: Tensor, num_segments: int, norm: Sequence[Tensor] | None, batch_norm: tuple[Tensor, ...] | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
+    """X̂, and with `batch_norm` the sums beside it."""
     channels_last = layout.is_channels_last(x)
     x = layout.to_layout(x, channels_last)
     frames, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
@@ -63,19 +99,21 @@ def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, 
     vectors, lines = layout.vectors_and_lines(channels, pixels, channels_last, tile.vector)
     squeezed = x.new_empty((frames // num_segments, channels, num_segments))
     parts = room(squeezed, tile.parts)
+    sums = sums_parts = None
+    if batch_norm is not None:
+        sums = x.new_empty((2, *squeezed.shape), dtype=launch.partial_dtype(x.dtype))
+        sums_parts = room(sums, tile.parts)
     with launch.on_device(x):
         squeeze_kernel[(frames * tile.count(channels) * tile.parts,)](
-            x, parts, None if norm is None else tuple(norm),
+            x, parts, sums_parts, None if norm is None else tuple(norm), batch_norm,
             vectors, lines, num_segments, tile.count(channels), tile.parts, tile.steps, eps, frames * channels,
             CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
             UNROLL=tile.unroll, ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * tile.covered, tile.channels * tile.pixels),
             num_warps=tile.warps, **launch.OPTIONS,
         )  # fmt: skip
-        add_parts((parts, squeezed))
-    return squeezed
-
-
-def activated_squeeze(x: Tensor, norm: Sequence[Tensor], eps: float, num_segments: int) -> Tensor:
-    """`squeeze` of ReLU(BN(x)) with running statistics."""
-    return squeeze(x, num_segments, norm, eps)
+        if sums is None or sums_parts is None:
+            add_parts((parts, squeezed))
+        else:
+            add_parts((parts, squeezed), (sums_parts, sums))
+    return squeezed, sums

@@ -9,6 +9,14 @@ about once: `in_cache` where torch executes call by call, `by_frame` and `by_shi
 """
 
 from tam_triton.plain.evaluation import activated_aggregate, activated_squeeze, branches
+from tam_triton.plain.normalized import (
+    batch_norm_gradients,
+    batch_statistics,
+    normalized_aggregate,
+    normalized_gradients,
+    normalized_input_gradient,
+    normalized_squeeze,
+)
 from tam_triton.plain.operators import aggregate, input_gradient, squeeze, weight_gradients
 from tam_triton.plain.training import branch_gradients, training_branches
 
@@ -16,9 +24,15 @@ __all__ = [
     "activated_aggregate",
     "activated_squeeze",
     "aggregate",
+    "batch_norm_gradients",
+    "batch_statistics",
     "branch_gradients",
     "branches",
     "input_gradient",
+    "normalized_aggregate",
+    "normalized_gradients",
+    "normalized_input_gradient",
+    "normalized_squeeze",
     "squeeze",
     "training_branches",
     "weight_gradients",

@@ -41,6 +41,14 @@ class Folded(NamedTuple):
     eps: float
 
 
+class Normalized(NamedTuple):
+    """A BatchNorm before a ReLU: γ, β, and the running mean and variance it is frozen at; None: it is in training."""
+
+    weight: Tensor
+    bias: Tensor
+    frozen: tuple[Tensor, Tensor] | None
+
+
 class Trained(NamedTuple):
     """What the kernels of training take, as in `functional.training_branches`, and the BatchNorms to be told of it."""
 
@@ -78,7 +86,7 @@ def fold_training(
     if (layers := known_layers(squeezed, global_branch, local_branch, kernel_size)) is None:
         return None
     g_first, g_norm, g_second, l_first, l_norm, l_second = layers
-    if not (is_batch_norm_in_training(g_norm) and is_batch_norm_in_training(l_norm)):
+    if not all(is_batch_norm_in_training(norm, nn.BatchNorm1d) for norm in (g_norm, l_norm)):
         return None
     if g_norm.eps != l_norm.eps or not g_norm.eps > 0:
         return None
@@ -101,11 +109,7 @@ def fold_training(
 
 def known_layers(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, kernel_size: int) -> list[Any] | None:
     """First layer, BatchNorm and second layer of G and of L, where all of both are what they were built as."""
-    if not is_ordinary(x) or any(GLOBAL_HOOKS):
-        return None
-    if not torch.compiler.is_compiling() and (transforming() or torch.jit.is_tracing()):
-        return None
-    if not (is_plain(global_branch, nn.Sequential) and is_plain(local_branch, nn.Sequential)):
+    if not may_be_replaced(x) or not (is_plain(global_branch, nn.Sequential) and is_plain(local_branch, nn.Sequential)):
         return None
     layers: list[Any] = [*global_branch._modules.values(), *local_branch._modules.values()]
     if len(global_branch._modules) != 5 or len(layers) != 10:
@@ -125,6 +129,40 @@ def known_layers(x: Tensor, global_branch: nn.Module, local_branch: nn.Module, k
     if not known or g_second.weight.shape[0] != kernel_size:
         return None
     return [g_first, g_norm, g_second, l_first, l_norm, l_second]
+
+
+def may_be_replaced(x: Tensor) -> bool:
+    """Whether any layer that takes x may be: nothing watches all layers, and no transform runs through them."""
+    if not is_ordinary(x) or any(GLOBAL_HOOKS):
+        return False
+    return torch.compiler.is_compiling() or not (transforming() or torch.jit.is_tracing())
+
+
+def fold_normalized(x: Tensor, norm: Any, activation: Any) -> Normalized | None:
+    """A BatchNorm before a ReLU where gradients are wanted or its statistics move; None where both have to be called.
+
+    A SyncBatchNorm is: its sums go over processes. So are all where a program is exported, which is to be trained, too.
+    """
+    if torch.compiler.is_exporting():
+        return None
+    if not may_be_replaced(x) or not is_relu(activation) or not is_plain(norm, nn.BatchNorm2d) or not norm.eps > 0:
+        return None
+    vectors = [norm.weight, norm.bias]
+    if norm.training:
+        frozen = None
+        values = x.shape[0] * x.shape[2] * x.shape[3]
+        if values == 1 or not is_batch_norm_in_training(norm, nn.BatchNorm2d):  # no variance, as BatchNorm says itself
+            return None
+    else:
+        frozen = (norm.running_mean, norm.running_var)
+        vectors += frozen
+    # Without autocast, too, a BatchNorm in float32 takes and gives half precision.
+    dtypes = (x.dtype,) if x.dtype == torch.float64 else (x.dtype, torch.float32)
+    known = all(
+        one is not None and is_ordinary(one) and one.dtype in dtypes and one.device == x.device
+        and one.shape == x.shape[1:2] for one in vectors
+    )  # fmt: skip
+    return Normalized(norm.weight, norm.bias, frozen) if known else None
 
 
 def fold_activated(x: Tensor, norm: Any, activation: Any, eps: float) -> list[Tensor] | None:
@@ -200,9 +238,9 @@ def fold_norm(layer: Any, kinds: tuple[type[nn.Module], ...]) -> list[Tensor] | 
     return None if any(vector is None for vector in vectors) else vectors
 
 
-def is_batch_norm_in_training(layer: Any) -> bool:
+def is_batch_norm_in_training(layer: Any, kind: type[nn.Module]) -> bool:
     """A BatchNorm that takes the batch's statistics and, if it tracks them, has all to do so, beside its weight."""
-    if not is_plain(layer, nn.BatchNorm1d) or not layer.training or layer.weight is None:
+    if not is_plain(layer, kind) or not layer.training or layer.weight is None:
         return False
     if not layer.track_running_stats:
         return True

@@ -27,3 +27,10 @@ def update(norms: Sequence[Any], statistics: Sequence[Tensor]) -> None:
         shares = [norm.num_batches_tracked.to(values.dtype).reciprocal() for norm, values in chosen for _ in (0, 1)]
         for buffer, values, share in zip(running, batch, shares, strict=True):
             buffer.lerp_(values, share.to(buffer.dtype))
+
+
+def frozen(mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Running statistics as the operators take them, mean, variance and 1/σ `(3, C)`, in the dtype of sums."""
+    wide = torch.promote_types(mean.dtype, torch.float32)
+    variance = variance.to(wide)
+    return torch.stack([mean.to(wide), variance, (variance + eps).rsqrt()])

@@ -7,11 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton import functional
-from tam_triton.checks import check_count, check_device, check_dtype, check_module, check_parameter, check_taps
+from tam_triton.checks import (
+    check_count,
+    check_device,
+    check_dtype,
+    check_module,
+    check_parameter,
+    check_segments,
+    check_taps,
+)
 from tam_triton.derivatives import is_channels_last
 from tam_triton.temporal import running, tracing
 from tam_triton.temporal.base import TemporalModule
-from tam_triton.temporal.folding import Folded, fold, fold_activated, fold_training, is_bare
+from tam_triton.temporal.folding import Folded, fold, fold_activated, fold_normalized, fold_training, is_bare
 
 BATCH_NORM_EPS = 1e-5  # torch's default, and that of the published checkpoints
 
@@ -75,16 +83,15 @@ class TAM(TemporalModule):
 
     def compute(self, x: Any) -> Any:
         """Through the layers."""
-        branches: Any = self.branches
-        if self.training and getattr(branches, "__func__", None) is BRANCHES and not tracing.is_traced(x):
-            branches = partial(self._branches, channels_last=is_channels_last(x))
+        branches = self.branches if tracing.is_traced(x) else self._branches_beside(x)
         return tracing.squeeze_and_aggregate(x, branches, self.num_segments, self.kernel_size, impl=self.impl)
 
     def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
         """`self(activation(norm(x)))`, as a TA-Block has it.
 
-        In evaluation without gradients, where Triton runs, a BatchNorm and a ReLU of torch's own, with nothing attached
-        to them, are applied as x is read and their result is never written.
+        Where Triton runs, a BatchNorm and a ReLU of torch's own, with nothing attached to them, are applied as x is
+        read and their result is never written; in training, by the batch's statistics or frozen ones, nor is its
+        gradient.
 
         Raises:
             ValueError: as `forward`; x is on another device than `norm`.
@@ -100,6 +107,8 @@ class TAM(TemporalModule):
             if vectors is not None and is_bare(self, TAM.forward):
                 return self._evaluate(x, folded, vectors)
         check_device(x, norm)
+        if (y := self._train(x, norm, activation)) is not None:
+            return y
         return self(activation(norm(x)))
 
     def branches(self, squeezed: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +117,11 @@ class TAM(TemporalModule):
         In training, where Triton runs, two launches take the place of the layers, if these are as they were built.
         """
         return self._branches(squeezed, channels_last=False)
+
+    def _branches_beside(self, x: Tensor) -> Any:
+        """`branches`, for weights as the kernels read them beside x, where it is the one written here."""
+        ours = self.training and getattr(self.branches, "__func__", None) is BRANCHES
+        return partial(self._branches, channels_last=is_channels_last(x)) if ours else self.branches
 
     def _branches(self, squeezed: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
         """For a feature map of this layout, beside which kernels store V and Θ as they read them."""
@@ -131,6 +145,27 @@ class TAM(TemporalModule):
             return None
         return fold(x, self.G, self.L, self.kernel_size)
 
+    def _train(self, x: Tensor, norm: Any, activation: nn.Module) -> Tensor | None:
+        """`activated` where BatchNorm's statistics move or gradients are wanted; None where the layers have to run."""
+        if functional.choose(self.impl, x) != "triton" or not (norm.training or torch.is_grad_enabled()):
+            return None
+        if not is_bare(self, FORWARD) or getattr(self.compute, "__func__", None) is not COMPUTE:
+            return None
+        if (known := fold_normalized(x, norm, activation)) is None:
+            return None
+        check_segments(x, self.num_segments)
+        check_dtype(x, self)
+        if known.frozen is None:
+            statistics = functional.batch_statistics(x, norm.eps, impl="triton")
+            running.update([norm], [statistics])
+        else:
+            statistics = running.frozen(*known.frozen, norm.eps)
+        return functional.normalize_squeeze_and_aggregate(
+            x, known.weight, known.bias, statistics, self._branches_beside(x), self.num_segments, self.kernel_size,
+            of_batch=known.frozen is None, eps=norm.eps, impl="triton",
+            wide=getattr(self.branches, "__func__", None) is not BRANCHES,
+        )  # fmt: skip
+
     def _evaluate(self, x: Tensor, folded: Folded, norm: list[Tensor] | None) -> Tensor:
         branches = (folded.global_branch, folded.local_branch)
         return functional.evaluate(x, *branches, self.num_segments, folded.eps, norm=norm, impl=self.impl)
@@ -140,6 +175,7 @@ class TAM(TemporalModule):
         return f"{super().extra_repr()}, kernel_size={self.kernel_size}"
 
 
+FORWARD, COMPUTE = TAM.forward, TAM.compute
 BRANCHES = TAM.branches  # as it is written here: replaced on an object, a subclass or this class, it is called
 
 

@@ -51,6 +51,23 @@ def test_at_the_floor_in_bfloat16(size: int, layout: str) -> None:
 
 
 @each_layout
+@pytest.mark.parametrize(
+    ("size", "channels", "dtype"),
+    [(56, 4, torch.float32), (28, 4, torch.float32), (14, 16, torch.float32), (56, 16, torch.bfloat16)],
+)
+def test_at_the_floor_behind_batch_norm(size: int, channels: int, dtype: torch.dtype, layout: str) -> None:
+    """4 passes forward and 5 backward: A is not in memory, nor is its gradient."""
+    x = features(size, layout, channels, dtype)
+    total = 0.0
+    ideals = traffic.IDEAL_BEHIND_NORM.values()
+    for launches, ideal in zip(traffic.behind_norm(x, T, K), ideals, strict=True):
+        counted = traffic.passes(launches, x)
+        total += counted
+        assert ideal <= counted <= EXCESS * ideal, traffic.by_kernel(launches, x)
+    assert total <= 9.3
+
+
+@each_layout
 @pytest.mark.parametrize("form", ["shift", "filter", "reversed"])
 def test_other_forms_at_the_floor(form: str, layout: str) -> None:
     """2 passes forward; backward 2 of a fixed shift, 4 where there are weights to learn."""

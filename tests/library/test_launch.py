@@ -27,7 +27,7 @@ MULTIPROCESSORS = 132
 ONE = launch.Device(1, 32)  # multiprocessor
 MAX_GRID = 2**31 - 1
 MAX_THREADS = 1024  # of a program: 16 wavefronts of 64 on HIP
-ON_X = ("banded_kernel", "squeeze_kernel", "weight_gradients_kernel")
+ON_X = ("banded_kernel", "squeeze_kernel", "weight_gradients_kernel", "moments_kernel")
 STATED = {
     "banded_kernel": metadata.banded,
     "squeeze_kernel": metadata.squeeze,
@@ -37,6 +37,9 @@ STATED = {
     "weights_kernel": metadata.weights,
     "output_gradients_kernel": metadata.output_gradients,
     "input_gradients_kernel": metadata.input_gradients,
+    "moments_kernel": metadata.moments,
+    "statistics_kernel": metadata.statistics,
+    "norm_gradients_kernel": metadata.norm_gradients,
 }
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -101,7 +104,9 @@ def test_every_multiprocessor_has_work(dtype: str, layout: str, clips: int, warp
                     assert each.programs <= MAX_GRID, where
                     assert each.grid[1:] == (1,) * len(each.grid[1:]), where
                     assert each.arguments["num_warps"] * warp <= MAX_THREADS, where
-                assert "branch" in name or any(each.kernel in ON_X for each in launches)
+                assert (
+                    "branch" in name or name == "batch_norm_gradients" or any(each.kernel in ON_X for each in launches)
+                )
 
 
 @pytest.mark.parametrize(

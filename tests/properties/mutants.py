@@ -66,6 +66,7 @@ TRANSPOSE = "test_algebra.test_gradient_is_the_transpose"
 SHIFT = "test_algebra.test_one_tap_is_a_shift"
 MEMORY = "test_memory.test_writes_all_of_the_result_and_nothing_else"
 BANDED, WEIGHTS, SQUEEZE = "kernels/banded.py", "kernels/weight_gradients.py", "kernels/squeeze.py"
+NORM = "kernels/batch_norm.py"
 
 MUTANTS = (
     Mutant(
@@ -218,6 +219,71 @@ MUTANTS = (
         "dX̂ by way of Θ left out", "kernels/branch_gradients.py",
         "product(tl.trans(d_wide), first, total)", "product(0.0 * tl.trans(d_wide), first, total)",
         REFERENCE, "branch_gradients",
+    ),
+    Mutant(
+        "the mean of a part is the value near it", NORM,
+        "means += tl.load(", "means += 0.0 * tl.load(",
+        REFERENCE, "batch_statistics",
+    ),
+    Mutant(
+        "the spread of a part's places left out of the variance", NORM,
+        "+ tl.sum(count * off * off + 0.0, axis=1)", "",
+        REFERENCE, "batch_statistics",
+    ),
+    Mutant(
+        "places past the last pixel count", NORM,
+        "tl.where(last, ends.to(ACC), 0.0)", "ends.to(ACC)",
+        REFERENCE, "batch_statistics",
+    ),
+    Mutant(
+        "Σ m counts what the ReLU holds back", SQUEEZE,
+        "tl.where(mask, 1.0, tl.zeros_like(x))", "tl.where(mask | True, 1.0, tl.zeros_like(x))",
+        REFERENCE, "normalized_squeeze",
+    ),
+    Mutant(
+        "B′ left out of the band", WEIGHTS,
+        "(sums * scale + passed * shift)", "(sums * scale)",
+        REFERENCE, "normalized_gradients",
+    ),
+    Mutant(
+        "B′ left out of dΘ", WEIGHTS,
+        "(band[i * K + k] * scale + of_mask[i * K + k] * shift)", "(band[i * K + k] * scale)",
+        REFERENCE, "normalized_gradients",
+    ),
+    Mutant(
+        "B′ where the ReLU holds back", WEIGHTS,
+        "within_vectors(tl.where(blocked, 0.0, d)", "within_vectors(d",
+        REFERENCE, "normalized_gradients",
+    ),
+    Mutant(
+        "dX̂ left out of β's gradient", NORM,
+        "+ spread * passed", "+ 0.0 * passed",
+        REFERENCE, "batch_norm_gradients",
+    ),
+    Mutant(
+        "dX̂ left out of γ's gradient", NORM,
+        "+ spread * projected", "+ 0.0 * projected",
+        REFERENCE, "batch_norm_gradients",
+    ),
+    Mutant(
+        "β's gradient left out of dx", BANDED,
+        "less * slope + level", "less * slope",
+        REFERENCE, "normalized_input_gradient",
+    ),
+    Mutant(
+        "γ's gradient left out of dx", BANDED,
+        "less * slope + level", "level",
+        REFERENCE, "normalized_input_gradient",
+    ),
+    Mutant(
+        "dx passes where the ReLU holds back", BANDED,
+        "y = tl.where(less * scale + shift <= 0, 0.0, y * scale)", "y *= scale",
+        REFERENCE, "normalized_input_gradient+frozen",
+    ),
+    Mutant(
+        "dX̂ left out of both sums", "plain/normalized.py",
+        "d_sums + widened(d_squeezed) / pixels * sums", "d_sums",
+        REFERENCE, "batch_norm_gradients",
     ),
     Mutant(
         "taps in reverse order", "plain/views.py",

@@ -118,6 +118,10 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
         dense(case.K, case.N),
     ]
     gradients += [empty(case.N, hidden, case.T), *parameters, empty(3, width), empty(3, hidden), channels_last]
+    wide = torch.promote_types(case.dtype, torch.float32)
+    batch_norm_of_x = (torch.empty(case.C), torch.empty(case.C), torch.empty(3, case.C, dtype=wide))
+    d_sums, sums = (torch.empty(2, case.N, case.C, case.T, dtype=wide) for _ in range(2))
+    d_weight, d_bias = (torch.empty(case.C, dtype=wide) for _ in range(2))
     return {
         "squeeze": lambda: kernels.squeeze(x, case.T),
         "activated_squeeze": lambda: kernels.activated_squeeze(x, norm, EPS, case.T),
@@ -130,6 +134,14 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
         "weight_gradients": lambda: kernels.weight_gradients(dy, x, importance, kernel),
         "weight_gradients, shared": lambda: kernels.weight_gradients(dy, x, None, empty(case.C, case.K), case.T),
         "input_gradient": lambda: kernels.input_gradient(dy, v, theta, d_squeezed, channels_last),
+        "batch_statistics": lambda: kernels.batch_statistics(x, EPS),
+        "normalized_squeeze": lambda: kernels.normalized_squeeze(x, *batch_norm_of_x, case.T),
+        "normalized_aggregate": lambda: kernels.normalized_aggregate(x, *batch_norm_of_x, v, theta),
+        "normalized_gradients": lambda: kernels.normalized_gradients(dy, x, *batch_norm_of_x, v, theta),
+        "batch_norm_gradients": lambda: kernels.batch_norm_gradients(d_sums, sums, squeezed, case.H * case.W),
+        "normalized_input_gradient": lambda: kernels.normalized_input_gradient(
+            dy, x, *batch_norm_of_x, v, theta, d_squeezed, d_weight, d_bias
+        ),
     }
 
 

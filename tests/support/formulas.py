@@ -122,6 +122,63 @@ def plain_branch_gradients(
     return torch.autograd.grad((importance, kernel), leaves, (d_importance, d_kernel))
 
 
+def exact_normalized(name: str, **a: Any) -> Any:
+    """What the operators behind a BatchNorm in training compute, by their name and arguments."""
+    if name == "batch_statistics":
+        mean, variance = reference.batch_statistics(a["x"])
+        count = a["x"].size // a["x"].shape[2]
+        return np.stack([mean, variance * count / (count - 1), (variance + a["eps"]) ** -0.5])
+    if name == "batch_norm_gradients":
+        (of_mask, of_normalized), (counts, projections) = a["d_sums"], a["sums"]
+        return reference.norm_gradients(of_mask, of_normalized, counts, projections, a["d_squeezed"], a["pixels"])
+    mean, _, inverse = a["statistics"]
+    norm = reference.normalize(a["x"], a["weight"], a["bias"], mean, 1 / inverse)
+    if name == "normalized_squeeze":
+        return reference.squeeze(norm.activated), np.stack(norm.sums())
+    if name == "normalized_aggregate":
+        return reference.excite_and_aggregate(norm.activated, a["importance"], a["kernel"])
+    if name == "normalized_gradients":
+        d_importance, d_kernel, *sums = reference.norm_bands(a["dy"], norm, a["importance"], a["kernel"])
+        return d_importance, d_kernel, np.stack(sums)
+    gradients = None if a["d_weight"] is None else (a["d_weight"], a["d_bias"])
+    return reference.norm_input_gradient(a["dy"], norm, a["importance"], a["kernel"], a["d_squeezed"], gradients)
+
+
+def plain_normalized(name: str, **a: Any) -> Any:
+    """The same, from torch's BatchNorm and ReLU, which round A to the dtype of x, and the usual formulation."""
+    if name == "batch_statistics":
+        wide = torch.promote_types(a["x"].dtype, torch.float32)
+        values = a["x"].to(wide).transpose(0, 1).flatten(1)
+        return torch.stack([values.mean(1), values.var(1), (values.var(1, correction=0) + a["eps"]).rsqrt()])
+    if name == "batch_norm_gradients":
+        spread = a["d_squeezed"].to(a["sums"].dtype) / a["pixels"]
+        of_mask, of_normalized = (a["d_sums"][i] + spread * a["sums"][i] for i in (0, 1))
+        return of_normalized.sum((0, 2)), of_mask.sum((0, 2))
+    x, (mean, _, inverse) = a["x"], a["statistics"].to(a["x"].dtype)
+    normalized = (x - mean[:, None, None]) * inverse[:, None, None]
+    activated = (normalized * a["weight"][:, None, None] + a["bias"][:, None, None]).relu()
+    mask = (activated > 0).to(x.dtype)
+    if name == "normalized_squeeze":
+        squeezed = eager.squeeze(activated, a["num_segments"])
+        sums = [one.double().sum((2, 3)).unflatten(0, (-1, a["num_segments"])).mT for one in (mask, mask * normalized)]
+        return squeezed, torch.stack(sums).to(a["statistics"].dtype)
+    if name == "normalized_aggregate":
+        return eager.excite_and_aggregate(activated, a["importance"], a["kernel"])
+    importance, kernel = a["importance"], a["kernel"]
+    d_activated, d_importance, d_kernel = plain_gradients(activated, importance, kernel, a["dy"])
+    if name == "normalized_gradients":
+        T = importance.shape[-1]
+        sums = [(d_activated * one).sum((2, 3)).unflatten(0, (-1, T)).mT for one in (mask, mask * normalized)]
+        return d_importance, d_kernel, torch.stack(sums).to(a["statistics"].dtype)
+    d_squeezed = a["d_squeezed"] / (x.shape[2] * x.shape[3])
+    centred = (d_activated + d_squeezed.transpose(1, 2).reshape(-1, x.shape[1], 1, 1)) * mask
+    if a["d_weight"] is not None:
+        count = x.numel() // x.shape[1]
+        d_bias, d_weight = ((a[name] / count).to(x.dtype)[:, None, None] for name in ("d_bias", "d_weight"))
+        centred = centred - d_bias - normalized * d_weight
+    return (a["weight"] * inverse)[:, None, None] * centred
+
+
 def plain_gradients(
     x: Tensor, importance: Tensor | None, kernel: Tensor, dy: Tensor, num_segments: int = 0, after: bool = False
 ) -> tuple[Tensor, ...]:

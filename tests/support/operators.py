@@ -5,7 +5,6 @@ operator is linear, and what carries a gradient of its results back to these. Na
 feature maps `(N·T, C, H, W)` have four dimensions, weights `(N, C, ·)` three, lists of tensors are parameters.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -19,6 +18,17 @@ from torch import Tensor
 import reference
 from bench import peers as eager
 from tam_triton import kernels, layout, ops, plain
+from tests.support.arguments import (
+    EPS,
+    NORMALIZED,
+    Arguments,
+    after,
+    branch_parameters,
+    d_squeezed,
+    norm,
+    shared,
+    weights,
+)
 from tests.support.formulas import (
     PARAMETERS,
     activation,
@@ -28,21 +38,21 @@ from tests.support.formulas import (
     exact_branches,
     exact_gradients,
     exact_input_gradient,
+    exact_normalized,
     exact_training,
     plain_aggregate,
     plain_branch_gradients,
     plain_branches,
     plain_gradients,
     plain_input_gradient,
+    plain_normalized,
     plain_training,
 )
-from tests.support.strategies import DTYPES, Problem, weights_in_layout
+from tests.support.strategies import DTYPES, EXPONENTS, Problem, weights_in_layout
 from tests.support.tolerance import assert_close, nudged
 
-Arguments = dict[str, Any]
 # (backend, gradients of the results, arguments) → gradients of a group of arguments
 Transpose = Callable[[ModuleType, tuple[Tensor, ...], Arguments], tuple[Tensor, ...]]
-EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,9 @@ class Operator:
 
     def truths(self, problem: Problem, arguments: Arguments) -> tuple[np.ndarray, ...]:
         """What the results are in exact arithmetic, in their own shapes."""
-        results = together(self.truth(**{name: as_reference(value, problem.T) for name, value in arguments.items()}))
+        clips = dict.fromkeys(("x", "dy"), problem.T)  # feature maps; other tensors of four dimensions are sums
+        given = {name: as_reference(value, clips.get(name, 0)) for name, value in arguments.items()}
+        results = together(self.truth(**given))
         return tuple(result.reshape(-1, *result.shape[2:]) if result.ndim == 5 else result for result in results)
 
     def in_plain_torch(self, arguments: Arguments) -> tuple[Tensor, ...]:
@@ -112,7 +124,7 @@ def as_reference(value: Any, num_segments: int) -> Any:
     if not isinstance(value, Tensor):
         return value
     value = value.detach().double()
-    return (value.unflatten(0, (-1, num_segments)) if value.dim() == 4 else value).numpy()
+    return (value.unflatten(0, (-1, num_segments)) if value.dim() == 4 and num_segments else value).numpy()
 
 
 def strides(x: Tensor) -> list[int]:
@@ -148,44 +160,6 @@ def each_tensor(change: Callable[[Tensor], Tensor], arguments: Arguments) -> Arg
     return {name: changed(value) for name, value in arguments.items()}
 
 
-def weights(p: Problem) -> Arguments:
-    return {"importance": p.importance(), "kernel": p.kernel()}
-
-
-def shared(p: Problem) -> Arguments:
-    """No V, and one Θ for all clips, as learned or fixed filters have it; T has to be told."""
-    return {"importance": None, "kernel": p.kernel()[0], "num_segments": p.T}
-
-
-def after(p: Problem) -> Arguments:
-    """V of the frame written (TANet-R)."""
-    return {**weights(p), "num_segments": p.T, "after": True}
-
-
-def norm(p: Problem) -> Arguments:
-    """A BatchNorm of values like X's, of a variance about 1: that of huge ones has no float. Exact on integers."""
-    weight, bias, mean, variance = (p.tensor(p.C, salt=10 + i) for i in range(4))
-    integers = p.values == "integers"
-    variance = torch.ones_like(variance) if integers else variance.abs() + 0.5
-    return {"norm": [weight, bias * p.magnitude, mean * p.magnitude, variance], "eps": 0.0 if integers else EPS}
-
-
-def branch(p: Problem, salt: int, first: tuple[int, ...], last: tuple[int, ...]) -> list[Tensor]:
-    """A branch's first weight, BatchNorm's four vectors and its second weight, of the order that keeps sums near 1."""
-    weight, bias, mean, variance = (p.tensor(first[0], salt=salt + i) for i in range(4))
-    statistics = [weight, bias, mean, variance.abs() + 0.5]
-    first_weight, last_weight = p.tensor(*first, salt=salt + 4), p.tensor(*last, salt=salt + 5)
-    return [first_weight * math.prod(first[1:]) ** -0.5, *statistics, last_weight * last[1] ** -0.5]
-
-
-def branch_parameters(p: Problem) -> Arguments:
-    hidden, width = max(1, p.C // 4), 2 * p.T
-    return {
-        "global_branch": branch(p, 30, (width, p.T), (p.K, width)),
-        "local_branch": branch(p, 40, (hidden, p.C, 3), (p.C, hidden, 1)),
-    }
-
-
 def training_arguments(p: Problem) -> Arguments:
     """X̂ of one clip more, as BatchNorm needs two values, and both branches' parameters."""
     squeezed = weights_in_layout(p.tensor(p.N + 1, p.C, p.T, salt=1), p.weights_layout)
@@ -215,10 +189,6 @@ def gradient_arguments(p: Problem) -> Arguments:
         "kernel": kernel, "projected": projected, **dict(list(given.items())[1:]),
         **dict(zip(("g_statistics", "l_statistics"), statistics, strict=True)), "channels_last": channels_last,
     }  # fmt: skip
-
-
-def d_squeezed(p: Problem) -> Tensor:
-    return p.tensor(p.N, p.C, p.T, salt=4) * p.dy_magnitude
 
 
 def dy_arguments(p: Problem, offset: Tensor | None, form: Callable[[Problem], Arguments] = weights) -> Arguments:
@@ -319,6 +289,20 @@ def banded(note: str, form: Callable[[Problem], Arguments]) -> tuple[Operator, .
     return aggregate, weight_gradients, *both
 
 
+def normalized(row: str) -> Operator:
+    """One behind a BatchNorm in training. m = [A > 0] is no continuous function of X."""
+    name, plus, note = row.partition("+")
+    return Operator(
+        name,
+        # A variance of huge values, or 1/σ of tiny ones, has no float.
+        arguments=lambda p: NORMALIZED[row](replace(p, values="normal" if p.values in EXPONENTS else p.values)),
+        truth=lambda **a: exact_normalized(name, **a),
+        plain=lambda **a: plain_normalized(name, **a),
+        channelwise=False,
+        note=plus + note,
+    )
+
+
 OPERATORS = (
     Operator(
         "squeeze",
@@ -375,6 +359,7 @@ OPERATORS = (
         plain=plain_branch_gradients,
         channelwise=False,
     ),
+    *map(normalized, NORMALIZED),
 )
 LINEAR = [(operator, group) for operator in OPERATORS for group in operator.transposes]
 
