@@ -6,7 +6,7 @@ these up where it needs them. It writes dX̂ from both branches, and both weight
 
 The weights of the global branch are never summed over rows again. With d the gradient of BatchNorm's output and ẑ its
 normalized input, dz₁ = γ/σ·(d − Σd/M − ẑ·Σdẑ/M) is linear in d and ẑ, so dW₁ = Σ dz₁·X̂ follows from the sums of d·X̂,
-ẑ·X̂ and X̂. These are of X̂ less its first row, as Σ dz₁ = 0 allows: a large mean costs no digits.
+ẑ·X̂ and X̂. These are of X̂ less the mean of its first rows, as Σ dz₁ = 0 allows: a large mean costs no digits.
 """
 
 import torch

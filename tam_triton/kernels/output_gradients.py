@@ -111,7 +111,9 @@ def global_outputs(
     k = tl.arange(0, TAPS)
     weight, bias, mean, inverse = norm_of(norm, w, WIDTH, ACC)
     second = load_matrix(second_ptr, k.to(INDEX), K, w, WIDTH).to(ACC)
-    origin = load_vector(squeezed_ptr, t, T, ACC)
+    leading = tl.arange(0, ROWS)[:, None]
+    origin = tl.load(squeezed_ptr + leading * T + t[None, :], mask=(leading < rows) & (t < T)[None, :], other=0.0)
+    origin = tl.sum(origin.to(ACC), axis=0) / tl.minimum(rows, ROWS).to(ACC)
     sum_d, sum_dn = tl.zeros([WIDE], ACC), tl.zeros([WIDE], ACC)
     sum_x = tl.zeros([FRAMES], ACC)
     sum_dx, sum_nx = tl.zeros([WIDE, FRAMES], ACC), tl.zeros([WIDE, FRAMES], ACC)
