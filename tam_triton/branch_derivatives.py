@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tam_triton import ops, plain
+from tam_triton.autograd import Operator, below_autograd, no_jvp
 from tam_triton.checks import transforming
-from tam_triton.derivatives import Operator, below_autograd, no_jvp
 
 
 class Branches(Operator):

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tam_triton import ops
+from tam_triton.autograd import Operator, no_gradient, no_jvp
 from tam_triton.branch_derivatives import has_derivative
-from tam_triton.derivatives import Operator, no_gradient, no_jvp
 from tam_triton.plain import by_tap
 from tam_triton.plain.views import clip_view, widened
 

@@ -13,7 +13,7 @@ from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from tam_triton import derivatives
+from tam_triton import autograd, derivatives
 from tam_triton.branch_derivatives import Branches
 from tam_triton.checks import transforming
 from tam_triton.ops import OPERATORS, is_counted
@@ -63,10 +63,10 @@ def register() -> None:
 
 def of_samples(operator: Any, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
     """`vmap` of an operator by its name."""
-    return derivatives.mapped(operator, info.batch_size, in_dims, args)
+    return autograd.mapped(operator, info.batch_size, in_dims, args)
 
 
-def registration(function: type[derivatives.Operator]) -> Info:
+def registration(function: type[autograd.Operator]) -> Info:
     """The function's derivative for the operator, whose arguments end before the implementation."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
