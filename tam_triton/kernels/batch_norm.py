@@ -35,24 +35,20 @@ def moments_kernel(
     c = ((program // parts).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
     p = tl.arange(0, BLOCK_P)[None, :]
     first = part.to(COUNT) * (steps * UNROLL)
-    first_frame = first // tiles_of_frame
-    b = first_frame
-    place = first % tiles_of_frame  # of the next tile in its frame
     start = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     squares = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for step in range(steps):
         loaded = ()
         masks = ()
-        for _ in tl.static_range(UNROLL):
-            q = place.to(INDEX) * BLOCK_P + p
+        for i in tl.static_range(UNROLL):
+            tile = first + (step * UNROLL + i)
+            b = tile // tiles_of_frame
+            q = (tile % tiles_of_frame).to(INDEX) * BLOCK_P + p
             mask = (c < C) & (q < P) & (b < frames)
             offset = q * C + c if CHANNELS_LAST else c * P + q
             loaded = loaded + (tl.load(x_ptr + b.to(tl.int64) * frame + offset, mask=mask, other=0.0),)
             masks = masks + (mask,)
-            place += 1
-            b += (place == tiles_of_frame).to(COUNT)
-            place = tl.where(place == tiles_of_frame, 0, place)
         if step == 0:
             count = tl.zeros([BLOCK_C, BLOCK_P], ACC)
             for i in tl.static_range(UNROLL):
@@ -64,7 +60,7 @@ def moments_kernel(
             total += less
             squares += less * less
     # All tiles of a part count in each place, but for the last of a frame, which may be narrower.
-    ends = tl.minimum(b, frames) - first_frame
+    ends = tl.minimum((first + steps * UNROLL) // tiles_of_frame, frames) - first // tiles_of_frame
     whole = tl.minimum(first + steps * UNROLL, tl.cast(frames, COUNT) * tiles_of_frame) - first - ends
     last = (tiles_of_frame - 1) * tl.cast(BLOCK_P, INDEX) + p < P
     count = tl.where(c < C, whole.to(ACC) + tl.where(last, ends.to(ACC), 0.0), 0.0)

@@ -9,11 +9,14 @@ of any two dimensions, or one of them, reaches 2³¹. No tensor's memory is touc
 from tests.sanitize.prover import Proof, proving
 
 # isort: on
+import math
+import mmap
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ from tam_triton.layout import is_channels_last
 from tests.properties.mutants import MUTANTS, Mutant, injected
 
 EPS = 1e-5
+NOT_RESERVED = 0x4000  # MAP_NORESERVE, of which Python's `mmap` has no name
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -90,6 +94,18 @@ def batch_norm(channels: int) -> list[Tensor]:
     return [torch.empty(channels) for _ in range(4)]
 
 
+def untouched(dtype: torch.dtype, *size: int) -> Tensor:
+    """An uninitialised tensor that may be larger than the machine's memory."""
+    elements = math.prod(size)
+    reserved = mmap.mmap(-1, elements * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NOT_RESERVED)
+    return torch.frombuffer(reserved, dtype=dtype, count=elements).view(size)
+
+
+def new_untouched(like: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """The same in place of `Tensor.new_empty`, as launchers call it."""
+    return untouched(dtype or like.dtype, *(size if isinstance(size[0], int) else size[0]))
+
+
 def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
     """Every public launcher, with no tensor given twice."""
     x, dy = features(case, layout), features(case, layout)
@@ -119,9 +135,9 @@ def calls(case: Case, layout: str) -> dict[str, Callable[[], object]]:
     ]
     gradients += [empty(case.N, hidden, case.T), *parameters, empty(3, width), empty(3, hidden), channels_last]
     wide = torch.promote_types(case.dtype, torch.float32)
-    batch_norm_of_x = (torch.empty(case.C), torch.empty(case.C), torch.empty(3, case.C, dtype=wide))
-    d_sums, sums = (torch.empty(2, case.N, case.C, case.T, dtype=wide) for _ in range(2))
-    d_weight, d_bias = (torch.empty(case.C, dtype=wide) for _ in range(2))
+    batch_norm_of_x = (untouched(wide, case.C), untouched(wide, case.C), untouched(wide, 3, case.C))
+    d_sums, sums = (untouched(wide, 2, case.N, case.C, case.T) for _ in range(2))
+    d_weight, d_bias = (untouched(wide, case.C) for _ in range(2))
     return {
         "squeeze": lambda: kernels.squeeze(x, case.T),
         "activated_squeeze": lambda: kernels.activated_squeeze(x, norm, EPS, case.T),
@@ -149,7 +165,7 @@ def prove(case: Case, layout: str) -> list[Proof]:
     """Of every launch, that nothing is wrong with it."""
     proved = []
     for operator, call in calls(case, layout).items():
-        with proving() as proofs:
+        with proving() as proofs, mock.patch.object(Tensor, "new_empty", new_untouched):
             call()
         assert proofs, operator
         for proof in proofs:
