@@ -6,7 +6,7 @@ multiprocessor's warps that registers, shared memory and block slots allow: a fa
 accesses; what they are worth is for `bench predict` to say. `widest` and `128-bit` are about tensors of
 X's size: the widest access, and whether no access is narrower than 16 bytes. `int64` says that every address in them
 starts from a 64-bit product. A dash stands where a kernel has no tensor of that size. `copies` says of NVIDIA's targets
-that lanes which store to one address store one value, by `bench.ptx.replicas`.
+that lanes which store to one address store one value, or that `bench.ptx.replicas` cannot tell.
 """
 
 import csv
@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import triton
@@ -137,8 +137,8 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
 class Static:
     """Everything by default; each option selects a part."""
 
-    targets: tuple[Target, ...] = get_args(Target)
-    """Architectures to compile for: NVIDIA's from the A100 to the RTX 50 series, AMD's MI300 and MI350."""
+    targets: tuple[Target, ...] = ("sm_90", "gfx942")
+    """Architectures to compile for, which may be NVIDIA's from the A100 to the RTX 50 series, AMD's MI300 and MI350."""
     dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] = ("float32", "float16", "bfloat16")
     """Of X, V and Θ."""
     layouts: tuple[Literal["nchw", "channels_last"], ...] = ("nchw", "channels_last")
@@ -274,7 +274,7 @@ def row(described: tuple[str, str, str, int, str, str], launch: Launch, size: in
 @cache
 def inspect(kernel: CompiledKernel) -> tuple[compiled.Resources, dict[str, dict[int, int]], str]:
     """The figures that do not depend on a launch, taken once a specialisation."""
-    copies = "-" if "ptx" not in kernel.asm else "differ" if disagreements(kernel.asm["ptx"]) else "agree"
+    copies = "-" if "ptx" not in kernel.asm else "unproven" if disagreements(kernel.asm["ptx"]) else "agree"
     return compiled.resources(kernel), dict(compiled.access_bytes(kernel)), copies
 
 
@@ -283,7 +283,7 @@ def summary(rows: list[Row]) -> str:
     counts = {
         "spills or local memory": sum(bool(row.spills or row.local_bytes) for row in rows),
         "32-bit base offsets": sum(row.int64 == "no" for row in rows),
-        "copies of a result that may differ": sum(row.copies == "differ" for row in rows),
+        "copies of a result that are not proven to agree": sum(row.copies == "unproven" for row in rows),
     }
     return f"{len(rows)} rows; " + "; ".join(f"{name}: {count}" for name, count in counts.items())
 

@@ -238,8 +238,7 @@ def launched(
     dtype = kernel.dtype if importance is None else importance.dtype
     clips, channels, pixels = x.shape[0] // T, x.shape[1], x.shape[2] * x.shape[3]
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
-    time_parts = launch.ceil_div(T, launch.band_frames(kernel_size, 1 if batch_norm is None else 2))
-    frames = launch.ceil_div(T, time_parts)
+    frames = launch.band_frames(T, kernel_size, 1 if batch_norm is None else 2)
     time_parts = launch.ceil_div(T, frames)
     tile = launch.band_tile(clips * time_parts, channels, pixels, channels_last, x.element_size())
     d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), kernel.new_empty(kernel.shape)

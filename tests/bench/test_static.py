@@ -63,7 +63,7 @@ def test_the_committed_table_is_what_the_kernels_compile_to(compiled: Rows, comm
 
 def test_every_target_dtype_and_layout_is_committed(committed: Rows) -> None:
     combinations = {(row["target"], row["dtype"], row["layout"]) for row in committed}
-    assert len(combinations) == 6 * 3 * 2
+    assert len(combinations) == 2 * 3 * 2
     kernels = {row["kernel"] for row in committed}
     for combination in combinations:
         there = [row for row in committed if (row["target"], row["dtype"], row["layout"]) == combination]
