@@ -168,8 +168,8 @@ def row_vector(channels: int, pixels: int, channels_last: bool, itemsize: int) -
 def band_frames(num_segments: int, kernel_size: int, bands: int = 1) -> int:
     """How many frames' sums of one band, or of two, a thread keeps at a time: K registers each, in channels_last twice.
 
-    All of a clip if they are few; else clips are cut into equal parts of fewer, since a part has K − 1 frames of dY more.
-    Of two bands they are fewer, but the frames of a usual clip, eight, with the three usual taps.
+    All of a clip if they are few; else clips are cut into equal parts of fewer: a part has K − 1 frames of dY more. Of
+    two bands they are fewer, but the frames of a usual clip, eight, with the three usual taps.
     """
     whole, cut = (40, 24) if bands == 1 else (24, 16)
     most = num_segments if num_segments * kernel_size <= whole else max(1, cut // kernel_size)
