@@ -68,3 +68,11 @@ def test_order_changes_no_bit(operator: Operator, target: str) -> None:
         for order in orders:
             results = operator.call(Compiled(target, **order), arguments)  # type: ignore[arg-type]
             assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True)), order
+
+
+@pytest.mark.deep
+def test_copies_that_are_not_proven_to_agree_do() -> None:
+    """Of sums over the rows of a batch that are gone through in a loop: the machine compares what lanes store."""
+    (operator,) = (row for row in OPERATORS if row.name == "branch_gradients")
+    problem = Problem(8, 8, 256, 2, 2, 3, layout="channels_last", dy_layout="channels_last", dtype=torch.bfloat16)
+    assert operator.call(Compiled("sm_90"), operator.arguments(problem))  # type: ignore[arg-type]
