@@ -27,7 +27,7 @@ def absent_gpu() -> Iterator[None]:
 
 
 @each_operator
-@examples(0.25)
+@examples(0.16)
 @given(problem=problems(), target=st.sampled_from(list(TARGETS)))
 def test_equals_the_reference(operator: Operator, problem: Problem, target: str) -> None:
     check_against_reference(Compiled(target), operator, problem)  # type: ignore[arg-type]
@@ -57,16 +57,15 @@ def backwards(count: int) -> range:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("target", TARGETS)
 @each_operator
-def test_order_changes_no_bit(operator: Operator, target: str) -> None:
+def test_order_changes_no_bit(operator: Operator) -> None:
     """Of programs, and of the warps of each between two barriers."""
     orders: list[dict[str, Any]] = [{"order": backwards, "batch": 1}, {"warp_order": backwards}]
     for layout in ("contiguous", "channels_last"):
         arguments = operator.arguments(Problem(N=2, T=4, C=24, H=6, W=6, K=3, layout=layout, dy_layout=layout))
-        expected = operator.call(Compiled(target), arguments)  # type: ignore[arg-type]
+        expected = operator.call(Compiled("sm_90"), arguments)  # type: ignore[arg-type]
         for order in orders:
-            results = operator.call(Compiled(target, **order), arguments)  # type: ignore[arg-type]
+            results = operator.call(Compiled("sm_90", **order), arguments)  # type: ignore[arg-type]
             assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True)), order
 
 

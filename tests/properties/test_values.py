@@ -145,7 +145,7 @@ def strewn(arguments: Arguments, seed: int, spots: int) -> Arguments:
 
 @each_backend
 @each_channelwise
-@examples(1)
+@examples(0.4)
 @given(
     problem=problems(dtypes=(torch.float32,), layouts=DENSE, integers=True),
     seed=st.integers(0, 2**16),
