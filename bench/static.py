@@ -238,7 +238,8 @@ def compile_part(options: Static, target: str, dtype: str) -> list[Row]:
     with offline.launches(target) as launched:
         for layout in options.layouts:
             usual = itertools.product((options.segments,), shapes)
-            long = itertools.product(options.long, (shapes[0], min(shapes, key=lambda shape: shape.size)))
+            of_long = dict.fromkeys((shapes[0], min(shapes, key=lambda shape: shape.size)))
+            long = itertools.product(options.long, of_long)
             for segments, shape in (*usual, *long):
                 size = (options.clips * segments, shape.channels, shape.size, shape.size)
                 x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout])

@@ -17,11 +17,11 @@ def add_parts_kernel(first, second, third, blocks, BLOCK: tl.constexpr, LOADS: t
         add(first, tl.program_id(0), BLOCK, LOADS, ACC)
     elif third is not None:
         block = tl.program_id(0) - blocks
-        blocks = tl.cdiv(second[3], BLOCK)
-        if block < blocks:
+        of_second = tl.cdiv(second[3], BLOCK)
+        if block < of_second:
             add(second, block, BLOCK, LOADS, ACC)
         else:
-            add(third, block - blocks, BLOCK, LOADS, ACC)
+            add(third, block - of_second, BLOCK, LOADS, ACC)
     elif second is not None:
         add(second, tl.program_id(0) - blocks, BLOCK, LOADS, ACC)
 
@@ -35,7 +35,7 @@ def add(result, block, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constex
         loaded = ()
         for j in tl.static_range(LOADS):
             inside = (i < size) & (first + j < parts)
-            loaded = loaded + (tl.load(parts_ptr + (first + j) * size.to(tl.int64) + i, mask=inside, other=0.0),)
+            loaded = loaded + (tl.load(parts_ptr + (first + j) * tl.cast(size, tl.int64) + i, mask=inside, other=0.0),)
         for j in tl.static_range(LOADS):
             total += loaded[j]
     tl.store(sum_ptr + i, total.to(sum_ptr.dtype.element_ty), mask=i < size)

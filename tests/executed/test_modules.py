@@ -26,6 +26,7 @@ SQUEEZE, BANDED = "squeeze_kernel", "banded_kernel"
 BRANCHES = ["projections_kernel", "weights_kernel"]
 BRANCHES_BACKWARD = ["output_gradients_kernel", "input_gradients_kernel"]
 WEIGHT_GRADIENTS = "weight_gradients_kernel"
+STATISTICS, NORM_GRADIENTS = ["moments_kernel", "statistics_kernel"], "norm_gradients_kernel"
 
 
 def basic(stride: int) -> TABlock:
@@ -133,7 +134,12 @@ each_layout = pytest.mark.parametrize("memory", LAYOUTS)
 @pytest.mark.parametrize("name", MODULES)
 def test_forward_and_backward(name: str, mode: str, memory: str) -> None:
     forward, backward = (BRANCHES, BRANCHES_BACKWARD) if mode == "train" else ([], [])
-    launched = [SQUEEZE, *forward, BANDED, WEIGHT_GRADIENTS, *backward, BANDED]
+    statistics = STATISTICS if mode == "train" else []
+    if name.startswith("tam"):  # no BatchNorm in front
+        statistics, of_norm = [], []
+    else:
+        of_norm = [NORM_GRADIENTS]
+    launched = [*statistics, SQUEEZE, *forward, BANDED, WEIGHT_GRADIENTS, *backward, *of_norm, BANDED]
     assert check_module(name, mode, memory) == launched
 
 

@@ -46,14 +46,17 @@ def test_c2d(training: bool) -> None:
 @each_mode
 def test_tanet(training: bool, impl: str) -> None:
     """With each TAM as one node, which keeps its backward and follows the graph's mode."""
-    network = small_tanet(impl, training)
+    network = small_tanet(impl, training).double()
+    x = videos(2).double()
     graph = symbolic_trace(network)
     graph.graph.lint()
     tams = [name for name, module in network.named_modules() if isinstance(module, TAM)]
     assert [node.target for node in graph.graph.nodes if str(node.target).endswith(".tam")] == tams
-    torch.testing.assert_close(values(graph, videos(2)), values(network, videos(2)), rtol=0, atol=0)
+    exact = 0 if impl == "torch" else None  # by kernels a TAM and the BatchNorm before it are one, in a graph two
+    torch.testing.assert_close(values(graph, x), values(network, x), rtol=exact, atol=exact)
     with torch.no_grad():
-        torch.testing.assert_close(graph.eval()(videos(1)), network.eval()(videos(1)))
+        x = videos(1).double()
+        torch.testing.assert_close(graph.eval()(x), network.eval()(x))
 
 
 @pytest.mark.parametrize(
@@ -96,10 +99,11 @@ def test_features(training: bool, impl: str) -> None:
     twin(videos(2))
     features = create_feature_extractor(network, ["layer2.0.tam", "layer3", "layer4"])
     assert features.training == training
-    torch.testing.assert_close(features(videos(2)), expected, rtol=0, atol=0)
+    exact = 0 if impl == "torch" else None
+    torch.testing.assert_close(features(videos(2)), expected, rtol=exact, atol=exact)
     torch.testing.assert_close(
         {name: buffer for name, buffer in twin.named_buffers() if name in dict(features.named_buffers())},
-        dict(features.named_buffers()), rtol=0, atol=0,
+        dict(features.named_buffers()), rtol=exact, atol=exact,
     )  # fmt: skip
 
 

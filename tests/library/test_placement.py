@@ -46,7 +46,7 @@ def test_offloaded(
     for network in (offloaded, module):
         y = network(x)
         results.append((y, *torch.autograd.grad(y.square().sum(), x)))
-    through_kernels = training and impl == "triton"  # what is hooked trains through its layers
+    through_kernels = impl == "triton"  # what is hooked is differentiated through its layers
     exact = None if through_kernels else 0
     torch.testing.assert_close(*results, rtol=exact, atol=exact)
 

@@ -211,8 +211,8 @@ MUTANTS = (
         REFERENCE, "branch_gradients",
     ),
     Mutant(
-        "the first rows of the sums are not shifted back", "kernels/branch_gradients.py",
-        "(sum_d * sum_x + sum_dn * sum_nx)", "(sum_dn * sum_nx)",
+        "BatchNorm's projection left out of dW₁", "kernels/branch_gradients.py",
+        "(sum_d * sum_x + sum_dn * sum_nx)", "(sum_d * sum_x)",
         REFERENCE, "branch_gradients",
     ),
     Mutant(
