@@ -34,12 +34,11 @@ def test_equals_the_reference(operator: Operator, problem: Problem, target: str)
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("target", TARGETS)
 @each_operator
-def test_sixteen_frames_and_five_taps(operator: Operator, target: str) -> None:
+def test_sixteen_frames_and_five_taps(operator: Operator) -> None:
     for layout in ("contiguous", "channels_last"):
         problem = Problem(N=2, T=16, C=24, H=7, W=6, K=5, layout=layout, dy_layout=layout, dtype=torch.bfloat16)
-        check_against_reference(Compiled(target), operator, problem)  # type: ignore[arg-type]
+        check_against_reference(Compiled("sm_90"), operator, problem)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [-1.0, 1.0])
