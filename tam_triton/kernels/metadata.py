@@ -100,7 +100,7 @@ def norm_gradients(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Fig
 
 def add_parts(grid: tuple[int, ...], metadata: Any, args: Arguments) -> Figures:
     """An addition for every element of every part."""
-    results = [result for result in (args["first"], args["second"]) if result is not None]
+    results = [result for result in (args["first"], args["second"], args["third"]) if result is not None]
     detail = " and ".join(f"{count}×{size}" for _, _, count, size in results)
     moved = sum(parts.nbytes + total.nbytes for parts, total, _, _ in results)
     return figures(metadata, detail, results[0][0], moved, sum(parts.numel() for parts, *_ in results))
