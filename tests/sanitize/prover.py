@@ -69,17 +69,29 @@ class Proof:
 
 @dataclass
 class Loop:
-    """A loop that is being followed: its counter, that counter's bounds, passes in all and passes begun."""
+    """A loop that is being followed.
+
+    Attributes:
+        counter: a symbol, for all passes.
+        within: its bounds.
+        length: passes in all.
+        begun: passes until now.
+        new: those that came to an address which had not been there.
+    """
 
     counter: tl.tensor
     within: Any
     length: int
     begun: int = 0
+    new: set[int] = field(default_factory=set)
 
-    @property
-    def must_repeat(self) -> bool:
-        """Whether this is the last pass of many, after which nothing new may come."""
-        return self.begun == PASSES < self.length
+    def carries(self) -> bool:
+        """Whether addresses are carried from pass to pass: of many passes the last that are followed bring new ones.
+
+        One alone may: the solver writes the same expression in another order when it is older than its parts.
+        """
+        self.new.add(self.begun)
+        return self.begun == PASSES < self.length and self.begun - 1 in self.new
 
 
 class Choice(NamedTuple):
@@ -223,7 +235,8 @@ class Prover(sanitizer.SymbolicSanitizer):
             if key in self.seen:
                 continue
             self.seen.add(key)
-            if any(loop.must_repeat for loop in loops):
+            carried = [loop.carries() for loop in loops]
+            if any(carried):
                 proof.failures.append(f"{proof.kernel}: {expr.op} {name}: the address is carried from pass to pass")
             self.solver.push()
             self.solver.add(constraints, *around)
