@@ -21,7 +21,7 @@ pytestmark = pytest.mark.executed
 
 FUSED = Mutant(
     "products are fused into sums over lanes", WEIGHTS,
-    "[BLOCK_C, SUMS, GROUP]), axis=1)", "[BLOCK_C, SUMS, GROUP]) * 1.1, axis=1)", "",
+    "columns[0].shape[1], GROUP]), axis=1)", "columns[0].shape[1], GROUP]) * 1.1, axis=1)", "",
 )  # fmt: skip
 PROBLEMS = [("nchw", (24, 6, 7)), ("nchw", (64, 14, 14))]
 
