@@ -17,6 +17,7 @@ COMMANDS = {
     "execute": ("Execute", "the compiled kernels executed on the CPU: instructions, sectors a request, bank conflicts"),
     "device": ("Device", "one GPU in a few minutes: tests, operators, networks, counters, predictions; one page"),
     "cost": ("Cost", "parameters, MACs and activations of every system on every backbone, beside published figures"),
+    "saved": ("Saved", "bytes that a training step holds for its backward, by network, counted without memory"),
     "traffic": ("Traffic", "bytes that the kernels ask of memory, counted in passes over X"),
 }
 

@@ -17,16 +17,21 @@ def saved_bytes(run: Callable[[], object], parameters: Iterable[Tensor] = ()) ->
 
     Each storage counts once and whole, the input's among them; those of `parameters` do not count.
     """
-    lasting = {tensor.untyped_storage().data_ptr() for tensor in parameters}
+    lasting = {storage_of(tensor) for tensor in parameters}
     saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor
+        saved[storage_of(tensor)] = tensor
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
-    return sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in lasting)
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in saved.items() if storage not in lasting)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Tells the storages of living tensors apart, on the meta device too, where none has an address."""
+    return tensor.untyped_storage()._cdata
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int | None:

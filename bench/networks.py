@@ -18,25 +18,39 @@ from tam_triton.nets import C2D
 CLASSES = 400
 
 
-class EagerTAM(TAM):
+class SeparateTAM(TAM):
+    """TAM behind a BatchNorm and a ReLU that are called as they are."""
+
+    def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
+        """One after another."""
+        return self(activation(norm(x)))
+
+
+class EagerTAM(SeparateTAM):
     """TAM in the usual formulation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N·T, C, H, W)` → the same shape."""
         return peers.tam(self, x)
 
-    def activated(self, x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
-        """What TAM may fuse, one after another."""
-        return self(activation(norm(x)))
-
 
 def eager_twin(network: C2D) -> C2D:
     """The same network, on the very parameters and buffers, with every TAM in the usual formulation."""
+    return twin_of(network, EagerTAM)
+
+
+def separate_twin(network: C2D) -> C2D:
+    """The same, with every TAM as it is, and BatchNorm and ReLU before it by themselves."""
+    return twin_of(network, SeparateTAM)
+
+
+def twin_of(network: C2D, kind: type[TAM]) -> C2D:
+    """The same network, on the very parameters and buffers, with every TAM of another class."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)
     for module in twin.modules():
         if isinstance(module, TAM):
-            module.__class__ = EagerTAM
+            module.__class__ = kind
     return twin
 
 

@@ -1,7 +1,8 @@
 """DistributedDataParallel: two processes with half a batch each have the gradients of one process with all of it.
 
 In evaluation mode: there BatchNorm is the same function on every process, so that equality is exact in principle. In
-training each process normalises by its own clips, as everywhere in torch.
+training each process normalises by its own clips, as everywhere in torch: there kernels that stand for BatchNorm, ReLU
+and TAM are compared with the layers, as one network learns in two processes.
 """
 
 import os
@@ -37,8 +38,21 @@ def train(rank: int, folder: Path) -> None:
         replica = DistributedDataParallel(network)  # while it lives, gradients are exchanged
         loss(replica(videos(2).double()[rank : rank + 1])).backward()
         results[impl] = {name: parameter.grad for name, parameter in network.named_parameters()}
+        results[f"{impl} learned"] = learned(impl, rank)
     torch.save(results, folder / f"gradients{rank}.pt")
     distributed.destroy_process_group()
+
+
+def learned(impl: str, rank: int) -> dict[str, Tensor]:
+    """Weights and statistics after two steps on a clip a process."""
+    network = small_tanet(impl, training=True, stages=["res5"]).double()
+    replica = DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    for clips in videos(4).double()[rank::2].split(1):
+        optimizer.zero_grad()
+        loss(replica(clips)).backward()
+        optimizer.step()
+    return network.state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +80,13 @@ def test_gradients_of_the_joined_batch(impl: str, folder: Path) -> None:
     expected = {name: parameter.grad for name, parameter in network.named_parameters()}
     for rank in range(2):
         torch.testing.assert_close(torch.load(folder / f"gradients{rank}.pt")[impl], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_learns_as_the_layers_do(folder: Path) -> None:
+    """The same weights on both processes, and statistics of each one's own clips."""
+    ranks = [torch.load(folder / f"gradients{rank}.pt") for rank in range(2)]
+    for rank in ranks:
+        torch.testing.assert_close(rank["triton learned"], rank["torch learned"], rtol=1e-9, atol=1e-12)
+    first, second = (rank["triton learned"] for rank in ranks)
+    apart = {name for name in first if not torch.equal(first[name], second[name])}
+    assert apart == {name for name in first if name.endswith(("running_mean", "running_var"))}
