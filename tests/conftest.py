@@ -41,8 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # the other core has a process of its own
 
     from bench.interpreted import checking
+    from tests.support.interpreter import hurried
 
     net = ExitStack()
+    net.enter_context(hurried())
     net.enter_context(checking())
     config.add_cleanup(net.close)
 

@@ -1,6 +1,7 @@
 """`python -m bench saved`: counts without memory are those with it, and what fusing spares is the maps in between."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "TANet, fused" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong", [{"clips": 0}, {"segments": 0}, {"pixels": 31}])
-def test_what_cannot_be_counted_is_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize("wrong", [lambda: Saved(clips=0), lambda: Saved(segments=0), lambda: Saved(pixels=31)])
+def test_what_cannot_be_counted_is_refused(wrong: Callable[[], Saved]) -> None:
     with pytest.raises(ValueError, match="expected at least"):
-        Saved(**wrong)
+        wrong()

@@ -32,7 +32,7 @@ def train(rank: int, folder: Path) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=TIMEOUT
     )
-    results = {}
+    results: dict[str, object] = {}
     for impl in IMPLEMENTATIONS:
         network = small_tanet(impl).double()
         replica = DistributedDataParallel(network)  # while it lives, gradients are exchanged
