@@ -28,8 +28,11 @@ class KernelError(Exception):
     """What no kernel may do. `check` names the rule."""
 
     def __init__(self, check: str, message: str) -> None:
-        super().__init__(f"{check}: {message}")
+        super().__init__(check, message)  # both, so that it passes from one process to another
         self.check = check
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.args[1]}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,11 +102,14 @@ def frames_of_part(programs: int, num_segments: int, most: int) -> int:
     return max(1, min(to_fill, ceil_div(num_segments, ceil_div(num_segments, most))))
 
 
-def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
+def squeeze_tile(
+    frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int, several: bool = False
+) -> Tile:
     """For the squeeze of so many frames: rows as they stand, in vectors that divide them.
 
     NCHW: long rows have programs of their own, short ones half a warp each, and a thread two of them. channels_last:
-    lines of the cache, and as many warps as keep a multiprocessor busy.
+    lines of the cache, and as many warps as keep a multiprocessor busy. There a thread that keeps `several` sums of a
+    channel has registers for fewer loads.
     """
     multiprocessors, lanes = device()
     vector = row_vector(channels, pixels, channels_last, itemsize)
@@ -129,7 +132,7 @@ def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, i
         across = 1 if vectors >= 4 * lanes else 2 * lanes // width
         down, total = width * vector, ceil_div(vectors, width)
         parts = max(1, min(total // LOADS, ceil_div(8 * multiprocessors, frames * ceil_div(channels, across))))
-    steps = ceil_div(ceil_div(total, parts), 2 * LOADS)
+    steps = ceil_div(ceil_div(total, parts), LOADS if several and channels_last else 2 * LOADS)
     unroll = ceil_div(total, parts * steps)
     return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 

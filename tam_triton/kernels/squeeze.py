@@ -33,13 +33,13 @@ def squeeze_kernel(
     x_ptr += b * C * P
     c = ((tile % tiles).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
     p = ((split * steps).to(INDEX) * (UNROLL * BLOCK_P) + tl.arange(0, BLOCK_P))[None, :]
+    # Of x or, with `batch_norm`, of m·(x − mean).
     total = tl.zeros([BLOCK_C, BLOCK_P if CHANNELS_LAST else BLOCK_P // VECTOR], ACC)
     if norm is not None:
         scale, shift = folded_norm(norm, eps, c, c < C, ACC)
     if batch_norm is not None:
         mean, scale, shift, inverse = centred_norm(batch_norm, C, c, c < C, ACC)
         passed = tl.zeros_like(total)  # Σ m
-        centred = tl.zeros_like(total)  # Σ m·(x − mean)
     for step in range(steps):
         loaded = ()
         for i in tl.static_range(UNROLL):
@@ -51,19 +51,20 @@ def squeeze_kernel(
             if norm is not None:
                 x = tl.where(p + (step * UNROLL + i) * BLOCK_P < P, relu(x * scale + shift), 0.0)
             if batch_norm is not None:
-                less = x - mean
-                x = less * scale + shift
-                mask = (p + (step * UNROLL + i) * BLOCK_P < P) & ~(x <= 0)  # of NaN, too
+                x -= mean
+                mask = (p + (step * UNROLL + i) * BLOCK_P < P) & ~(x * scale + shift <= 0)  # of NaN, too
                 x = tl.where(mask, x, 0.0)
                 passed += within_vectors(tl.where(mask, 1.0, tl.zeros_like(x)), CHANNELS_LAST, VECTOR)
-                centred += within_vectors(tl.where(mask, less, 0.0), CHANNELS_LAST, VECTOR)
             total += within_vectors(x, CHANNELS_LAST, VECTOR)
-    average = (tl.sum(total, axis=1)[:, None] / P).to(squeezed_ptr.dtype.element_ty)
-    tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, average, mask=c < C)
+    result = tl.sum(total, axis=1)[:, None]
     if batch_norm is not None:
         sums_ptr += split * 2 * part + ((b // T) * C + c) * T + b % T
-        tl.store(sums_ptr, tl.sum(passed, axis=1)[:, None], mask=(c < C))
-        tl.store(sums_ptr + part, tl.sum(centred, axis=1)[:, None] * inverse, mask=(c < C))
+        count = tl.sum(passed, axis=1)[:, None]
+        tl.store(sums_ptr, count, mask=(c < C))
+        tl.store(sums_ptr + part, result * inverse, mask=(c < C))
+        result = result * scale + count * shift  # ΣA
+    average = (result / P).to(squeezed_ptr.dtype.element_ty)
+    tl.store(squeezed_ptr + split * part + ((b // T) * C + c) * T + b % T, average, mask=c < C)
 
 
 def squeeze(x: Tensor, num_segments: int, norm: Sequence[Tensor] | None = None, eps: float = 0.0) -> Tensor:
@@ -95,7 +96,7 @@ def launched(
     channels_last = layout.is_channels_last(x)
     x = layout.to_layout(x, channels_last)
     frames, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    tile = launch.squeeze_tile(frames, channels, pixels, channels_last, x.element_size())
+    tile = launch.squeeze_tile(frames, channels, pixels, channels_last, x.element_size(), batch_norm is not None)
     vectors, lines = layout.vectors_and_lines(channels, pixels, channels_last, tile.vector)
     squeezed = x.new_empty((frames // num_segments, channels, num_segments))
     parts = room(squeezed, tile.parts)
@@ -103,6 +104,8 @@ def launched(
     if batch_norm is not None:
         sums = x.new_empty((2, *squeezed.shape), dtype=launch.partial_dtype(x.dtype))
         sums_parts = room(sums, tile.parts)
+    # In channels_last so few that two programs of 16 warps fit a multiprocessor: untold they take 70 to 80.
+    registers = 64 if batch_norm is not None and channels_last and x.element_size() < 8 else None
     with launch.on_device(x):
         squeeze_kernel[(frames * tile.count(channels) * tile.parts,)](
             x, parts, sums_parts, None if norm is None else tuple(norm), batch_norm,
@@ -110,7 +113,7 @@ def launched(
             CHANNELS_LAST=channels_last, BLOCK_C=tile.channels, BLOCK_P=tile.pixels, VECTOR=tile.vector,
             UNROLL=tile.unroll, ACC=launch.accumulator(x.dtype),
             INDEX=launch.offset_dtype(channels * tile.covered, tile.channels * tile.pixels),
-            num_warps=tile.warps, **launch.OPTIONS,
+            num_warps=tile.warps, **launch.registers(registers), **launch.OPTIONS,
         )  # fmt: skip
         if sums is None or sums_parts is None:
             add_parts((parts, squeezed))

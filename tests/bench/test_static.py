@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PART = ["--targets", "sm_90", "gfx942", "--dtypes", "bfloat16", "--shapes", "64", "56", "--long"]
 # Two blocks in the smallest shared memory, the 64 KB of gfx942; NVIDIA's smaller GPUs give a block 48 KB unasked.
 SHARED = 32 * 1024
-SPILLS, SPILLED_BYTES = 62, 40  # of a thread, at most; what gfx942 spills stays in registers
+SPILLS, SPILLED_BYTES = 86, 40  # of a thread, at most; what gfx942 spills stays in registers
 SEGMENTS = {"8", "64", "128"}
 MAX_WARPS_HIP = 16
 MAX_PROGRAMS = 2**31 - 1
