@@ -1,5 +1,6 @@
 """What a trained network sees in a video."""
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -99,17 +100,15 @@ def predict_videos(
     recipe, views = predictor.trained.recipe, predictor.views
     split = Split("videos", tuple(entries), predictor.class_names)
     clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
-    # A batch is a video, or a part of one where its views are many.
     loading = Loading(workers=1).for_device(predictor.device)
+    # A batch is a video, or a part of one where its views are many.
     with closing(evaluation_batches(clips, min(predictor.batch_size, views.per_video), loading)) as loader:
         batches = iter(loader)
         for entry in entries:
-            scores, failure = [], None
-            for _ in range(-(-views.clips // max(1, min(predictor.batch_size, views.per_video) // views.crops))):
-                batch = next(batches)
-                scores += [predictor.scores(batch.clips)] if len(batch) else []
-                failure = failure or next(iter(batch.failures), None)
+            of_entry = list(itertools.islice(batches, len(loader) // len(entries)))
+            failure = next((failure for batch in of_entry for failure in batch.failures), None)
             if failure is not None:
                 yield entry, VideoError(*failure)
                 continue
-            yield entry, predictor.best(predictor.mean_logits(torch.cat(scores)), top)
+            scores = torch.cat([predictor.scores(batch.clips) for batch in of_entry])
+            yield entry, predictor.best(predictor.mean_logits(scores), top)

@@ -60,9 +60,9 @@ class PredictConfig(NetworkConfig):
     """Folder for the classes over time: NAME.png, NAME.csv and NAME.json for each video."""
     overwrite: bool = False
     """Write over the files that are in `timeline`."""
-    drop: bool | None = None
-    """Drop a stream's oldest frames, and count them, where the machine is too slow, or let the stream wait. By default
-    those of what goes on by itself, such as a camera, are dropped; standard input and files wait."""
+    drop: Literal["auto", "yes", "no"] = "auto"
+    """Where the machine is too slow for a stream: drop the oldest frames, and count them, or let the stream wait. auto:
+    those of what goes on by itself, such as a camera, are dropped; standard input waits."""
     buffer: int = 64
     """Frames that are held between reading and the windows."""
     timeout: float = 30.0
@@ -81,7 +81,7 @@ class PredictConfig(NetworkConfig):
         if self.overwrite and self.timeline is None:
             raise InputError("overwrite: got True without --timeline, which is all that is written")
         if self.stream is None:
-            require(self, "drop", self.drop is None, "None, as only a stream can lose frames")
+            require(self, "drop", self.drop == "auto", "auto, as only a stream can lose frames")
             require(self.input, "format", self.input.format is None, "None, as only streams are told their format")
             require(self.input, "options", not self.input.options, "none, as only streams take them")
 
@@ -96,6 +96,4 @@ class PredictConfig(NetworkConfig):
     @property
     def in_windows(self) -> bool:
         """Whether windows of time are predicted, and not whole videos."""
-        return self.stream is not None or any(
-            value is not None for value in (self.window, self.stride, self.timeline)
-        )
+        return self.stream is not None or any(value is not None for value in (self.window, self.stride, self.timeline))

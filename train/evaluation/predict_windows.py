@@ -68,8 +68,8 @@ class WindowRun:
         length = window.end - window.start
         if length < self.cutter.length - 2 * TOLERANCE:
             self.say(
-                f"{self.reader.name}: lasts {length:.2f} s, less than a window of {self.cutter.length:.2f} s: all of it "
-                "is one window"
+                f"{self.reader.name}: lasts {length:.2f} s, less than a window of {self.cutter.length:.2f} s: one "
+                "window of all its frames"
             )
         began = time.perf_counter()
         logits = self.predictor.logits_of_window(window)
@@ -109,6 +109,7 @@ def run_windows(config: PredictConfig, predictor: Predictor) -> None:
 
     Raises InputError where something cannot be read, at the end; what was seen before is printed and written.
     """
+    window_length(predictor.trained.recipe.sampling, 1.0, config.window)  # before anything is waited for
     stream = config.stream
     if stream is not None:
         name = shown_name(stream)
@@ -129,7 +130,7 @@ def run_windows(config: PredictConfig, predictor: Predictor) -> None:
         if len(entries) > 1 and not config.json:
             print(name)
         try:
-            _run_one(config, predictor, name, opened[entry.path], paths.get(entry.path), alone=stream is not None)
+            _run_one(config, predictor, name, opened[entry.path], paths.get(entry.path))
         except VideoError as error:
             failures.append(error)
             if config.json:
@@ -137,8 +138,10 @@ def run_windows(config: PredictConfig, predictor: Predictor) -> None:
             if len(entries) > 1:
                 print(f"cannot be read: {error}", file=sys.stderr)
     if failures:
-        raise failures[0] if len(entries) == 1 else InputError(
-            f"{len(failures)} of {len(entries)} videos cannot be read to their end"
+        raise (
+            failures[0]
+            if len(entries) == 1
+            else InputError(f"{len(failures)} of {len(entries)} videos cannot be read to their end")
         )
 
 
@@ -148,11 +151,10 @@ def _run_one(
     name: str,
     open_stream: Callable[[], Stream],
     output: Path | None,
-    alone: bool,
 ) -> None:
     short_side, views = predictor.views.short_side, to_plain(predictor.views)
-    network = str(config.network_path)
-    with StreamReader(open_stream, name, short_side, config.buffer, config.drop, config.timeout) as reader:
+    network, drops = str(config.network_path), {"auto": None, "yes": True, "no": False}[config.drop]
+    with StreamReader(open_stream, name, short_side, config.buffer, drops, config.timeout) as reader:
         run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say)
         timeline = Timeline(name, predictor.class_names, {"network": network, "views": views})
         try:

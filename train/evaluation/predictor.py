@@ -1,4 +1,4 @@
-"""A trained network at work: from the views of one video, or of one window of it, to the probabilities of its classes."""
+"""A trained network at work: from the views of a video, or of a window of it, to the probabilities of classes."""
 
 import torch
 from torch import Tensor

@@ -97,7 +97,8 @@ class StreamReader:
         drops: bool | None = None,
         timeout: float = 30.0,
     ) -> None:
-        self._open, self.name, self.short_side, self._drops, self.timeout = open_stream, name, short_side, drops, timeout
+        self._open, self.name, self.short_side, self.timeout = open_stream, name, short_side, timeout
+        self._drops = drops
         self.buffer = FrameBuffer(buffer, bool(drops))
         self.read = 0
         """Frames that were decoded, those that were dropped too."""

@@ -1,5 +1,6 @@
 """The classes of a video over time, as picture, table and JSON."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Timeline:
     def edges(self) -> list[float]:
         """(windows + 1,) times between which each window decides: halfway between the middles of two neighbors."""
         middles = [(seen.start + seen.end) / 2 for seen in self.seen]
-        between = [(a + b) / 2 for a, b in zip(middles, middles[1:], strict=False)]
+        between = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
         return [self.seen[0].start, *between, self.seen[-1].end]
 
     @property

@@ -26,8 +26,8 @@ class Window:
 class WindowCutter:
     """Cuts frames into windows of `length` seconds that begin every `stride` seconds, from 0 on.
 
-    What is left at the end is in a window that ends with the last frame, and overlaps the one before it by more than the
-    others do; frames that last less than a window are in one shorter window.
+    What is left at the end is in a window that ends with the last frame, and overlaps the one before it by more than
+    the others do; frames that last less than a window are in one shorter window.
     """
 
     def __init__(self, length: float, stride: float) -> None:

@@ -1,4 +1,4 @@
-"""Frames as they come, each once, with their times: of files, and of streams that cannot be asked for an earlier one."""
+"""Frames as they come, each once, with their times: of files, and of streams, which have no way back."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

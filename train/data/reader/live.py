@@ -31,9 +31,7 @@ class LiveStream(Stream):
         VideoError: nothing is there, or nothing that FFmpeg can read; there is no such camera.
     """
 
-    def __init__(
-        self, place: str, name: str, format: str | None, options: Mapping[str, str], timeout: float  # noqa: A002
-    ) -> None:
+    def __init__(self, place: str, name: str, format: str | None, options: Mapping[str, str], timeout: float) -> None:
         self._place, self._format, self._options, self._timeout = place, format, dict(options), timeout
         self.damaged = 0
         """Packets of which no frame could be decoded."""
