@@ -72,7 +72,7 @@ class Extractor:
     def __init__(self, trained: TrainedNetwork, config: ExtractConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.trained, recipe, views = trained, trained.recipe, trained.recipe.validation
-        self.network = trained.network.to(device, memory_format=torch.channels_last)
+        self.network = trained.network.to(device).to(memory_format=torch.channels_last)
         with config.network_path.open("rb") as file:
             fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
         self.settings: dict[str, Any] = {
@@ -110,10 +110,10 @@ class Extractor:
             if path.exists():
                 try:
                     differences = _differences(read_metadata(path, self.config.format), self.metadata(entry))
-                except InputError:
+                except InputError as error:
                     if not self.config.overwrite:
-                        raise
-                    differences = "damaged"
+                        raise InputError(f"{error}; --overwrite makes it anew") from error
+                    differences = "all"
                 if not differences:
                     continue
                 if not self.config.overwrite:

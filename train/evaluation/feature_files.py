@@ -29,8 +29,9 @@ def write_features(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Map
             texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
             unfinished.write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, texts))
         else:
+            every: dict[str, Any] = {_METADATA: np.array(json.dumps(dict(metadata))), **arrays}
             with unfinished.open("wb") as file:
-                np.savez(file, **{_METADATA: np.array(json.dumps(dict(metadata))), **arrays})
+                np.savez(file, **every)
 
 
 def read_metadata(path: Path, form: Format) -> dict[str, Any]:

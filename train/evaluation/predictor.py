@@ -24,7 +24,7 @@ class Predictor:
     ) -> None:
         self.trained, self.views, self.precision, self.batch_size = trained, views, precision, batch_size
         self.device = device or torch.device("cpu")
-        self.network = trained.network.to(self.device, memory_format=torch.channels_last)
+        self.network = trained.network.to(self.device).to(memory_format=torch.channels_last)
 
     @property
     def class_names(self) -> tuple[str, ...]:

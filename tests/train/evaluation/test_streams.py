@@ -17,11 +17,12 @@ from train.__main__ import main
 from train.checkpoint import save_checkpoint
 from train.data.reader.live import LiveStream
 from train.data.reader.stream import Stream
+from train.errors import InputError
 from train.evaluation import predict_windows
-from train.evaluation.predict_config import PredictConfig
+from train.evaluation.predict_config import InputConfig, PredictConfig
 from train.evaluation.predictor import Predictor
 from train.evaluation.stream import StreamReader
-from train.evaluation.windows import WindowCutter
+from train.evaluation.windows import Window, WindowCutter
 from train.recipes import RECIPES
 
 LINE = {"start", "end", "frames", "predictions", "video"}
@@ -82,7 +83,8 @@ def predicted(capsys, *arguments):
 
 
 def windows_of(open_stream):
-    cutter, windows = WindowCutter(0.5, 0.25), []
+    cutter = WindowCutter(0.5, 0.25)
+    windows: list[Window] = []
     with StreamReader(open_stream, "x", 40, timeout=5) as reader:
         for moment, frame in reader:
             windows += cutter.add(moment, frame)
@@ -157,17 +159,21 @@ def test_videos_in_windows_go_on_after_a_bad_one(place, capsys, tmp_path):
 def test_a_stall_keeps_what_was_seen(place, pipe, capsys, tmp_path):
     data = (place / "long.ts").read_bytes()
     pipe(data[: len(data) * 3 // 4], held=True)
-    arguments = ("-", "--input.format", "mpegts", "--timeout", "1", "--timeline", tmp_path / "out", "--stride", "0.5")
+    arguments = ("-", "--input.format", "mpegts", "--timeout", "0.6", "--timeline", tmp_path / "out", "--stride", "0.5")
     status, lines, said = predicted(capsys, place / "dense.pt", *arguments)
     assert status == 1
     assert len(lines) >= 2
-    assert "error: -: has stalled: no frame for 1 s" in said
+    assert "error: -: has stalled: no frame for 0.6 s" in said
     assert f" 0 dropped, {len(lines)} predictions, " in said
     assert len(json.loads((tmp_path / "out" / "stdin.json").read_text())["windows"]) == len(lines)
 
 
 def test_a_slow_machine_drops_frames_where_it_may(place, pipe, capsys, monkeypatch):
-    monkeypatch.setattr(Predictor, "logits_of_window", lambda self, window: time.sleep(0.02) or torch.zeros(3))
+    def slow(self, window):
+        time.sleep(0.02)
+        return torch.zeros(3)
+
+    monkeypatch.setattr(Predictor, "logits_of_window", slow)
     for drop, lost in (("yes", True), ("no", False)):
         pipe((place / "long.ts").read_bytes())
         options = ("--stride", "0.1", "--buffer", "2", "--drop", drop, "--json")
@@ -220,12 +226,6 @@ def test_raw_frames(place, pipe, capsys):
         (("/dev/video99",), "error: /dev/video99: there is no such camera (cameras: "),
         (("http://user:secret@127.0.0.1:1/x",), "error: http://127.0.0.1:1/x: cannot be opened: connection refused"),
         (("-",), "error: -: is empty, no video, or one that cannot be read as it comes"),
-        (("-", "long.mp4"), "error: files: got - long.mp4, expected a stream (-) alone"),
-        (("long.mp4", "--drop", "yes"), "predictconfig.drop: got 'yes', expected auto, as only a stream"),
-        (("long.mp4", "--input.format", "ts"), "expected None, as only streams are told their format"),
-        (("-", "--input.options", "x"), "expected KEY=VALUE, which 'x' is not"),
-        (("long.mp4", "--stride", "0"), "predictconfig.stride: got 0.0, expected seconds from 0.01"),
-        (("long.mp4", "--overwrite"), "overwrite: got True without --timeline"),
         (("nothing*.mp4",), "error: nothing*.mp4: matches nothing, expected a pattern of video files"),
     ],
 )
@@ -235,6 +235,24 @@ def test_what_cannot_be_read_so(place, pipe, capsys, arguments, message):
     assert (status, lines) == (1, [])
     assert message in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ("- long.mp4", {}, r"files: got - long.mp4, expected a stream \(-\) alone"),
+        ("long.mp4", {"drop": "yes"}, "drop: got 'yes', expected auto, as only a stream"),
+        ("long.mp4", {"input": InputConfig("ts")}, "format: got 'ts', expected None, as only streams"),
+        ("long.mp4", {"stride": 0.0}, "stride: got 0.0, expected seconds from 0.01"),
+        ("-", {"timeout": 0.0}, "timeout: got 0.0, expected a number of seconds above 0"),
+        ("long.mp4", {"overwrite": True}, "overwrite: got True without --timeline"),
+    ],
+)
+def test_options_that_do_not_go_together(files, options, message):
+    with pytest.raises(InputError, match=message):
+        PredictConfig(("c", *files.split()), **options)
+    with pytest.raises(InputError, match="expected KEY=VALUE, which 'x' is not"):
+        InputConfig(options=("x",))
 
 
 def test_networks_of_whole_videos_need_a_window(place, capsys):
