@@ -27,9 +27,9 @@ class ExtractConfig(NetworkConfig):
     overwrite: bool = False
     """Make files anew that are there by other settings, or of another video."""
     workers: int = 1
-    """Processes that read videos."""
+    """Processes that read videos. With 0 this one does, and a decoder that hangs or crashes takes it with it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "workers", self.workers >= 1, "at least 1")
+        require(self, "workers", self.workers >= 0, "at least 0")
         require(self, "maps", len(set(self.maps)) == len(self.maps), "names of layers, each once")

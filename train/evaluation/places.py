@@ -31,7 +31,7 @@ def is_stream(place: str) -> bool:
 
 def shown_name(place: str) -> str:
     """`place` as it may be printed and stored: without the user and password of an address."""
-    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@]*@", r"\1", place)
+    return "standard input" if place == STDIN else re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@]*@", r"\1", place)
 
 
 def find_videos(places: Sequence[str]) -> tuple[Entry, ...]:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -163,7 +164,7 @@ def test_a_stall_keeps_what_was_seen(place, pipe, capsys, tmp_path):
     status, lines, said = predicted(capsys, place / "dense.pt", *arguments)
     assert status == 1
     assert len(lines) >= 2
-    assert "error: -: has stalled: no frame for 0.6 s" in said
+    assert "error: standard input: has stalled: no frame for 0.6 s" in said
     assert f" 0 dropped, {len(lines)} predictions, " in said
     assert len(json.loads((tmp_path / "out" / "stdin.json").read_text())["windows"]) == len(lines)
 
@@ -182,6 +183,15 @@ def test_a_slow_machine_drops_frames_where_it_may(place, pipe, capsys, monkeypat
         assert status == 0
         assert counts["frames"] == 90
         assert (counts["dropped"] > 0) == lost
+
+
+def test_mp4_with_its_index_at_the_end(place, pipe, capsys, tmp_path):
+    """More of it than FFmpeg holds at once."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), np.uint8)
+    pipe(encode(tmp_path / "noise.mp4", noise).read_bytes())
+    status, lines, said = predicted(capsys, place / "dense.pt", "-")
+    assert (status, lines) == (1, [])
+    assert "error: standard input: is empty, no video, or one that cannot be read as it comes (mp4 with" in said
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -217,7 +227,7 @@ def test_raw_frames(place, pipe, capsys):
     )
     status, lines, said = predicted(capsys, place / "dense.pt", "-", "--window", "1", *options)
     assert (status, len(lines)) == (0, 3)
-    assert "-: 40 frames, 0 dropped, 3 predictions" in said
+    assert "standard input: 40 frames, 0 dropped, 3 predictions" in said
 
 
 @pytest.mark.parametrize(
@@ -225,7 +235,7 @@ def test_raw_frames(place, pipe, capsys):
     [
         (("/dev/video99",), "error: /dev/video99: there is no such camera (cameras: "),
         (("http://user:secret@127.0.0.1:1/x",), "error: http://127.0.0.1:1/x: cannot be opened: connection refused"),
-        (("-",), "error: -: is empty, no video, or one that cannot be read as it comes"),
+        (("-",), "error: standard input: is empty, no video, or one that cannot be read as it comes"),
         (("nothing*.mp4",), "error: nothing*.mp4: matches nothing, expected a pattern of video files"),
     ],
 )

@@ -3,8 +3,8 @@
 import os
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,18 @@ class LiveStream(Stream):
             self.damaged += packet is not None
             return []
 
+    def _packets(self) -> Generator[Any, None, None]:
+        """As of a file; but where not even a first one comes, the container is why."""
+        packets = super()._packets()
+        with closing(packets):
+            try:
+                first = next(packets, None)
+            except VideoError as error:
+                raise VideoError(self.name, self._why_not_open(error.__cause__)) from error
+            if first is not None:
+                yield first
+                yield from packets
+
     def _open(self) -> Any:
         place, form = self._place, self._format
         if place == "-":
@@ -64,7 +76,7 @@ class LiveStream(Stream):
             place = name_for_ffmpeg(self.path)
         return av.open(place, format=form, options=self._options, timeout=(self._timeout, None))
 
-    def _why_not_open(self, error: Exception | None) -> str:
+    def _why_not_open(self, error: BaseException | None) -> str:
         if isinstance(error, VideoError):
             return error.reason
         if error is None:
@@ -96,4 +108,4 @@ def _standard_input() -> int:
     try:
         return os.dup(sys.stdin.fileno())
     except (OSError, ValueError, AttributeError) as error:
-        raise VideoError("-", "there is no standard input") from error
+        raise VideoError("standard input", "there is none") from error
