@@ -61,8 +61,8 @@ class PredictConfig(NetworkConfig):
     overwrite: bool = False
     """Write over the files that are in `timeline`."""
     drop: Literal["auto", "yes", "no"] = "auto"
-    """Where the machine is too slow for a stream: drop the oldest frames, and count them, or let the stream wait. auto:
-    those of what goes on by itself, such as a camera, are dropped; standard input waits."""
+    """Where the machine is too slow for a stream: leave out windows and the oldest frames, and count them, or let the
+    stream wait. auto: what goes on by itself, such as a camera, loses them; standard input waits."""
     buffer: int = 64
     """Frames that are held between reading and the windows."""
     timeout: float = 30.0

@@ -46,16 +46,26 @@ class WindowRun:
         self.predictor, self.reader, self.window, self.stride, self.top = predictor, reader, window, stride, top
         self.say = say
         self.predictions, self.seconds, self.cutter = 0, 0.0, WindowCutter(1.0, 1.0)
+        self.late = 0
+        """Windows that were left out since frames of a later one waited already."""
 
     def __iter__(self) -> Iterator[Seen]:
         """Raises InputError where no window's length is known, and what iterating `reader` raises."""
-        started = False
+        buffer, taken, windows = self.reader.buffer, -1, list[Window]()
         for moment, frame in self.reader:
-            if not started:
+            if taken < 0:
                 self._start()
-                started = True
-            yield from map(self._see, self.cutter.add(moment, frame))
-        if not started:
+                taken = 0
+            windows += self.cutter.add(moment, frame)
+            taken += 1
+            if buffer.drops:  # then the newest window is worth more than the frames that would be lost meanwhile
+                self.late += len(windows[:-1])
+                windows = windows[-1:]
+                if buffer.waiting and taken < buffer.size:
+                    continue
+            yield from map(self._see, windows)
+            taken, windows = 0, []
+        if taken < 0:
             raise VideoError(self.reader.name, "no frame of it is ever shown")
         yield from map(self._see, self.cutter.finish(self.reader.frame_seconds))
 
@@ -86,6 +96,7 @@ class WindowRun:
             "frames": self.reader.read,
             "dropped": self.reader.buffer.dropped,
             "damaged": self.reader.damaged,
+            "late_windows": self.late,
             "empty_windows": self.cutter.empty,
             "predictions": self.predictions,
             "ms_per_prediction": mean,
@@ -97,6 +108,8 @@ class WindowRun:
         parts = [f"{counts['frames']} frames", f"{counts['dropped']} dropped", f"{counts['predictions']} predictions"]
         if counts["damaged"]:
             parts.append(f"{counts['damaged']} packets could not be decoded")
+        if counts["late_windows"]:
+            parts.append(f"{counts['late_windows']} windows left out, being late")
         if counts["empty_windows"]:
             parts.append(f"{counts['empty_windows']} windows without a frame left out")
         if counts["predictions"]:

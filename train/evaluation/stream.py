@@ -60,6 +60,11 @@ class FrameBuffer:
             self._stopped = True
             self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """Frames that are there to be taken."""
+        return len(self._frames)
+
     def take(self, timeout: float) -> tuple[float, Tensor] | None:
         """The oldest frame and its time; None at the end. TimeoutError after so many seconds without one."""
         with self._changed:

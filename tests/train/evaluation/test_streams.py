@@ -175,6 +175,7 @@ def test_a_slow_machine_drops_frames_where_it_may(place, pipe, capsys, monkeypat
         return torch.zeros(3)
 
     monkeypatch.setattr(Predictor, "logits_of_window", slow)
+    predictions, totals = [], set()
     for drop, lost in (("yes", True), ("no", False)):
         pipe((place / "long.ts").read_bytes())
         options = ("--stride", "0.1", "--buffer", "2", "--drop", drop, "--json")
@@ -183,6 +184,10 @@ def test_a_slow_machine_drops_frames_where_it_may(place, pipe, capsys, monkeypat
         assert status == 0
         assert counts["frames"] == 90
         assert (counts["dropped"] > 0) == lost
+        predictions.append(counts["predictions"])
+        totals.add(counts["predictions"] + counts["late_windows"] + counts["empty_windows"])
+    assert totals == {predictions[1]}
+    assert predictions[0] < predictions[1]
 
 
 def test_mp4_with_its_index_at_the_end(place, pipe, capsys, tmp_path):

@@ -43,8 +43,9 @@ class LiveStream(Stream):
     @property
     def goes_on_by_itself(self) -> bool:
         """Whether frames come in their own time, and not as fast as they are taken: from cameras, and from addresses
-        that do not say how long what is there lasts."""
-        return is_camera(self._place) or ("://" in self._place and self.has_no_duration)
+        that say neither how long what is there lasts nor how many bytes it has."""
+        is_endless = self.has_no_duration and self._container.size <= 0
+        return is_camera(self._place) or ("://" in self._place and is_endless)
 
     def decode(self, packet: Any) -> list[Any]:
         """As of a file, but what cannot be decoded, as before a camera's first key frame, is counted in `damaged`."""
