@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 import tam_triton
@@ -47,8 +48,18 @@ def here(place, monkeypatch):
     shutil.rmtree(place / "out", ignore_errors=True)
 
 
-def extracted(capsys, *arguments):
-    status = main(["extract", *map(str, arguments), "--out", "out", "--device", "cpu"])
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Of small pictures, more threads make less speed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def extracted(capsys, *arguments, workers=0):
+    options = ("--out", "out", "--device", "cpu", "--threads", "1", "--workers", workers)
+    status = main(["extract", *map(str, (*arguments, *options))])
     said = capsys.readouterr()
     return status, said.out.splitlines(), said.err
 
@@ -60,7 +71,7 @@ def read(path):
 
 def test_files_and_what_they_say(here, capsys):
     """What the library gives, too; the rest is done where a video cannot be read, and nothing twice the next time."""
-    status, lines, said = extracted(capsys, "best.pt", "a", "b", "frames")
+    status, lines, said = extracted(capsys, "best.pt", "a", "b", "frames", workers=1)
     assert status == 1
     assert lines == ["4 of 5 videos written to out, 0 kept, 1 cannot be read"]
     assert "cannot be read: b/broken.mp4: is not a video file" in said
@@ -193,7 +204,7 @@ def test_the_page(here, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos/val/waving").mkdir(parents=True)
     shutil.copy(here / "a" / "one.mp4", "videos/val/waving")
-    assert main(["extract", str(here / "best.pt"), "videos", "--out", "runs/features", "--device", "cpu"]) == 0
+    assert main(["extract", str(here / "best.pt"), "videos", "--out", "runs/features", "--workers", "0"]) == 0
     (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)
