@@ -1,6 +1,5 @@
 """Features of videos, a file for each: those that are there already are kept, so an interrupted command goes on."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from train.data.loader import Loading
 from train.errors import InputError
 from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.feature_files import read_metadata, write_features
-from train.evaluation.places import absolute, find_videos, output_paths
+from train.evaluation.places import absolute, find_videos, fingerprint, output_paths
 from train.evaluation.predict import load_network
 from train.fields import to_plain
 from train.lock import Lock
@@ -73,11 +72,9 @@ class Extractor:
         self.config, self.device = config, device
         self.trained, recipe, views = trained, trained.recipe, trained.recipe.validation
         self.network = trained.network.to(device).to(memory_format=torch.channels_last)
-        with config.network_path.open("rb") as file:
-            fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
         self.settings: dict[str, Any] = {
             "network": str(absolute(config.network_path)),
-            "fingerprint": f"sha256:{fingerprint}",
+            "fingerprint": fingerprint(config.network_path),
             "library": f"tam_triton {tam_triton.__version__}, torch {torch.__version__}",
             "recipe": recipe.name,
             "system": f"{recipe.model.system} on {recipe.model.backbone}",

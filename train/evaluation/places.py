@@ -1,6 +1,7 @@
 """Where videos are: files, folders, patterns and streams, told by how they are written; nothing is opened."""
 
 import glob
+import hashlib
 import os
 import re
 import stat
@@ -64,6 +65,12 @@ def output_paths(entries: Sequence[Entry], folder: Path, suffix: str) -> dict[Pa
 def absolute(path: Path) -> Path:
     """`path` from the root on, without `..`; links stay as they are."""
     return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _matches(place: str) -> list[Path]:

@@ -14,7 +14,7 @@ from train.data.reader import VideoError
 from train.data.reader.live import LiveStream
 from train.data.reader.stream import Stream
 from train.errors import InputError
-from train.evaluation.places import CAMERA, STDIN, find_videos, output_paths, shown_name
+from train.evaluation.places import CAMERA, STDIN, find_videos, fingerprint, output_paths, shown_name
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.predictor import Predictor
 from train.evaluation.stream import StreamReader
@@ -165,11 +165,16 @@ def _run_one(
     open_stream: Callable[[], Stream],
     output: Path | None,
 ) -> None:
-    short_side, views = predictor.views.short_side, to_plain(predictor.views)
-    network, drops = str(config.network_path), {"auto": None, "yes": True, "no": False}[config.drop]
+    short_side, drops = predictor.views.short_side, {"auto": None, "yes": True, "no": False}[config.drop]
+    origin = {
+        "network": str(config.network_path),
+        "fingerprint": fingerprint(config.network_path) if output else None,
+        "sampling": to_plain(predictor.trained.recipe.sampling),
+        "views": to_plain(predictor.views),
+    }
     with StreamReader(open_stream, name, short_side, config.buffer, drops, config.timeout) as reader:
         run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say)
-        timeline = Timeline(name, predictor.class_names, {"network": network, "views": views})
+        timeline = Timeline(name, predictor.class_names, origin)
         try:
             for seen in run:
                 print(_json_line(name, seen) if config.json else _line(seen), flush=True)

@@ -1,6 +1,7 @@
 """`python -m train predict` over time: windows of files, and of streams that come through a pipe."""
 
 import contextlib
+import hashlib
 import json
 import os
 import threading
@@ -124,6 +125,8 @@ def test_a_pipe_is_predicted_as_the_file(place, pipe, capsys, tmp_path):
     assert [json.loads(line) | {"video": str(path)} for line in lines[:-1]] == windows
     written = json.loads((out / "stdin.json").read_text())
     assert len(written["windows"]) == len(windows)
+    assert written["fingerprint"] == f"sha256:{hashlib.sha256((place / 'dense.pt').read_bytes()).hexdigest()}"
+    assert (written["sampling"]["reach"], written["views"]["clips"], written["stride"]) == (16, 1, 16 / 30 / 2)
     (table,) = out.rglob("long.mkv.csv")
     assert (out / "stdin.csv").read_bytes() == table.read_bytes()
     status, lines, said = predicted(capsys, place / "dense.pt", path, "--timeline", out)
