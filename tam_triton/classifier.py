@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tam_triton.checks import check_count
 from tam_triton.clips import middle_frames, normalize, resize_short_side, slide_crops
+from tam_triton.features import Features, record_features
 
 FORMAT = "tam_triton/train/2"
 """Of the checkpoints of training runs."""
@@ -111,19 +112,31 @@ class VideoClassifier(nn.Module):
         return most_probable(self(self._batch(video))[0].float(), self.class_names, top)
 
     @torch.no_grad()  # and no inference mode: what comes of it may be learned from
-    def features(self, video: str | os.PathLike[str] | Tensor) -> Tensor:
-        """What the network's last layer is given of a video, averaged over the frames where these come singly: (D,)."""
-        seen: list[Tensor] = []
-        head = self.network.get_submodule(str(getattr(self.network, "head_name", "fc")))
-        handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        try:
-            self(self._batch(video))
-        finally:
-            handle.remove()
-        return seen[0].flatten(0, -2).mean(0)
+    def features(self, video: str | os.PathLike[str] | Tensor, *, per_segment: bool = False) -> Tensor:
+        """What the network's last layer is given of a video: (D,), averaged over the frames, or, `per_segment`, (T, D).
+
+        `video`, and what is raised, as for `clip`; ValueError, too, for `per_segment` of a network that averages over
+        time before its last layer, as SlowFast does.
+        """
+        features = self._record(video).features[0]
+        if per_segment and len(features) != self.num_segments:
+            raise ValueError("per_segment: got True, but this network averages over time before its last layer")
+        return features if per_segment else features.mean(0)
+
+    @torch.no_grad()
+    def feature_maps(self, video: str | os.PathLike[str] | Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """What the modules called `layers`, such as `layer3`, make of a video: (T, C, H, W) each, by name.
+
+        `video`, and what is raised, as for `clip`; ValueError, too, for a name of no module that gives feature maps.
+        """
+        return {name: maps[0] for name, maps in self._record(video, layers).maps.items()}
 
     def _choose(self, num_frames: int) -> list[int]:
         return middle_frames(num_frames, self.num_segments, self.reach)
+
+    def _record(self, video: str | os.PathLike[str] | Tensor, layers: Sequence[str] = ()) -> Features:
+        clips = self._batch(video)
+        return record_features(self.network, lambda: self(clips), 1, layers)
 
     def _batch(self, video: str | os.PathLike[str] | Tensor) -> Tensor:
         return self.clip(video)[None].to(next(self.network.parameters()).device)

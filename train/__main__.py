@@ -55,6 +55,17 @@ def ensemble(arguments: Sequence[str]) -> int:
     return 0
 
 
+def extract(arguments: Sequence[str]) -> int:
+    """Write features of videos, and feature maps, as a trained network computes them."""
+    from train.evaluation.extract_config import ExtractConfig
+
+    config: ExtractConfig = parse("extract", ExtractConfig, arguments)
+    from train.evaluation.extract import run_extract
+
+    run_extract(config)
+    return 0
+
+
 def fit(arguments: Sequence[str]) -> int:
     """Train a network by a recipe, such as k400-8f; on one GPU, or on several under torchrun."""
     from train.fit.config import FitConfig, fit_subcommands
@@ -73,7 +84,7 @@ def fit(arguments: Sequence[str]) -> int:
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """Name the most probable classes of videos: files, or folders of them."""
+    """Name the most probable classes of videos, over time if asked, and of streams as they come."""
     from train.evaluation.predict_config import PredictConfig
 
     config: PredictConfig = parse("predict", PredictConfig, arguments)
@@ -105,6 +116,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "test": test,
     "ensemble": ensemble,
     "predict": predict,
+    "extract": extract,
     "compare": compare,
     "convert": convert,
     "demo": demo,

@@ -205,8 +205,8 @@ class Machine:
                 elif active is None or active.any():
                     handler(instruction.opcode)(self, lanes, instruction, active)
             except KernelError as fault:
-                fault.args = (f"{fault} in {self.code.name}: {instruction}",)
-                raise
+                where = f"{self.code.name}: {instruction}"
+                raise KernelError(fault.check, f"{fault.message} in {where}") from None
 
     def count(self, lanes: Lanes, name: str, behind: Mask | None) -> None:
         """Once for each warp."""

@@ -25,14 +25,14 @@ GUARD = 4096
 
 
 class KernelError(Exception):
-    """What no kernel may do. `check` names the rule."""
+    """What no kernel may do. `check` names the rule, `message` what broke it, and where, once that is known."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(check, message)  # both, so that it passes from one process to another
-        self.check = check
+        self.check, self.message = check, message
 
     def __str__(self) -> str:
-        return f"{self.check}: {self.args[1]}"
+        return f"{self.check}: {self.message}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,6 @@
 """The machine that executes PTX: each instruction against other arithmetic, each check against its fault."""
 
 import itertools
-import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -398,8 +397,3 @@ def test_tensors_that_overlap_in_part_are_refused() -> None:
     x = np.zeros(64, np.uint8)
     with pytest.raises(NotImplementedError, match="x and y overlap in part"):
         execute(HEAD + TAIL, (1,), [Region("x", 64, x[:40]), Region("y", 80, x[16:]), 7], 0)
-
-
-def test_an_error_passes_from_one_process_to_another() -> None:
-    error = pickle.loads(pickle.dumps(KernelError("bounds", "too far")))
-    assert (error.check, str(error)) == ("bounds", "bounds: too far")

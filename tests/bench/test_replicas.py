@@ -1,5 +1,7 @@
 """Whether lanes that store to one address store one value, told from PTX alone."""
 
+import pickle
+
 import pytest
 
 from bench.ptx import KernelError
@@ -74,3 +76,8 @@ def test_copies_that_may_differ(case: str) -> None:
 def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(KernelError, match=r"opcode: wmma\.load is not known"):
         disagreements(HEAD + "wmma.load %r5, [%rd4];" + TAIL)
+
+
+def test_an_error_passes_from_one_process_to_another() -> None:
+    error = pickle.loads(pickle.dumps(KernelError("bounds", "too far")))
+    assert (error.check, str(error)) == ("bounds", "bounds: too far")

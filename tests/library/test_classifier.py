@@ -82,6 +82,35 @@ def test_frames_features_and_calls(checkpoint, videos):
     torch.testing.assert_close(program(clip[None]), logits)
 
 
+def test_features_of_segments_and_maps(checkpoint, videos):
+    """The last layer's answer to the features is the frames' logits, and the last stage's mean over space is them."""
+    model = tam_triton.load(checkpoint)
+    segments = model.features(videos[0], per_segment=True)
+    assert segments.shape == (8, 128)
+    torch.testing.assert_close(segments.mean(0), model.features(videos[0]))
+    logits = model(model.clip(videos[0])[None])
+    torch.testing.assert_close(model.network.get_submodule("fc")(segments).mean(0), logits[0])
+    maps = model.feature_maps(videos[0], ["layer4", "layer3.0"])
+    torch.testing.assert_close(maps["layer4"].mean((2, 3)), segments)
+    assert maps["layer3.0"].shape == (8, 64, 4, 4)
+    for name, message in (("layer9", "got 'layer9', expected modules of the network: conv1, bn1"), ("fc", "gives")):
+        with pytest.raises(ValueError, match=message):
+            model.feature_maps(videos[0], [name])
+
+
+def test_features_of_slowfast():
+    """It averages over time by itself; its pathways' maps have frames of their own."""
+    torch.manual_seed(0)
+    network = tam_triton.nets.create_model("slowfast_4x16", num_classes=3).eval()
+    model = tam_triton.VideoClassifier(network, NAMES, num_segments=32, short_side=32, crop_size=32)
+    frames = torch.from_numpy(striped_frames(40))
+    assert model.features(frames).shape == (2304,)
+    with pytest.raises(ValueError, match="averages over time before its last layer"):
+        model.features(frames, per_segment=True)
+    maps = model.feature_maps(frames, ["slow_path.layer1", "fast_path.layer1"])
+    assert [len(each) for each in maps.values()] == [4, 32]
+
+
 def test_fine_tuning_on_other_classes(checkpoint):
     model = tam_triton.load(checkpoint).train()
     model.network.register_module("fc", nn.Linear(128, 2))
@@ -182,6 +211,11 @@ def test_the_page(tmp_path, videos, monkeypatch, capsys):
         exec(block, names)
     assert capsys.readouterr().out.count("%  ") == 3
     assert names["features"].shape == (128,)
+    torch.testing.assert_close(names["of_segments"].mean(0), names["features"])
+    assert {name: maps.shape for name, maps in names["maps"].items()} == {
+        "layer3": (8, 64, 4, 4),
+        "layer4": (8, 128, 2, 2),
+    }
     clips, expected = names["clips"], names["model"](names["clips"])
     session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: clips.numpy()})

@@ -16,6 +16,7 @@ from train.convert import ConvertConfig
 from train.data.prepare import PrepareConfig
 from train.demo.config import DemoConfig
 from train.evaluation.ensemble import EnsembleConfig
+from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.test import EvaluationConfig
 from train.fit.config import FitConfig
@@ -38,6 +39,7 @@ NETWORKS = [*TORCHVISION, "tam_triton"]
     [
         ("--help", ["torch", "numpy", "av", *NETWORKS]),
         ("predict --help", ["torch", "numpy", "av", *NETWORKS]),
+        ("extract --help", ["torch", "numpy", "av", *NETWORKS]),
         ("prepare --help", ["torch", *NETWORKS]),
         ("ensemble --help", NETWORKS),
         ("fit k400-8f --help", TORCHVISION),
@@ -58,7 +60,8 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 CONFIGURATIONS = (
-    CompareConfig, ConvertConfig, DemoConfig, EnsembleConfig, EvaluationConfig, FitConfig, PredictConfig, PrepareConfig,
+    CompareConfig, ConvertConfig, DemoConfig, EnsembleConfig, EvaluationConfig, ExtractConfig, FitConfig, PredictConfig,
+    PrepareConfig,
 )  # fmt: skip
 
 

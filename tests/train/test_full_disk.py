@@ -91,6 +91,7 @@ def run_limited(most, command):
         ("ensemble {place}/one {place}/two --out {out}", 500, "out/scores.npz"),
         ("convert {best} {out}", 5000, "out"),
         ("convert {best} {place}/run/recipe.json --overwrite", 5000, "run/recipe.json"),
+        ("extract {best} {place}/train/* --out {out} --maps layer3 --workers 0", 3000, "/train/000.safetensors"),
         ("prepare {list} --out {out}", 400, "out"),
         ("prepare {list} --out {out}", 1500, "out"),
         ("prepare {list} --out {out} --transcode {place}/small", 700, "small/train/0"),

@@ -192,10 +192,10 @@ def test_tested_and_looked_at_by_a_recipe(videos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (PredictConfig, {"files": (Path("v"),)}, "files: got v, expected CHECKPOINT VIDEO"),
+        (PredictConfig, {"files": ("v",)}, "files: got v, expected CHECKPOINT VIDEO"),
         (PredictConfig, {"files": (), "weights": Path("w"), "recipe": "demo"}, "files: got none, expected VIDEO …, as"),
-        (PredictConfig, {"files": (Path("v"),), "weights": Path("w")}, "expected both of them or neither"),
-        (PredictConfig, {"files": (Path("c"), Path("v")), "top": 0}, "top: got 0, expected at least 1"),
+        (PredictConfig, {"files": ("v",), "weights": Path("w")}, "expected both of them or neither"),
+        (PredictConfig, {"files": ("c", "v"), "top": 0}, "top: got 0, expected at least 1"),
         (EvaluationConfig, {"weights": Path("w"), "recipe": "none.json"}, "recipe: none.json: no such file"),
         (EvaluationConfig, {"checkpoint": Path("c"), "average": True}, "average: got True, expected False without"),
         (

@@ -176,13 +176,19 @@ class EvaluationClips(_Clips, Dataset[Sample]):
     def __getitem__(self, key: ViewKey) -> Sample:
         entry, view = self.split.entries[key.index], key.clip * self.views.crops
         try:
-            frames = self.read(entry, lambda num_frames: self._frames(num_frames, key.clip))
+            frames = self.read(entry, lambda num_frames: choose_frames(self.sampling, self.views, num_frames)[key.clip])
         except VideoError as error:
             return Sample(None, entry.label, key.index, view, (Failure(error.path, error.reason),))
-        crops = slide_crops(resize_short_side(frames, self.views.short_side), self.views.crop_size, self.views.crops)
-        return Sample(torch.stack(crops), entry.label, key.index, view)
+        return Sample(crop_views(frames, self.views), entry.label, key.index, view)
 
-    def _frames(self, num_frames: int, clip: int) -> Indices:
-        if self.views.placement == "middle":
-            return self.sampling.validate(num_frames)
-        return self.sampling.test(num_frames, self.views.clips)[clip]
+
+def choose_frames(sampling: Sampling, views: Views, num_frames: int) -> Indices:
+    """The frames (clips, T) of all clips out of a video of `num_frames`."""
+    if views.placement == "middle":
+        return sampling.validate(num_frames)[None]
+    return sampling.test(num_frames, views.clips)
+
+
+def crop_views(frames: Tensor, views: Views) -> Tensor:
+    """All crops uint8 (crops, T, S, S, 3) of the frames (T, H, W, 3) of one clip."""
+    return torch.stack(slide_crops(resize_short_side(frames, views.short_side), views.crop_size, views.crops))

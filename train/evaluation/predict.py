@@ -1,5 +1,6 @@
 """What a trained network sees in a video."""
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from tam_triton.classifier import Prediction, most_probable
+from tam_triton.classifier import Prediction
 from train.checkpoint import TrainedNetwork, load_checkpoint
 from train.data.batches import evaluation_batches
 from train.data.dataset import EvaluationClips
@@ -17,24 +18,40 @@ from train.data.entries import Entry, Split
 from train.data.index import read_index
 from train.data.loader import Loading
 from train.data.reader import VideoError
-from train.data.sources.files import VIDEO_SUFFIXES
 from train.errors import InputError
+from train.evaluation.network_config import NetworkConfig
+from train.evaluation.places import find_videos
 from train.evaluation.predict_config import PredictConfig
-from train.precision import logits_of
+from train.evaluation.predict_windows import run_windows
+from train.evaluation.predictor import Predictor
+from train.evaluation.protocols import choose_views
+from train.precision import computing
 from train.team import choose_device
 from train.weights import Foreign
 
 
 def run_predict(config: PredictConfig) -> None:
-    """Do what the command line asks for: print what is seen in each video, as it is known.
+    """Do what the command line asks for: print what is seen in each video or window, as it is known.
 
     Raises InputError where there is nothing to look at; at its end, with the number of them, where videos cannot be
     read, each of which has been named.
     """
-    entries = find_videos(config.files if config.weights is not None else config.files[1:])
-    trained, failed = load_network(config), 0
+    entries = () if config.in_windows else find_videos(config.videos)
+    trained, device = load_network(config), choose_device(config.device)
+    recipe = trained.recipe
+    views = choose_views(config, recipe.validation if config.protocol == "validation" else recipe.test)
+    predictor = Predictor(trained, views, device, config.precision, config.batch_size)
+    with computing(device, config.threads):
+        if config.in_windows:
+            run_windows(config, predictor)
+        else:
+            _run_videos(config, predictor, entries)
+
+
+def _run_videos(config: PredictConfig, predictor: Predictor, entries: Sequence[Entry]) -> None:
+    failed = 0
     with tqdm(total=len(entries), unit="video", disable=True if len(entries) == 1 else None) as bar:
-        for entry, outcome in predict_videos(trained, entries, config.top, choose_device(config.device)):
+        for entry, outcome in predict_videos(predictor, entries, config.top or 5):
             bar.update()
             if isinstance(outcome, VideoError):
                 failed += 1
@@ -52,10 +69,10 @@ def run_predict(config: PredictConfig) -> None:
         raise InputError(f"{failed} of {len(entries)} videos cannot be read")
 
 
-def load_network(config: PredictConfig) -> TrainedNetwork:
+def load_network(config: NetworkConfig) -> TrainedNetwork:
     """The network. Raises InputError."""
     if config.weights is None or config.recipe is None:
-        return load_checkpoint(config.files[0])
+        return load_checkpoint(config.network_path)
     foreign = Foreign(config.weights, config.recipe, config.segments, config.average)
     if config.data is not None:
         return foreign.load(read_index(config.data).split.class_names)
@@ -65,48 +82,33 @@ def load_network(config: PredictConfig) -> TrainedNetwork:
     return foreign.load(tuple(map(str, range(count))))
 
 
-def find_videos(places: Sequence[Path]) -> tuple[Entry, ...]:
-    """The videos at `places`: files, folders of such, at any depth, and folders of the frames of one video.
-
-    Raises InputError for a folder that holds neither; what is no folder is taken for a video.
-    """
-    entries: list[Entry] = []
-    for place in places:
-        if not place.is_dir():
-            entries.append(Entry(place, 0))
-            continue
-        files = sorted(file for file in place.rglob("*") if not file.name.startswith("."))
-        videos = [Entry(file, 0) for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-        if not videos and not any(file.suffix.lower() in (".jpg", ".jpeg", ".png") for file in files):
-            raise InputError(f"{place}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no frames (.jpg, .png)")
-        entries += videos or [Entry(place, 0, "frames")]
-    return tuple(entries)
-
-
 def predict(trained: TrainedNetwork, video: Path, top: int = 5) -> list[Prediction]:
     """The `top` most probable classes of `video`, best first, by the one view of a validation. Raises VideoError."""
-    ((_, outcome),) = predict_videos(trained, [Entry(video, 0)], top)
+    ((_, outcome),) = predict_videos(Predictor(trained, trained.recipe.validation), [Entry(video, 0)], top)
     if isinstance(outcome, VideoError):
         raise outcome
     return outcome
 
 
-@torch.inference_mode()
 def predict_videos(
-    trained: TrainedNetwork, entries: Sequence[Entry], top: int = 5, device: torch.device | None = None
+    predictor: Predictor, entries: Sequence[Entry], top: int = 5
 ) -> Iterator[tuple[Entry, list[Prediction] | VideoError]]:
-    """`predict` for one video after the other, or why it cannot be read.
+    """For one video after the other its `top` most probable classes, over all views, or why it cannot be read.
 
     They are read in a process of its own, so that a decoder that hangs cannot hang this one.
     """
-    recipe, device = trained.recipe, device or torch.device("cpu")
-    network, names = trained.network.to(device), trained.class_names
-    clips = EvaluationClips(
-        Split("videos", tuple(entries), names), recipe.sampling, recipe.validation, recipe.data.decoder
-    )
-    with closing(evaluation_batches(clips, 1, Loading(workers=1).for_device(device))) as loader:
-        for entry, batch in zip(entries, loader, strict=True):
-            if batch.missing:
-                yield entry, VideoError(*batch.failures[0])
+    recipe, views = predictor.trained.recipe, predictor.views
+    split = Split("videos", tuple(entries), predictor.class_names)
+    clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
+    loading = Loading(workers=1).for_device(predictor.device)
+    # A batch is a video, or a part of one where its views are many.
+    with closing(evaluation_batches(clips, min(predictor.batch_size, views.per_video), loading)) as loader:
+        batches = iter(loader)
+        for entry in entries:
+            of_entry = list(itertools.islice(batches, len(loader) // len(entries)))
+            failure = next((failure for batch in of_entry for failure in batch.failures), None)
+            if failure is not None:
+                yield entry, VideoError(*failure)
                 continue
-            yield entry, most_probable(logits_of(network, batch.clips, device)[0], names, top)
+            scores = torch.cat([predictor.scores(batch.clips) for batch in of_entry])
+            yield entry, predictor.best(predictor.mean_logits(scores), top)

@@ -7,41 +7,21 @@ from typing import Annotated, Literal
 import tyro
 
 from train.checkpoint import load_checkpoint
-from train.data.dataset import Views
 from train.data.entries import fingerprint
 from train.data.index import read_index, require_some
 from train.data.loader import Loading
 from train.errors import InputError
+from train.evaluation.protocols import choose_views, describe_views
 from train.evaluation.report import check_folder, describe, write_report
 from train.evaluation.scores import Accuracy
+from train.evaluation.view_changes import ViewChanges
 from train.evaluation.views import score_videos
 from train.fields import check_types, require
 from train.lock import Lock
 from train.log import say
 from train.precision import Precision, computing
-from train.recipes import CENTER, CLIPS_2_CROPS_3, CLIPS_4_CROPS_3, CLIPS_10_CROPS_3
 from train.team import join_team
 from train.weights import Foreign
-
-PROTOCOLS = {"10x3": CLIPS_10_CROPS_3, "4x3": CLIPS_4_CROPS_3, "2x3": CLIPS_2_CROPS_3, "1x1": CENTER}
-
-
-@dataclass(frozen=True)
-class ViewChanges:
-    """What is to differ from the protocol; each as in a recipe's `test`."""
-
-    placement: Literal["middle", "spread"] | None = None
-    """middle: one clip in the middle. spread: clips spread over the video."""
-    clips: int | None = None
-    """Clips out of a video."""
-    crops: int | None = None
-    """Squares out of a clip."""
-    short_side: int | None = None
-    """Of the resized frames, in pixels."""
-    crop_size: int | None = None
-    """Height and width of the squares. The network takes any."""
-    average: Literal["logits", "probabilities"] | None = None
-    """What is averaged over the views: logits in the authors' code, probabilities in mmaction2's."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +118,7 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         if team.leads:
             say(
                 f"{recipe.name} on {index.summary()}",
-                f"{views.clips} × {views.crops} views of a video (clips × crops of {views.crop_size} pixels, short "
-                f"side {views.short_side}, {recipe.sampling.num_segments} frames), {views.average} averaged",
+                describe_views(views, recipe.sampling.num_segments),
             )
         scores = score_videos(
             trained, index, views, team, config.loading, config.batch_size, config.precision, config.channels_last
@@ -157,12 +136,3 @@ def run_test(config: EvaluationConfig) -> Accuracy:
                 say(describe(scores))
             say(written)
         return scores.accuracy()
-
-
-def choose_views(config: EvaluationConfig, recipe_views: Views) -> Views:
-    """The views that `config` asks for: the recipe's, or a published protocol's, and what is to differ from them."""
-    views = recipe_views if config.protocol == "recipe" else PROTOCOLS[config.protocol]
-    changes = {name: value for name, value in vars(config.views).items() if value is not None}
-    if changes.get("clips", 1) > 1:  # which only this can mean
-        changes.setdefault("placement", "spread")
-    return replace(views, **changes)

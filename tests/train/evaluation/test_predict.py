@@ -4,11 +4,16 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.support.video_files import VP9, encode, striped_frames
-from tests.train.evaluation.test_testing import CLASSES, make_trained, make_video
+from tests.train.evaluation.test_testing import ALONE, CLASSES, READING, make_trained, make_video
 from train.__main__ import main
-from train.checkpoint import save_checkpoint
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.data.dataset import Views
+from train.data.entries import Entry, Split
+from train.data.index import Index
+from train.evaluation.views import score_videos
 from train.recipes import RECIPES
 
 
@@ -61,6 +66,52 @@ def test_json(folder, capsys):
     assert sum(seen["probability"] for seen in first["predictions"]) == pytest.approx(1, abs=1e-5)
     assert "is not a video file" in second["error"]
     assert third["video"].endswith("é.webm")
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+@pytest.mark.parametrize("batch", [2, 32])
+def test_views_are_averaged_as_in_a_test(folder, capsys, average, batch):
+    """`score_videos` is what `python -m train test` computes with; a batch of 2 views takes clips apart."""
+    views = Views("spread", clips=4, crops=3, short_side=72, crop_size=64, average=average)
+    trained = load_checkpoint(folder / "best.pt")
+    index = Index(Split("x", (Entry(folder / "in" / "a b.mp4", 0), Entry(folder / "frames", 1, "frames")), CLASSES), ())
+    scores = torch.from_numpy(score_videos(trained, index, views, ALONE, READING).scores)
+    expected = scores.softmax(1) if average == "logits" else scores
+    options = "--views.clips 4 --views.crops 3 --views.short-side 72 --views.crop-size 64 --json --batch-size"
+    videos = (folder / "in" / "a b.mp4", folder / "frames")
+    named = (*options.split(), batch, "--views.average", average)
+    _, lines, _ = predicted(capsys, folder / "best.pt", *videos, *named)
+    for line, row in zip(lines, expected, strict=True):
+        seen = {pair["class_name"]: pair["probability"] for pair in json.loads(line)["predictions"]}
+        torch.testing.assert_close(torch.tensor([seen[name] for name in CLASSES]), row, rtol=1e-4, atol=1e-6)
+
+
+def test_protocols(folder, capsys):
+    _, one, _ = predicted(capsys, folder / "best.pt", folder / "frames", "--json")
+    _, recipes, _ = predicted(capsys, folder / "best.pt", folder / "frames", "--json", "--protocol", "recipe")
+    _, published, _ = predicted(capsys, folder / "best.pt", folder / "frames", "--json", "--protocol", "2x3")
+    assert one == recipes != published
+
+
+def test_patterns(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    status, lines, _ = predicted(capsys, "best.pt", "in/**/*.webm", "in/a*", "in/a b.mp4", "--top", "1")
+    assert status == 0
+    assert lines[::2] == ["in/deeper/é.webm", "in/a b.mp4"]  # each once
+    encode(folder / "x[1].mp4", striped_frames(8))
+    assert len(predicted(capsys, "best.pt", "x[1].mp4", "--top", "1")[1]) == 1  # a file's name is a name
+    status, lines, errors = predicted(capsys, "best.pt", "in/a b.mp4", "in/*.mov")
+    assert (status, lines) == (1, [])
+    assert "error: in/*.mov: matches nothing" in errors
+
+
+def test_a_checkpoint_of_another_kind(folder, capsys):
+    status, _, errors = predicted(capsys, folder / "in" / "a b.mp4", folder / "in" / "a b.mp4")
+    assert status == 1
+    assert "a b.mp4: is not a checkpoint" in errors
+    torch.save({"state_dict": {}}, folder / "other.pt")
+    status, _, errors = predicted(capsys, folder / "other.pt", folder / "in" / "a b.mp4")
+    assert "other.pt: is not a checkpoint of this program" in errors
 
 
 def test_nothing_to_look_at(folder, capsys):

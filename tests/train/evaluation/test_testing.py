@@ -20,8 +20,10 @@ from train.data.entries import Entry, Split
 from train.data.index import Checked, Index, IndexWriter
 from train.data.loader import Loading
 from train.errors import InputError
+from train.evaluation.protocols import choose_views
 from train.evaluation.scores import VideoScores
-from train.evaluation.test import EvaluationConfig, ViewChanges, choose_views
+from train.evaluation.test import EvaluationConfig
+from train.evaluation.view_changes import ViewChanges
 from train.evaluation.views import score_videos
 from train.fit.config import Compute
 from train.networks import build_network

@@ -23,20 +23,21 @@ _MP4_KINDS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"s
 class Stream:
     """The video stream that players choose of the file at `path`; open until it is not referred to any more.
 
-    Raises VideoError where there is none, OSError where the file cannot be read.
+    `name` is what errors call it, by default `path`. Raises VideoError where there is no such stream, OSError where the
+    file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path, self.name = path, name or str(path)
         self._container: Any = None
         try:
-            self._container = av.open(name_for_ffmpeg(path))
+            self._container = self._open()
             self._stream: Any = self._container.streams.best("video")
         except (av.FFmpegError, ValueError) as error:
-            raise VideoError(path, _why_not_open(path, error)) from error
+            raise VideoError(self.name, self._why_not_open(error)) from error
         if self._stream is None or self._stream.codec_context is None:
             nothing = "has no video stream (audio only, or not a single frame)"
-            raise VideoError(path, _why_not_open(path, None) or nothing)
+            raise VideoError(self.name, self._why_not_open(None) or nothing)
         for other in self._container.streams:
             if other is not self._stream:
                 other.discard = av.stream.Discard.all  # so that the sound is passed over and not read
@@ -47,6 +48,18 @@ class Stream:
     def __del__(self) -> None:
         if self._container is not None:
             self._container.close()  # its parts refer to one another: without this, files stay open for long
+
+    def _open(self) -> Any:
+        return av.open(name_for_ffmpeg(self.path))
+
+    def _why_not_open(self, error: Exception | None) -> str:
+        return _why_not_open(self.path, error)
+
+    @property
+    def rate(self) -> float | None:
+        """Frames a second, as far as the container says."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate else None
 
     @property
     def container_names(self) -> set[str]:
@@ -87,7 +100,7 @@ class Stream:
                     if packet.size:
                         yield packet
             except (av.FFmpegError, OSError, ValueError) as error:
-                raise VideoError(self.path, reason(error)) from error
+                raise VideoError(self.name, reason(error)) from error
 
     def decode(self, packet: Any) -> list[Any]:
         """The frames that `packet` completes; None for those that the decoder holds back. Raises VideoError."""
@@ -99,16 +112,16 @@ class Stream:
         except av.InvalidDataError as error:
             if packet is not None and self.look(memoryview(packet)) == 0:  # no picture: to FFmpeg's H.264 an error
                 return []
-            raise VideoError(self.path, reason(error)) from error
+            raise VideoError(self.name, reason(error)) from error
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(self.path, reason(error)) from error
+            raise VideoError(self.name, reason(error)) from error
 
     def packets_from(self, time: int, count: int) -> list[Any]:
         """`count` packets from the key frame on to which a seek to `time`, in ticks, leads. Raises VideoError."""
         try:
             self._container.seek(time, stream=self._stream)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(self.path, reason(error)) from error
+            raise VideoError(self.name, reason(error)) from error
         with self.packets() as packets:
             return list(itertools.islice(packets, count))
 

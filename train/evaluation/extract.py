@@ -1,0 +1,165 @@
+"""Features of videos, a file for each: those that are there already are kept, so an interrupted command goes on."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import tam_triton
+from tam_triton.clips import IMAGENET_MEAN, IMAGENET_STD
+from tam_triton.features import record_features
+from train.checkpoint import TrainedNetwork
+from train.data.batches import evaluation_batches
+from train.data.dataset import EvaluationClips
+from train.data.entries import Entry, Split
+from train.data.loader import Loading
+from train.errors import InputError
+from train.evaluation.extract_config import ExtractConfig
+from train.evaluation.feature_files import read_metadata, write_features
+from train.evaluation.places import absolute, find_videos, fingerprint, output_paths
+from train.evaluation.predict import load_network
+from train.fields import to_plain
+from train.lock import Lock
+from train.precision import computing, logits_of
+from train.team import choose_device
+
+INCIDENTAL = ("network", "library")
+"""Metadata that may differ in files made by the same settings: where the network's file was, and which version ran."""
+
+
+def run_extract(config: ExtractConfig) -> None:
+    """Do what the command line asks for: a file of features for each video that has none yet.
+
+    Raises InputError where there is nothing to look at, and before anything is written for files that are there by
+    other settings; at the end where videos cannot be read. Raises OSError for a file that cannot be written.
+    """
+    with Lock(config.out):
+        found = find_videos(config.videos)
+        outputs = output_paths(found, config.out, f".{config.format}")
+        trained, device = load_network(config), choose_device(config.device)
+        extractor = Extractor(trained, config, device)
+        todo = extractor.missing(outputs)
+        kept, written, failures = len(outputs) - len(todo), 0, 0
+        try:
+            with computing(device, config.threads), tqdm(total=len(todo), unit="video", disable=None) as bar:
+                for path, reason in extractor.run(todo):
+                    bar.update()
+                    if reason is None:
+                        written += 1
+                        continue
+                    failures += 1
+                    bar.write(f"cannot be read: {todo[path].path}: {reason}", file=sys.stderr)
+        finally:  # on a full disk too
+            left = len(todo) - written - failures
+            parts = [f"{written} of {len(outputs)} videos written to {config.out}", f"{kept} kept"]
+            parts += [f"{failures} cannot be read"] if failures else []
+            parts += [f"{left} left for the same command to go on with"] if left else []
+            print(", ".join(parts))
+    if failures:
+        raise InputError(f"{failures} of {len(outputs)} videos cannot be read")
+
+
+class Extractor:
+    """A network, and which of its features are written."""
+
+    def __init__(self, trained: TrainedNetwork, config: ExtractConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.trained, recipe, views = trained, trained.recipe, trained.recipe.validation
+        self.network = trained.network.to(device).to(memory_format=torch.channels_last)
+        self.settings: dict[str, Any] = {
+            "network": str(absolute(config.network_path)),
+            "fingerprint": fingerprint(config.network_path),
+            "library": f"tam_triton {tam_triton.__version__}, torch {torch.__version__}",
+            "recipe": recipe.name,
+            "system": f"{recipe.model.system} on {recipe.model.backbone}",
+            "weights": {"segments": config.segments, "average": config.average} if config.weights else None,
+            "sampling": to_plain(recipe.sampling),
+            "transforms": {
+                "short_side": views.short_side,
+                "crop_size": views.crop_size,
+                "crop": "center",
+                "mean": list(IMAGENET_MEAN),
+                "std": list(IMAGENET_STD),
+            },
+            "precision": config.precision,
+            "features": "per segment (T, D)" if config.per_segment else "mean over segments (D,)",
+            "maps": list(config.maps),
+        }
+
+    def metadata(self, entry: Entry) -> dict[str, Any]:
+        """What a file says of the video of `entry` and of what made it."""
+        size = entry.path.stat().st_size if entry.path.is_file() else None
+        return {"video": str(absolute(entry.path)), "video_bytes": size, **self.settings}
+
+    def missing(self, outputs: Mapping[Path, Entry]) -> dict[Path, Entry]:
+        """Of `outputs` those that are not there yet, or with `overwrite` are there by other settings.
+
+        Raises InputError, without `overwrite`, where one is there that other settings made, or of another video.
+        """
+        todo: dict[Path, Entry] = {}
+        for path, entry in outputs.items():
+            if path.exists():
+                try:
+                    differences = _differences(read_metadata(path, self.config.format), self.metadata(entry))
+                except InputError as error:
+                    if not self.config.overwrite:
+                        raise InputError(f"{error}; --overwrite makes it anew") from error
+                    differences = "all"
+                if not differences:
+                    continue
+                if not self.config.overwrite:
+                    raise InputError(
+                        f"{path}: was made otherwise: {differences}; take another folder for --out, or --overwrite"
+                    )
+            todo[path] = entry
+        return todo
+
+    def run(self, todo: Mapping[Path, Entry]) -> Iterator[tuple[Path, str | None]]:
+        """Write the files of `todo`; gives each one's path and None, or why its video cannot be read."""
+        recipe = self.trained.recipe
+        split = Split("videos", tuple(todo.values()), self.trained.class_names)
+        clips = EvaluationClips(split, recipe.sampling, recipe.validation, recipe.data.decoder)
+        loading = Loading(workers=self.config.workers).for_device(self.device)
+        with closing(evaluation_batches(clips, 1, loading)) as loader:
+            for (path, entry), batch in zip(todo.items(), loader, strict=True):
+                if batch.failures:
+                    yield path, batch.failures[0].reason
+                    continue
+                write_features(path, self.arrays(batch.clips), self.metadata(entry), self.config.format)
+                yield path, None
+
+    @torch.inference_mode()
+    def arrays(self, clips: torch.Tensor) -> dict[str, NDArray[Any]]:
+        """What is written of one clip uint8 (1, T, S, S, 3). Raises InputError for layers that there are not."""
+        config, network = self.config, self.network
+
+        def call() -> object:
+            return logits_of(network, clips, self.device, config.precision)
+
+        try:
+            recorded = record_features(network, call, 1, config.maps)
+        except ValueError as error:
+            raise InputError(f"maps: {str(error).removeprefix('layers: ')}") from error
+        features = recorded.features[0].float()
+        if config.per_segment and len(features) != self.trained.recipe.sampling.num_segments:
+            raise InputError("per_segment: got True, but this network averages over time before its last layer")
+        features = features if config.per_segment else features.mean(0)
+        maps = {f"maps.{name}": maps[0].float() for name, maps in recorded.maps.items()}
+        return {name: array.contiguous().cpu().numpy() for name, array in {"features": features, **maps}.items()}
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the metadata of a file and those of today, both named; "" where nothing of consequence."""
+    names = [name for name in now if name not in INCIDENTAL and there.get(name) != now[name]]
+    return ", ".join(f"{name} {_short(there.get(name))} there, {_short(now[name])} now" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:100]}…"
