@@ -1,5 +1,6 @@
 """What a trained network sees in a video."""
 
+import glob
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -68,10 +69,12 @@ def load_network(config: PredictConfig) -> TrainedNetwork:
 def find_videos(places: Sequence[Path]) -> tuple[Entry, ...]:
     """The videos at `places`: files, folders of such, at any depth, and folders of the frames of one video.
 
-    Raises InputError for a folder that holds neither; what is no folder is taken for a video.
+    A place that is not there may be a pattern, such as `videos/*.mp4`, in which `**` stands for folders at any depth.
+    Raises InputError for a pattern that nothing matches, and for a folder that holds neither videos nor frames; what is
+    no folder is taken for a video.
     """
     entries: list[Entry] = []
-    for place in places:
+    for place in (found for given in places for found in _matching(given)):
         if not place.is_dir():
             entries.append(Entry(place, 0))
             continue
@@ -81,6 +84,14 @@ def find_videos(places: Sequence[Path]) -> tuple[Entry, ...]:
             raise InputError(f"{place}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no frames (.jpg, .png)")
         entries += videos or [Entry(place, 0, "frames")]
     return tuple(entries)
+
+
+def _matching(place: Path) -> list[Path]:
+    if not glob.has_magic(str(place)) or place.exists():
+        return [place]
+    if found := sorted(glob.glob(str(place), recursive=True)):  # noqa: PTH207 — pathlib's has no pattern that is absolute
+        return [Path(name) for name in found]
+    raise InputError(f"{place}: there is no such file, and nothing matches it as a pattern")
 
 
 def predict(trained: TrainedNetwork, video: Path, top: int = 5) -> list[Prediction]:

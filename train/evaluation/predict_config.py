@@ -16,7 +16,7 @@ class PredictConfig:
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT VIDEO …")]
     """CHECKPOINT VIDEO …, where the checkpoint is of a training run; with --weights videos alone. Videos are files of
-    any format and size, or folders of them."""
+    any format and size, folders of them, or patterns such as 'videos/*.mp4'."""
     top: int = 5
     """How many classes to show."""
     json: bool = False
