@@ -29,12 +29,14 @@ def by_hand(module: Any, x: Tensor) -> tuple[Tensor | None, Tensor]:
     return importance, kernel
 
 
+KINDS = (TAM, GlobalTAM, LocalTAM, ReversedTAM, GlobalSE)
+
+
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("kind", [TAM, GlobalTAM, LocalTAM, ReversedTAM, GlobalSE])
+@pytest.mark.parametrize(("kind", "impl"), [(TAM, "triton"), *((kind, "torch") for kind in KINDS)])
 def test_what_is_collected_is_what_the_branches_give(kind: Any, impl: str, training: bool) -> None:
     module = randomised(kind(CHANNELS, FRAMES, impl=impl)).train(training)
-    clips = [feature_maps(2), feature_maps(3, torch.channels_last)]
+    clips = [feature_maps(2), feature_maps(1, torch.channels_last)]
     with inspect.collecting(module, [""]) as seen:
         results = [module(x) for x in clips]
     assert list(seen) == [""]
@@ -79,12 +81,9 @@ def attributes(network: nn.Module) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_nothing_stays(impl: str) -> None:
-    network, clips = small_tanet(impl), videos(1)
+    network, clips = small_tanet(impl, stages=("res5",)), videos(1)
     with torch.inference_mode():
         before, expected = attributes(network), network(clips)
-        with inspect.collecting(network):
-            network(clips)
-        assert attributes(network) == before
         with suppress(ZeroDivisionError), inspect.collecting(network, ["layer4.*"]) as seen:
             network(clips)
             raise ZeroDivisionError

@@ -21,9 +21,11 @@ from tests.train.evaluation.test_testing import CLASSES, make_trained, make_vide
 from train.__main__ import main
 from train.checkpoint import save_checkpoint
 from train.data.index import Checked, IndexWriter
+from train.errors import InputError
 from train.networks import build_network
 from train.recipes import RECIPES
 from train.visualize.collect import motion_of, spread
+from train.visualize.config import VisualizeConfig
 from train.visualize.filters import read_filters
 from train.visualize.pictures import label, offsets, rank_correlation
 from train.visualize.visualize import FIGURES, PAGE, TENSORS
@@ -67,23 +69,29 @@ def run(capsys, *arguments):
     return status, said.out, said.err
 
 
-@pytest.fixture(scope="module")
-def seen(place):
-    """What a run over all of it leaves."""
+def test_from_videos_to_a_page(place, monkeypatch, capsys):
     out = place / "seen"
-    videos = [str(place / "in"), str(place / "fr*s")]
-    more = ["--data", f"bars={place / 'val.jsonl'}", "--most", "3", "--i3d", str(place / "i3d.pt"), "--shown", "2"]
-    assert main(["visualize", str(place / "best.pt"), *videos, *more, "--out", str(out), "--device", "cpu"]) == 0
-    return out
+    videos = [place / "in", place / "fr*s"]
+    more = ["--data", f"bars={place / 'val.jsonl'}", "--most", "3", "--i3d", place / "i3d.pt", "--shown", "2"]
+    status, said, _ = run(capsys, place / "best.pt", *videos, *more, "--out", out)
+    assert status == 0
+    assert "bars: 3 of 7 videos, evenly spread" in said
+    assert "5 of 6 videos looked at; 1 cannot be read and are left out:" in said
+    assert f"  {place / 'in' / 'broken.mp4'}: is not a video file" in said
+    with np.load(out / TENSORS) as file:
+        arrays = dict(file)
+    check_tensors(place, arrays)
+    for name in FIGURES:
+        assert matplotlib.image.imread(out / name)[..., :3].std() > 0.05, name
+    check_page(out, arrays)
+    check_the_docs(place, out, arrays, monkeypatch)
+    assert "layer4.0.tam torch.Size([1, 128, 4])" in capsys.readouterr().out
+    status, _, errors = run(capsys, place / "best.pt", place / "frames", "--out", out)
+    assert (status, "holds kernels already; take another folder, or --overwrite" in errors) == (1, True)
 
 
-@pytest.fixture(scope="module")
-def arrays(seen):
-    with np.load(seen / TENSORS) as file:
-        return dict(file)
-
-
-def test_the_tensors_are_those_of_the_videos(place, arrays):
+def check_tensors(place, arrays):
+    """They are those of the videos."""
     paths = [str(place / "in" / ODD), str(place / "frames"), *(str(place / "val" / f"00{i}") for i in (1, 3, 5))]
     assert arrays["paths"].tolist() == paths
     assert arrays["data_sets"].tolist() == ["videos"] * 2 + ["bars"] * 3
@@ -108,13 +116,8 @@ def test_the_tensors_are_those_of_the_videos(place, arrays):
     assert arrays["motion"][0] == pytest.approx(np.abs(np.diff(luma, axis=0)).mean(), rel=1e-5)
 
 
-def test_the_figures_show_something(seen):
-    for name in FIGURES:
-        pixels = matplotlib.image.imread(seen / name)[..., :3]
-        assert pixels.std() > 0.05, name
-
-
-def test_the_page_is_whole(seen, arrays):
+def check_page(seen, arrays):
+    """It is whole, and asks for nothing from outside."""
     text = (seen / PAGE).read_text(encoding="utf-8")
     assert set(re.findall(r"https?://[^\s\"']*", text)) == {"http://www.w3.org/2000/svg"}  # a name, not a place
     assert not re.search(r"<link|<script[^>]+src|@import|url\(", text)
@@ -135,7 +138,7 @@ def test_the_page_is_whole(seen, arrays):
     assert shares == pytest.approx([1] * 6, abs=1e-3)
 
 
-def test_the_page_of_the_docs(place, seen, arrays, monkeypatch, capsys):
+def check_the_docs(place, seen, arrays, monkeypatch):
     """Its blocks, with the files that they name."""
     monkeypatch.chdir(place)
     Path("runs/own/checkpoints").mkdir(parents=True)
@@ -147,7 +150,6 @@ def test_the_page_of_the_docs(place, seen, arrays, monkeypatch, capsys):
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         exec(block, names)
-    assert "layer4.0.tam torch.Size([1, 128, 4])" in capsys.readouterr().out
     assert np.array_equal(names["kernel"], arrays["layer3.0.tam.kernel"])
 
 
@@ -169,11 +171,7 @@ def test_a_network_without_importance_maps_or_offsets(place, tmp_path, capsys):
         ("{}/best.pt {}/in --i3d {}/val.jsonl", "{}/val.jsonl: "),
         ("{}/best.pt {}/in --out {}/best.pt", "out: {}/best.pt is a file, expected a folder"),
         ("{}/best.pt {}/in --out /proc/out", "/proc/out: cannot be written to: "),
-        ("{}/best.pt", "files: got {}/best.pt, and no --data, expected videos: VIDEO … or --data NAME=PLACE"),
-        ("{}/in --weights {}/a.pt", "recipe: got None with weights {}/a.pt, expected both of them or neither"),
         ("{}/in --weights {}/val.jsonl --recipe k400-8f", "weights: {}/val.jsonl"),
-        ("{}/best.pt --data {}/val.jsonl", "data: got '{}/val.jsonl', expected NAME=PLACE"),
-        ("{}/best.pt {}/in --data videos={}/in", "data: got 'videos' twice"),
         ("{}/best.pt --data a={}/gone.jsonl", "{}/gone.jsonl: "),
     ],
 )
@@ -187,8 +185,27 @@ def test_errors(place, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_written_stays(place, seen, tmp_path, capsys, monkeypatch):
-    """Where the disk is full at the third file, named in the error; a folder with kernels needs --overwrite."""
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "files: got none, expected CHECKPOINT VIDEO …"),
+        ({"files": ["best.pt"]}, "files: got best.pt, and no --data, expected videos: VIDEO … or --data NAME=PLACE"),
+        (
+            {"files": ["in"], "weights": Path("a.pt")},
+            "recipe: got None with weights a.pt, expected both of them or nei",
+        ),
+        ({"files": ["best.pt"], "data": ("val.jsonl",)}, "data: got 'val.jsonl', expected NAME=PLACE"),
+        ({"files": ["best.pt", "in"], "data": ("videos=in",)}, "data: got 'videos' twice, expected another name"),
+        ({"files": ["best.pt", "in"], "most": 0}, "visualizeconfig.most: got 0, expected at least 1"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        VisualizeConfig(**options | {"files": tuple(map(Path, options.get("files", ())))})
+
+
+def test_what_was_written_stays(place, tmp_path, capsys, monkeypatch):
+    """Where the disk is full at the third file, which the error names."""
     save, drawn = Figure.savefig, []
 
     def full(figure, path, **options):
@@ -204,8 +221,6 @@ def test_what_was_written_stays(place, seen, tmp_path, capsys, monkeypatch):
         1, f"error: [Errno 28] No space left on device: '{out / 'distributions.png'}'",
     )  # fmt: skip
     assert {path.name for path in out.iterdir()} == {TENSORS, "kernels.png"}
-    status, _, errors = run(capsys, place / "best.pt", place / "frames", "--out", seen)
-    assert (status, "holds kernels already; take another folder, or --overwrite" in errors) == (1, True)
 
 
 def test_motion():
