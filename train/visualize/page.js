@@ -53,7 +53,7 @@ function hint(node, describe) {
 }
 
 function ticks(low, high) {
-  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / 7, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
@@ -90,7 +90,7 @@ function padded(list) {
 
 function drawFilm(block, video) {
   const T = DATA.segments, width = Math.min(930, 130 * T), side = width / T, left = 60, base = side + 30;
-  const svg = start("film", 1000, base + 215), center = (t) => left + (t + 0.5) * side;
+  const svg = start("film", 1000, base + 190), center = (t) => left + (t + 0.5) * side;
   const size = { x: left, y: 0, width: width, height: side, preserveAspectRatio: "none" };
   add(svg, "image", { ...size, href: "data:image/jpeg;base64," + video.strip });
   if (!block.importance) {

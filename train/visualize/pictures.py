@@ -52,14 +52,15 @@ def plot_kernels(path: Path, seen: Collected, filters: Mapping[str, Filters]) ->
     sets = seen.data_sets
     columns = len(few) + len(sets) + bool(filters)
     taps = max(weights.kernel.shape[2] for weights in seen.weights.values())
-    with figure(path, len(seen.weights), columns, "y", width=max(6.0, columns * (0.62 * taps + 0.75))) as rows:
+    with figure(path, len(seen.weights), columns, "y", width=max(6.0, columns * (0.66 * taps + 0.75))) as rows:
         for axes, (block, weights) in zip(rows, seen.weights.items(), strict=True):
             kernel = weights.kernel
             for ax, number in zip(axes, few, strict=False):
                 video = seen.videos[number]
                 _violins(ax, kernel[number], _TAPS)
-                class_name = video.class_name or video.prediction.class_name
-                _title(ax, f"{_short(video.path.name, 24)}\n{_short(class_name, 24)}")
+                name = f"{video.data_set}: {video.path.name}" if len(sets) > 1 else video.path.name
+                class_name = video.class_name or f"predicted {video.prediction.class_name}"
+                _title(ax, f"{_short(name, 28)}\n{_short(class_name, 32)}")
             for ax, (name, numbers), color in zip(axes[len(few) :], sets.items(), cycle(COLORS), strict=False):
                 _violins(ax, kernel[numbers].flatten(0, 1), color)
                 _title(ax, f"{_short(name, 24)}\n{count(len(numbers))}")
@@ -80,7 +81,7 @@ def _violins(ax: Axes, values: Tensor, color: str) -> None:
     """A violin a column of `values` (any, K), with its least, middle and greatest value written beside it."""
     columns = _thinned(values)
     positions = list(range(len(columns)))
-    drawn = ax.violinplot(columns, positions, widths=0.6, showmedians=True, showextrema=True)
+    drawn = ax.violinplot(columns, positions, widths=0.5, showmedians=True, showextrema=True)
     for body in _bodies(drawn):
         body.set(facecolor=color, edgecolor="none", alpha=0.6)
     for name in ("cmedians", "cmins", "cmaxes", "cbars"):
@@ -174,6 +175,7 @@ def plot_filmstrips(path: Path, seen: Collected) -> None:
         for number, (strip, below) in zip(few, rows[:, 0].reshape(-1, 2), strict=True):
             video = seen.videos[number]
             strip.imshow(picture(video), extent=(0.5, T + 0.5, 0, 1), aspect="auto", interpolation="lanczos")
+            strip.vlines([t + 0.5 for t in range(1, T)], 0, 1, color="white", linewidth=2)
             strip.grid(visible=False)
             strip.set(xticks=[], yticks=[], xlim=(0.5, T + 0.5))
             for side in ("left", "bottom"):
@@ -226,7 +228,8 @@ def _bodies(drawn: dict[str, Any]) -> list[Any]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−") if abs(value) < 0.1 else f"{value:.2f}".replace("-", "−")
+    text = f"{value:.3f}" if abs(value) < 0.1 else f"{value:.2f}"
+    return "0" if float(text) == 0 else text.replace("-", "−")
 
 
 def count(number: int) -> str:
