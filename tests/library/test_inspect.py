@@ -46,8 +46,8 @@ def test_what_is_collected_is_what_the_branches_give(kind: Any, impl: str, train
             if found is not None and expected is not None:
                 torch.testing.assert_close(found, expected, check_stride=True)
                 assert not found.requires_grad
-        after = "after" if kind is ReversedTAM else "before"
-        again = functional.aggregate(x, *weights, num_segments=FRAMES, excitation=after, impl=impl)
+        when: functional.Excitation = "after" if kind is ReversedTAM else "before"
+        again = functional.aggregate(x, *weights, num_segments=FRAMES, excitation=when, impl=impl)
         torch.testing.assert_close(again, y)
 
 
@@ -143,7 +143,7 @@ def test_errors() -> None:
         ([], ValueError, f"names: got none, expected one or more of {there}"),
         ("layer2.0.tam", TypeError, "names: got 'layer2.0.tam', expected a sequence of names"),
     ):
-        with pytest.raises(kind, match=message), inspect.collecting(network, names):  # type: ignore[arg-type]
+        with pytest.raises(kind, match=message), inspect.collecting(network, names):
             pass
     with pytest.raises(ValueError, match="got a Linear without a TAM"), inspect.collecting(nn.Linear(1, 1)):
         pass

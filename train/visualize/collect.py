@@ -145,7 +145,7 @@ def collect(
                 videos.append(Seen(*about, motion_of(clip), strip_of(clip)))
     if not videos:
         raise InputError(f"none of the {len(listed)} videos can be read; the last is {': '.join(failures[-1])}")
-    weights = {name: Weights(*map(_joined, *seen)) for name, seen in parts.items()}
+    weights = {name: _join(seen) for name, seen in parts.items()}
     for name, values in weights.items():
         for tensor in values:
             if tensor is not None and not bool((good := tensor.isfinite().flatten(1).all(1)).all()):
@@ -164,9 +164,10 @@ def _loader(
     return evaluation_batches(clips, batch_size, Loading().for_device(device))
 
 
-def _joined(*parts: Tensor | None) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if there else None
+def _join(forwards: Sequence[Weights]) -> Weights:
+    importance = [weights.importance for weights in forwards if weights.importance is not None]
+    kernel = torch.cat([weights.kernel for weights in forwards])
+    return Weights(torch.cat(importance) if importance else None, kernel)
 
 
 def motion_of(clip: Tensor) -> float:

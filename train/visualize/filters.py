@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tam_triton.temporal import InflatedConv
 from train.checkpoint import load_checkpoint
@@ -36,7 +36,7 @@ def read_filters(checkpoint: Path, blocks: Sequence[str]) -> dict[str, Filters]:
     return {block: _beside(block, convs, checkpoint) for block in blocks}
 
 
-def _beside(block: str, convs: dict[str, nn.Module], checkpoint: Path) -> Filters:
+def _beside(block: str, convs: dict[str, InflatedConv], checkpoint: Path) -> Filters:
     place = _place(block)
     there = [(found, name) for name in convs if (found := _place(name)) is not None]
     before = [(found, name) for found, name in there if place and found[0] == place[0] and found[1] <= place[1]]
@@ -44,7 +44,6 @@ def _beside(block: str, convs: dict[str, nn.Module], checkpoint: Path) -> Filter
         raise InputError(f"i3d: {checkpoint} has filters in {', '.join(convs)}, but none in the stage of {block}")
     _, name = max(before)
     conv = convs[name]
-    assert isinstance(conv, InflatedConv)
     weight = conv.weight.detach().float().unflatten(2, (conv.kernel_size, conv.spatial_size[0]))
     return Filters(name, weight.movedim(2, -1).flatten(0, -2))  # (C_out, C_in/groups, K, kh, kw) → (F, K)
 

@@ -211,8 +211,8 @@ def rank_correlation(x: NDArray[Any], y: NDArray[Any]) -> float | None:
     """Spearman's ρ of two rows, without ties; None of fewer than three values, and where one row is constant."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    ranks = [row.argsort(kind="stable").argsort(kind="stable") for row in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (row.argsort(kind="stable").argsort(kind="stable") for row in (x, y))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _thinned(values: Tensor) -> list[Values]:
