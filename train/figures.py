@@ -1,5 +1,6 @@
 """How this project's pictures look."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,5 +44,6 @@ def figure(
         handles, labels = axes[0, -1].get_legend_handles_labels()
         if labels:
             drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
-        with replacing(path) as unfinished:
+        with replacing(path) as unfinished, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # names may be in any script
             drawn.savefig(unfinished, format="png", dpi=130)

@@ -84,13 +84,13 @@ function legend(svg, left, top, items) {
   }
 }
 function padded(list) {
-  const low = Math.min(...list), high = Math.max(...list), room = (high - low || Math.abs(high) || 1) * 0.06;
+  const low = Math.min(...list), high = Math.max(...list), room = Math.max((high - low) * 0.06, 0.005);
   return [low - room, high + room];
 }
 
 function drawFilm(block, video) {
   const T = DATA.segments, width = Math.min(930, 130 * T), side = width / T, left = 60, base = side + 30;
-  const svg = start("film", 1000, base + 190), center = (t) => left + (t + 0.5) * side;
+  const svg = start("film", 1000, block.importance ? base + 190 : base + 30), center = (t) => left + (t + 0.5) * side;
   const size = { x: left, y: 0, width: width, height: side, preserveAspectRatio: "none" };
   add(svg, "image", { ...size, href: "data:image/jpeg;base64," + video.strip });
   if (!block.importance) {

@@ -28,6 +28,8 @@ _FEW = 4
 """Videos that have a column or a row of their own."""
 _DENSE = 48
 """Violins that have room side by side; of more, medians and a band are drawn."""
+_NARROW = 0.01
+"""The least range of an axis of weights: networks that have learned nothing give one weight to all."""
 _DRAWN = 4000
 """Values that a violin is drawn of; of more, as many quantiles, the extrema among them."""
 
@@ -66,8 +68,9 @@ def plot_kernels(path: Path, seen: Collected, filters: Mapping[str, Filters]) ->
                 _title(ax, f"{_short(name, 24)}\n{count(len(numbers))}")
             own = axes[: len(few) + len(sets)]
             limits = [limit for ax in own for limit in ax.get_ylim()]
+            low, high = _widened(min(limits), max(limits))
             for ax in own:
-                ax.set_ylim(min(limits), max(limits))
+                ax.set_ylim(low, high)
             axes[0].set_ylabel(f"{label(block)}\nweight Θ of the tap")
             if filters:
                 _violins(axes[-1], filters[block].taps, _I3D)
@@ -154,7 +157,7 @@ def plot_motion(path: Path, seen: Collected) -> None:
             rho = rank_correlation(motion, means)
             _title(left, f"{label(block)}: rank correlation " + ("none" if rho is None else f"{rho:+.2f}"))
             left.set(xlabel=f"motion: {MOTION}", ylabel="mean over channels of Θ(t)")
-            edges = np.histogram_bin_edges(central, 40)
+            edges = np.linspace(*_widened(float(central.min()), float(central.max())), 41)
             for part, color in zip(thirds, _MOTIONS[-len(thirds) :], strict=True):
                 values = central[part].ravel()
                 text = f"motion {motion[part].min():.1f} … {motion[part].max():.1f}: {count(len(part))}"
@@ -221,6 +224,11 @@ def _thinned(values: Tensor) -> list[Values]:
     if len(rows) > _DRAWN:
         rows = rows[np.linspace(0, len(rows) - 1, _DRAWN).round().astype(int)]
     return list(rows.T)
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    room = max(0.0, _NARROW - (high - low)) / 2
+    return low - room, high + room
 
 
 def _bodies(drawn: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 import tam_triton
 from tam_triton import inspect
+from tam_triton.classifier import Prediction
+from tam_triton.inspect import Weights
 from tests.support.fit_runs import make_split
 from tests.support.video_files import encode, striped_frames
 from tests.train.evaluation.test_testing import CLASSES, make_trained, make_video
@@ -24,10 +26,10 @@ from train.data.index import Checked, IndexWriter
 from train.errors import InputError
 from train.networks import build_network
 from train.recipes import RECIPES
-from train.visualize.collect import motion_of, spread
+from train.visualize.collect import Collected, Seen, motion_of, spread
 from train.visualize.config import VisualizeConfig
 from train.visualize.filters import read_filters
-from train.visualize.pictures import label, offsets, rank_correlation
+from train.visualize.pictures import label, offsets, plot_motion, rank_correlation
 from train.visualize.visualize import FIGURES, PAGE, TENSORS
 
 ODD = "<script>$a.mp4"
@@ -230,6 +232,14 @@ def test_motion():
     assert motion_of(clip) == pytest.approx(100)
     clip[1, ..., :2] = 0  # only blue stays
     assert motion_of(clip) == pytest.approx(0.114 * 100)
+
+
+def test_kernels_that_are_alike_but_for_rounding(tmp_path):
+    kernel = torch.full((2, 8, 5), 0.2) + 1e-8 * torch.arange(80).view(2, 8, 5)
+    about = ("all", Path("one.mp4"), None, Prediction("stays", 1.0), 0.0, b"")
+    seen = Collected((Seen(*about), Seen(*about)), 4, {"a.tam": Weights(None, kernel)}, ())
+    plot_motion(tmp_path / "motion.png", seen)
+    assert matplotlib.image.imread(tmp_path / "motion.png").std() > 0.05
 
 
 def test_filters_are_the_nearest_of_the_stage(place):
