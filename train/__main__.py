@@ -110,6 +110,17 @@ def test(arguments: Sequence[str]) -> int:
     return 0
 
 
+def visualize(arguments: Sequence[str]) -> int:
+    """Draw the kernels that a TANet gives videos, beside those of other data sets and I3D's."""
+    from train.visualize.config import VisualizeConfig
+
+    config: VisualizeConfig = parse("visualize", VisualizeConfig, arguments)
+    from train.visualize.visualize import run_visualize
+
+    run_visualize(config)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "fit": fit,
@@ -117,6 +128,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "ensemble": ensemble,
     "predict": predict,
     "extract": extract,
+    "visualize": visualize,
     "compare": compare,
     "convert": convert,
     "demo": demo,
@@ -126,7 +138,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def usage() -> str:
     """The commands, one a line."""
-    lines = [f"  {name:<8}  {command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<9}  {command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: python -m train COMMAND [options]; COMMAND --help lists its options", *lines])
 
 

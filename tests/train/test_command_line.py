@@ -20,6 +20,7 @@ from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.test import EvaluationConfig
 from train.fit.config import FitConfig
+from train.visualize.config import VisualizeConfig
 
 HELP = """
 import contextlib, io, sys
@@ -40,6 +41,7 @@ NETWORKS = [*TORCHVISION, "tam_triton"]
         ("--help", ["torch", "numpy", "av", *NETWORKS]),
         ("predict --help", ["torch", "numpy", "av", *NETWORKS]),
         ("extract --help", ["torch", "numpy", "av", *NETWORKS]),
+        ("visualize --help", ["torch", "numpy", "av", *NETWORKS]),
         ("prepare --help", ["torch", *NETWORKS]),
         ("ensemble --help", NETWORKS),
         ("fit k400-8f --help", TORCHVISION),
@@ -56,12 +58,12 @@ def test_help_imports_little(command: str, unwanted: list[str]) -> None:
 def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name:<8}  {command.__doc__}\n" in shown for name, command in COMMANDS.items())
+    assert all(f"  {name:<9}  {command.__doc__}\n" in shown for name, command in COMMANDS.items())
 
 
 CONFIGURATIONS = (
     CompareConfig, ConvertConfig, DemoConfig, EnsembleConfig, EvaluationConfig, ExtractConfig, FitConfig, PredictConfig,
-    PrepareConfig,
+    PrepareConfig, VisualizeConfig,
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, program: str, arguments: str) -> Any:
     return parsed[0]
 
 
-LINES = [(page, *command) for page in PAGES for command in commands(page)]
+LINES = [(page, *command) for page in (*PAGES, "visualizing.md") for command in commands(page)]
 
 
 def test_the_pages_have_commands() -> None:

@@ -6,10 +6,7 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
-import signal
-import sys
 from contextlib import closing
 from unittest.mock import patch
 
@@ -18,6 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.fit_runs import CLASSES, Videos
+from tests.support.limited import run_limited
 from train import appended
 from train.__main__ import main
 from train.appended import AppendedFile
@@ -57,27 +55,6 @@ def place(tmp_path_factory):
     for name in ("one", "two"):
         assert main(["test", str(folder / "run/checkpoints/best.pt"), *TEST.split(), "--out", str(folder / name)]) == 0
     return folder
-
-
-def run_limited(most, command):
-    """`python -m train …` where no file can have more than `most` bytes: its exit status, and what it prints."""
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        status = 70
-        try:
-            for number, name in ((1, "stdout"), (2, "stderr")):
-                os.dup2(writing, number)
-                setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
-            signal.alarm(60)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
-            with patch("train.convert.published_state", lambda network, _: network.state_dict()):
-                status = main(command)
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # From the top down. What shares a line may not import one another.
 STOREYS = (
     {"__main__"},
-    {"demo", "compare"},
+    {"demo", "compare", "visualize"},
     {"fit", "evaluation", "convert"},
     {"weights"},
     {"checkpoint"},

@@ -1,7 +1,6 @@
 """Pictures of a training run: its curves, and the kernels that its temporal adaptive modules give."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import cast
@@ -12,7 +11,7 @@ from matplotlib.collections import Collection
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from tam_triton import TAM, squeeze
+from tam_triton import inspect
 from train.data.batches import Batch
 from train.demo.side_by_side import EpochResult
 from train.figures import figure
@@ -88,17 +87,6 @@ def _plot_violins(axes: Axes, modules: Kernels) -> None:
 @torch.inference_mode()
 def learned_kernels(network: nn.Module, batches: Iterable[Batch]) -> Kernels:
     """For each TAM of `network`, by name, the kernels Θ (N·C, K) that it gives for all clips and channels."""
-    modules = {name: module for name, module in network.named_modules() if isinstance(module, TAM)}
-    rows: dict[str, list[Tensor]] = {name: [] for name in modules}
-
-    def collect(name: str, module: TAM, features: tuple[Tensor]) -> None:
-        _, kernel = module.branches(squeeze(*features, module.num_segments))
-        rows[name].append(kernel.flatten(0, 1).cpu())
-
-    hooks = [module.register_forward_pre_hook(partial(collect, name)) for name, module in modules.items()]
-    try:
+    with inspect.collecting(network, ["*"]) as seen:
         tally_batches(network, batches)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: torch.cat(kernels) for name, kernels in rows.items()}
+    return {name: torch.cat([weights.kernel.flatten(0, 1) for weights in rows]) for name, rows in seen.items()}
