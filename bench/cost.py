@@ -17,6 +17,7 @@ from torch import nn
 
 from bench import report
 from bench.machine import describe
+from bench.options import check_least
 from bench.published import PUBLISHED, Published, Setting
 from tam_triton.nets import create_model, list_backbones, list_models
 from tam_triton.nets.flops import Counts, count
@@ -46,9 +47,7 @@ class Cost:
     """A JSON file for the results."""
 
     def __post_init__(self) -> None:
-        for name, least in {"frames": 1, "pixels": 32, "num_classes": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        check_least(self, frames=1, pixels=32, num_classes=1)
         for name, found in (("systems", chosen_systems), ("backbones", chosen_backbones)):
             patterns = getattr(self, name)
             if not patterns:

@@ -24,6 +24,7 @@ from torch import Tensor
 from bench import report
 from bench.machine import Machine, describe
 from bench.memory import Growth, growth
+from bench.options import check_least
 from bench.timing import Time, interleaved, summary
 from bench.videos import KINDS, make_files
 from tam_triton.clips import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -62,9 +63,7 @@ class Data:
     """A JSON file for the results."""
 
     def __post_init__(self) -> None:
-        for name, least in {"videos": 1, "clips": 1, "rounds": 1, "opens": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        check_least(self, videos=1, clips=1, rounds=1, opens=0)
         if not self.files:
             raise ValueError("files: got none, expected at least one kind")
         for count in self.workers:

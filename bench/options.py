@@ -14,6 +14,13 @@ DType = Literal["float32", "float16", "bfloat16"]
 Layout = Literal["nchw", "channels_last"]
 
 
+def check_least(options: object, **least: int) -> None:
+    """Raises ValueError, with its name, for a number among the options that is less than it may be."""
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise ValueError(f"{name}: got {getattr(options, name)}, expected at least {value}")
+
+
 @dataclass(frozen=True)
 class Options:
     """Raises ValueError for what cannot be measured, before anything is."""
@@ -38,9 +45,7 @@ class Options:
     """A JSON file for a Chrome trace (chrome://tracing, Perfetto) of one call of everything that is measured."""
 
     def __post_init__(self) -> None:
-        for name in ("clips", "segments", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        check_least(self, clips=1, segments=1, rounds=1, threads=1)
         try:
             kind = torch.device(self.device).type
         except RuntimeError:

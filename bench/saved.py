@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 — its usual name
 from bench import counters, report
 from bench.machine import describe
 from bench.networks import CLASSES, eager_twin, separate_twin
-from bench.options import DType
+from bench.options import DType, check_least
 from bench.shapes import DTYPES, LAYOUTS
 from tam_triton import functional
 from tam_triton.nets import C2D, c2d, tanet
@@ -49,9 +49,7 @@ class Saved:
     """A JSON file for the results."""
 
     def __post_init__(self) -> None:
-        for name, least in {"clips": 1, "segments": 1, "pixels": 32}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        check_least(self, clips=1, segments=1, pixels=32)
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,7 @@ class VideoClassifier(nn.Module):
         `video`, and what is raised, as for `clip`; ValueError, too, for `per_segment` of a network that averages over
         time before its last layer, as SlowFast does.
         """
-        features = self._record(video).features[0]
-        if per_segment and len(features) != self.num_segments:
-            raise ValueError("per_segment: got True, but this network averages over time before its last layer")
-        return features if per_segment else features.mean(0)
+        return self._record(video).of_clip(0, self.num_segments if per_segment else None)
 
     @torch.no_grad()
     def feature_maps(self, video: str | os.PathLike[str] | Tensor, layers: Sequence[str]) -> dict[str, Tensor]:

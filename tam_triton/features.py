@@ -15,6 +15,18 @@ class Features(NamedTuple):
     maps: dict[str, Tensor]
     """(N, T', C, H, W) of each layer that was asked for; T' frames there, T but for SlowFast's slow pathway."""
 
+    def of_clip(self, number: int, num_segments: int | None) -> Tensor:
+        """Of one clip the mean over its frames (D,) or, where `num_segments` says T, those of each frame (T, D).
+
+        Raises ValueError where there are not so many.
+        """
+        features = self.features[number]
+        if num_segments is None:
+            return features.mean(0)
+        if len(features) != num_segments:
+            raise ValueError("per_segment: got True, but this network averages over time before its last layer")
+        return features
+
 
 def record_features(
     network: nn.Module, call: Callable[[], object], num_clips: int, layers: Sequence[str] = ()

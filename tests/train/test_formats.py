@@ -4,10 +4,11 @@ import csv
 import json
 
 import pytest
-import torch
 
 from tests.support.data_sets import DATA_SETS, VIDEOS
 from train.__main__ import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Form: recipe, protocol, clips and crops. Every recipe's own protocol, and the one of validation.
 RUNS = {
@@ -25,13 +26,6 @@ SMALL = """
     --optimization.batch-size 6 --optimization.lr 0.01 --optimization.epochs 6 --optimization.milestones 4
     --validation.short-side 72 --validation.crop-size 64 --loading.workers 0 --device cpu --threads 1
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("form", RUNS)

@@ -11,7 +11,6 @@ from contextlib import closing
 from unittest.mock import patch
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.fit_runs import CLASSES, Videos
@@ -23,6 +22,8 @@ from train.atomic import write_csv
 from train.curves import Curves
 from train.log import JsonLines, RunLog
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = (
     "--optimization.epochs 1 --optimization.batch-size 4 --sampling.num-segments 4 --augmentation.crop-size 32 "
     "--validation.short-side 36 --validation.crop-size 32 --test.short-side 36 --test.crop-size 32 "
@@ -32,15 +33,6 @@ TEST = "--device cpu --threads 1 --loading.workers 0 --views.short-side 36 --vie
 DEMO = (
     "demo --tasks order --train-videos 6 --val-videos 6 --epochs 1 --batch-size 4 --workers 0 --threads 1 --out {out}"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A process with more cannot be forked."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from tam_triton.clips import IMAGENET_MEAN, IMAGENET_STD
 from tam_triton.features import record_features
 from train.checkpoint import TrainedNetwork
 from train.data.batches import evaluation_batches
-from train.data.dataset import EvaluationClips
-from train.data.entries import Entry, Split
+from train.data.entries import Entry
 from train.data.loader import Loading
 from train.errors import InputError
 from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.feature_files import read_metadata, write_features
 from train.evaluation.places import absolute, find_videos, fingerprint, output_paths
 from train.evaluation.predict import load_network
+from train.evaluation.predictor import clips_of
 from train.fields import to_plain
 from train.lock import Lock
 from train.precision import computing, logits_of
@@ -42,7 +42,7 @@ def run_extract(config: ExtractConfig) -> None:
     with Lock(config.out):
         found = find_videos(config.videos)
         outputs = output_paths(found, config.out, f".{config.format}")
-        trained, device = load_network(config), choose_device(config.device)
+        trained, device = load_network(config, config.data), choose_device(config.device)
         extractor = Extractor(trained, config, device)
         todo = extractor.missing(outputs)
         kept, written, failures = len(outputs) - len(todo), 0, 0
@@ -122,9 +122,7 @@ class Extractor:
 
     def run(self, todo: Mapping[Path, Entry]) -> Iterator[tuple[Path, str | None]]:
         """Write the files of `todo`; gives each one's path and None, or why its video cannot be read."""
-        recipe = self.trained.recipe
-        split = Split("videos", tuple(todo.values()), self.trained.class_names)
-        clips = EvaluationClips(split, recipe.sampling, recipe.validation, recipe.data.decoder)
+        clips = clips_of(self.trained, tuple(todo.values()), self.trained.recipe.validation)
         loading = Loading(workers=self.config.workers).for_device(self.device)
         with closing(evaluation_batches(clips, 1, loading)) as loader:
             for (path, entry), batch in zip(todo.items(), loader, strict=True):
@@ -146,10 +144,11 @@ class Extractor:
             recorded = record_features(network, call, 1, config.maps)
         except ValueError as error:
             raise InputError(f"maps: {str(error).removeprefix('layers: ')}") from error
-        features = recorded.features[0].float()
-        if config.per_segment and len(features) != self.trained.recipe.sampling.num_segments:
-            raise InputError("per_segment: got True, but this network averages over time before its last layer")
-        features = features if config.per_segment else features.mean(0)
+        segments = self.trained.recipe.sampling.num_segments if config.per_segment else None
+        try:
+            features = recorded._replace(features=recorded.features.float()).of_clip(0, segments)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         maps = {f"maps.{name}": maps[0].float() for name, maps in recorded.maps.items()}
         return {name: array.contiguous().cpu().numpy() for name, array in {"features": features, **maps}.items()}
 

@@ -1,4 +1,4 @@
-"""Which network, as `predict` and `extract` are asked for it, apart from what loads it: its help is there at once."""
+"""Which network, as commands are asked for it, apart from what loads it: their help is there at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,33 @@ from train.errors import InputError
 from train.fields import check_types, require
 
 
+class CheckpointOrWeights:
+    """What these options of a command line mean together; the command describes each."""
+
+    files: tuple[str, ...]
+    weights: Path | None
+    recipe: str | None
+    segments: Literal["interpolate", "draw"] | None
+    average: bool
+
+    def check_network(self) -> None:
+        """Raises InputError for weights without a recipe, and for a recipe without weights."""
+        if (self.weights is None) != (self.recipe is None):
+            raise InputError(f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither")
+
+    @property
+    def videos(self) -> tuple[str, ...]:
+        """What stands behind the checkpoint, or, with weights, all."""
+        return self.files if self.weights is not None else self.files[1:]
+
+    @property
+    def network_path(self) -> Path:
+        """The file of the network: the checkpoint, or the weights."""
+        return Path(self.files[0]) if self.weights is None else self.weights
+
+
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(CheckpointOrWeights):
     """A network and videos for it."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CHECKPOINT VIDEO …")]
@@ -37,18 +62,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
-        if (self.weights is None) != (self.recipe is None):
-            raise InputError(f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither")
+        self.check_network()
         least, expected = (2, "CHECKPOINT VIDEO …") if self.weights is None else (1, "VIDEO …, as there are weights")
         if len(self.files) < least:
             raise InputError(f"files: got {' '.join(self.files) or 'none'}, expected {expected}")
-
-    @property
-    def videos(self) -> tuple[str, ...]:
-        """What stands behind the checkpoint, or, with weights, all."""
-        return self.files if self.weights is not None else self.files[1:]
-
-    @property
-    def network_path(self) -> Path:
-        """The file of the network: the checkpoint, or the weights."""
-        return Path(self.files[0]) if self.weights is None else self.weights

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.entries import Entry
-from train.data.sources.files import VIDEO_SUFFIXES
+from train.data.sources.files import CAMERA, CAMERAS, STDIN, VIDEO_SUFFIXES
 from train.errors import InputError
 
-STDIN, CAMERA = "-", "camera"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -26,7 +25,7 @@ def is_stream(place: str) -> bool:
     try:
         mode = os.stat(place).st_mode  # noqa: PTH116 (a device that is not there is one all the same)
     except (OSError, ValueError):
-        return place.startswith("/dev/video")
+        return place.startswith(CAMERAS)
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
 
 
@@ -64,7 +63,7 @@ def output_paths(entries: Sequence[Entry], folder: Path, suffix: str) -> dict[Pa
 
 def absolute(path: Path) -> Path:
     """`path` from the root on, without `..`; links stay as they are."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    return Path(os.path.abspath(path))  # noqa: PTH100 (links stay as they are)
 
 
 def fingerprint(path: Path) -> str:

@@ -13,17 +13,16 @@ from tqdm import tqdm
 from tam_triton.classifier import Prediction
 from train.checkpoint import TrainedNetwork, load_checkpoint
 from train.data.batches import evaluation_batches
-from train.data.dataset import EvaluationClips
-from train.data.entries import Entry, Split
+from train.data.entries import Entry
 from train.data.index import read_index
 from train.data.loader import Loading
 from train.data.reader import VideoError
 from train.errors import InputError
-from train.evaluation.network_config import NetworkConfig
+from train.evaluation.network_config import CheckpointOrWeights
 from train.evaluation.places import find_videos
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.predict_windows import run_windows
-from train.evaluation.predictor import Predictor
+from train.evaluation.predictor import Predictor, clips_of
 from train.evaluation.protocols import choose_views
 from train.precision import computing
 from train.team import choose_device
@@ -37,7 +36,7 @@ def run_predict(config: PredictConfig) -> None:
     read, each of which has been named.
     """
     entries = () if config.in_windows else find_videos(config.videos)
-    trained, device = load_network(config), choose_device(config.device)
+    trained, device = load_network(config, config.data), choose_device(config.device)
     recipe = trained.recipe
     views = choose_views(config, recipe.validation if config.protocol == "validation" else recipe.test)
     predictor = Predictor(trained, views, device, config.precision, config.batch_size)
@@ -69,13 +68,13 @@ def _run_videos(config: PredictConfig, predictor: Predictor, entries: Sequence[E
         raise InputError(f"{failed} of {len(entries)} videos cannot be read")
 
 
-def load_network(config: NetworkConfig) -> TrainedNetwork:
-    """The network. Raises InputError."""
+def load_network(config: CheckpointOrWeights, data: Path | None) -> TrainedNetwork:
+    """The network; what weights call their classes, the index at `data` says. Raises InputError."""
     if config.weights is None or config.recipe is None:
         return load_checkpoint(config.network_path)
     foreign = Foreign(config.weights, config.recipe, config.segments, config.average)
-    if config.data is not None:
-        return foreign.load(read_index(config.data).split.class_names)
+    if data is not None:
+        return foreign.load(read_index(data).split.class_names)
     count = foreign.load_recipe().data.num_classes
     if count is None:
         raise InputError(f"data: got none, expected an index: {config.recipe} does not say how many classes there are")
@@ -97,9 +96,8 @@ def predict_videos(
 
     They are read in a process of its own, so that a decoder that hangs cannot hang this one.
     """
-    recipe, views = predictor.trained.recipe, predictor.views
-    split = Split("videos", tuple(entries), predictor.class_names)
-    clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
+    views = predictor.views
+    clips = clips_of(predictor.trained, entries, views)
     loading = Loading(workers=1).for_device(predictor.device)
     # A batch is a video, or a part of one where its views are many.
     with closing(evaluation_batches(clips, min(predictor.batch_size, views.per_video), loading)) as loader:

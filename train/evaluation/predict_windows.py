@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from train.data.entries import Entry
 from train.data.reader import VideoError
 from train.data.reader.live import LiveStream
 from train.data.reader.stream import Stream
+from train.data.sources.files import CAMERA, STDIN
 from train.errors import InputError
-from train.evaluation.places import CAMERA, STDIN, find_videos, fingerprint, output_paths, shown_name
+from train.evaluation.places import find_videos, fingerprint, output_paths, shown_name
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.predictor import Predictor
 from train.evaluation.stream import StreamReader
@@ -137,13 +138,19 @@ def run_windows(config: PredictConfig, predictor: Predictor) -> None:
             raise InputError(f"window: {frames[0]} is a folder of pictures, which have no times; expected video files")
     paths = {entry.path: path for path, entry in outputs.items()}
     _check_absent(list(outputs), config.overwrite)
+    origin = {
+        "network": str(config.network_path),
+        "fingerprint": fingerprint(config.network_path) if outputs else None,
+        "sampling": to_plain(predictor.trained.recipe.sampling),
+        "views": to_plain(predictor.views),
+    }
     failures: list[VideoError] = []
     for entry in entries:
         name = shown_name(stream) if stream is not None else str(entry.path)
         if len(entries) > 1 and not config.json:
             print(name)
         try:
-            _run_one(config, predictor, name, opened[entry.path], paths.get(entry.path))
+            _run_one(config, predictor, name, opened[entry.path], paths.get(entry.path), origin)
         except VideoError as error:
             failures.append(error)
             if config.json:
@@ -164,17 +171,12 @@ def _run_one(
     name: str,
     open_stream: Callable[[], Stream],
     output: Path | None,
+    origin: Mapping[str, Any],
 ) -> None:
     short_side, drops = predictor.views.short_side, {"auto": None, "yes": True, "no": False}[config.drop]
-    origin = {
-        "network": str(config.network_path),
-        "fingerprint": fingerprint(config.network_path) if output else None,
-        "sampling": to_plain(predictor.trained.recipe.sampling),
-        "views": to_plain(predictor.views),
-    }
     with StreamReader(open_stream, name, short_side, config.buffer, drops, config.timeout) as reader:
         run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say)
-        timeline = Timeline(name, predictor.class_names, origin)
+        timeline = Timeline(name, predictor.class_names, dict(origin))
         try:
             for seen in run:
                 print(_json_line(name, seen) if config.json else _line(seen), flush=True)
@@ -215,14 +217,7 @@ def _line(seen: Seen) -> str:
 
 
 def _json_line(name: str, seen: Seen) -> str:
-    line = {
-        "video": name,
-        "start": round(seen.start, 3),
-        "end": round(seen.end, 3),
-        "frames": seen.num_frames,
-        "predictions": [prediction._asdict() for prediction in seen.best],
-    }
-    return json.dumps(line, ensure_ascii=False)
+    return json.dumps({"video": name, **seen.to_plain()}, ensure_ascii=False)
 
 
 def _say(text: str) -> None:

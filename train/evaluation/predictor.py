@@ -1,14 +1,24 @@
 """A trained network at work: from the views of a video, or of a window of it, to the probabilities of classes."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from tam_triton.classifier import Prediction, most_probable
 from train.checkpoint import TrainedNetwork
-from train.data.dataset import Views, choose_frames, crop_views
+from train.data.dataset import EvaluationClips, Views, choose_frames, crop_views
+from train.data.entries import Entry, Split
 from train.evaluation.windows import Window
 from train.metrics import evaluation_mode
 from train.precision import Precision, logits_of
+
+
+def clips_of(trained: TrainedNetwork, entries: Sequence[Entry], views: Views) -> EvaluationClips:
+    """The clips of videos of no data set, as `trained` sees them."""
+    recipe = trained.recipe
+    split = Split("videos", tuple(entries), trained.class_names)
+    return EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
 
 
 class Predictor:

@@ -40,6 +40,15 @@ class Seen:
     seconds: float
     """That it took to compute."""
 
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON, where times are rounded to milliseconds."""
+        return {
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "frames": self.num_frames,
+            "predictions": [prediction._asdict() for prediction in self.best],
+        }
+
 
 @dataclass
 class Timeline:
@@ -84,15 +93,7 @@ class Timeline:
         return f"written: {png}, {csv.name}, {plain.name}"
 
     def _to_plain(self) -> dict[str, Any]:
-        windows = [
-            {
-                "start": round(seen.start, 3),
-                "end": round(seen.end, 3),
-                "frames": seen.num_frames,
-                "predictions": [prediction._asdict() for prediction in seen.best],
-            }
-            for seen in self.seen
-        ]
+        windows = [seen.to_plain() for seen in self.seen]
         spans = [{"start": round(s.start, 3), "end": round(s.end, 3), "class_name": s.class_name} for s in self.spans]
         return {"video": self.video, **self.origin, "spans": spans, "windows": windows}
 

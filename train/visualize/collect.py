@@ -18,13 +18,14 @@ from tam_triton.clips import resize
 from tam_triton.inspect import Weights
 from train.checkpoint import TrainedNetwork
 from train.data.batches import Batch, evaluation_batches
-from train.data.dataset import EvaluationClips, Failure
-from train.data.entries import Entry, Split
+from train.data.dataset import Failure
+from train.data.entries import Entry
 from train.data.index import read_index, require_some
 from train.data.loader import GuardedLoader, Loading
 from train.data.sources.files import VIDEO_SUFFIXES
 from train.errors import InputError
 from train.evaluation.places import find_videos
+from train.evaluation.predictor import clips_of
 from train.precision import logits_of
 from train.visualize.config import GIVEN
 
@@ -157,10 +158,8 @@ def collect(
 def _loader(
     trained: TrainedNetwork, listed: Sequence[Listed], batch_size: int, device: torch.device
 ) -> GuardedLoader[Batch]:
-    recipe = trained.recipe
-    split = Split("videos", tuple(video.entry for video in listed), trained.class_names)
-    views = replace(recipe.validation, placement="middle", clips=1, crops=1)
-    clips = EvaluationClips(split, recipe.sampling, views, recipe.data.decoder)
+    views = replace(trained.recipe.validation, placement="middle", clips=1, crops=1)
+    clips = clips_of(trained, [video.entry for video in listed], views)
     return evaluation_batches(clips, batch_size, Loading().for_device(device))
 
 

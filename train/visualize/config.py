@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from train.errors import InputError
+from train.evaluation.network_config import CheckpointOrWeights
 from train.fields import check_types, require
 
 GIVEN = "videos"
@@ -14,10 +15,10 @@ GIVEN = "videos"
 
 
 @dataclass(frozen=True)
-class VisualizeConfig:
+class VisualizeConfig(CheckpointOrWeights):
     """Draw what TAMs make of videos: importance maps V and kernels Θ, as figures and as a page to look around in."""
 
-    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT VIDEO …")]
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CHECKPOINT VIDEO …")]
     """CHECKPOINT VIDEO …, where the checkpoint is of a training run; with --weights videos alone. Videos are files of
     any format and size, folders of them, or patterns such as 'videos/*.mp4'; with --data there may be none."""
     out: Path = Path("runs/visualize")
@@ -53,12 +54,11 @@ class VisualizeConfig:
         check_types(self)
         for name in ("most", "shown", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        if (self.weights is None) != (self.recipe is None):
-            raise InputError(f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither")
+        self.check_network()
         if self.weights is None and not self.files:
             raise InputError("files: got none, expected CHECKPOINT VIDEO …")
         if not self.videos and not self.data:
-            got = " ".join(map(str, self.files)) or "none"
+            got = " ".join(self.files) or "none"
             raise InputError(f"files: got {got}, and no --data, expected videos: VIDEO … or --data NAME=PLACE")
         names = [GIVEN] * bool(self.videos)
         for item in self.data:
@@ -70,18 +70,8 @@ class VisualizeConfig:
             raise InputError(f"data: got {twice[0]!r} twice, expected another name for each of the data sets")
 
     @property
-    def network(self) -> Path:
-        """The file that the network is in."""
-        return self.weights or self.files[0]
-
-    @property
-    def videos(self) -> tuple[Path, ...]:
-        """Those of the command line, not of `data`."""
-        return self.files[self.weights is None :]
-
-    @property
     def places(self) -> dict[str, tuple[Path, ...]]:
         """Where the videos of each data set are, by its name."""
-        given = {GIVEN: self.videos} if self.videos else {}
+        given = {GIVEN: tuple(map(Path, self.videos))} if self.videos else {}
         named = (item.partition("=") for item in self.data)
         return given | {name: (Path(place),) for name, _, place in named}

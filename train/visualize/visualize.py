@@ -9,9 +9,8 @@ import numpy as np
 
 from tam_triton import inspect
 from train.atomic import replacing
-from train.checkpoint import TrainedNetwork, load_checkpoint
+from train.checkpoint import TrainedNetwork
 from train.errors import InputError
-from train.evaluation.network_config import NetworkConfig
 from train.evaluation.predict import load_network
 from train.lock import Lock
 from train.log import say
@@ -66,12 +65,8 @@ def run_visualize(config: VisualizeConfig) -> None:
 
 def _load(config: VisualizeConfig) -> TrainedNetwork:
     """As `predict` does; what weights call their classes, the first of the indices says."""
-    if config.weights is None:
-        return load_checkpoint(config.network)
     named = (place for name, places in config.places.items() if name != GIVEN for place in places)
-    index = next((place for place in named if is_index(place)), None)
-    options = {name: getattr(config, name) for name in ("weights", "recipe", "segments", "average")}
-    return load_network(NetworkConfig(files=(str(config.network),), data=index, **options))
+    return load_network(config, next((place for place in named if is_index(place)), None))
 
 
 def choose_blocks(trained: TrainedNetwork, config: VisualizeConfig) -> tuple[str, ...]:
@@ -79,8 +74,8 @@ def choose_blocks(trained: TrainedNetwork, config: VisualizeConfig) -> tuple[str
     network, system = trained.network, trained.recipe.model.system
     if not inspect.find_tams(network):
         raise InputError(
-            f"{config.network}: is of {system}, in which there is no TAM; expected one of TANet, of its parts or of "
-            "SlowFast with TAM"
+            f"{config.network_path}: is of {system}, in which there is no TAM; expected one of TANet, of its parts or "
+            "of SlowFast with TAM"
         )
     try:
         return inspect.choose_tams(network, config.blocks) if config.blocks else inspect.last_tams(network)
@@ -122,7 +117,7 @@ def _made_of(
     recipe = trained.recipe
     sets = [f"{name}: {len(numbers)}" for name, numbers in seen.data_sets.items()]
     return {
-        "checkpoint": _text(config.network.absolute()),
+        "checkpoint": _text(config.network_path.absolute()),
         "network": f"{recipe.model.system}, {recipe.model.backbone}, {recipe.sampling.num_segments} frames",
         "TAMs": list(seen.weights),
         "videos": [*sets, f"could not be read: {len(seen.failures)}"],

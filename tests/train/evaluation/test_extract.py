@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
 
 import tam_triton
@@ -23,6 +22,8 @@ from train.evaluation import extract
 from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.places import output_paths
 from train.recipes import RECIPES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,6 @@ def here(place, monkeypatch):
     monkeypatch.chdir(place)
     yield place
     shutil.rmtree(place / "out", ignore_errors=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of small pictures, more threads make less speed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def extracted(capsys, *arguments, workers=0):

@@ -27,6 +27,8 @@ from train.evaluation.stream import StreamReader
 from train.evaluation.windows import Window, WindowCutter
 from train.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LINE = {"start", "end", "frames", "predictions", "video"}
 
 
@@ -41,14 +43,6 @@ def place(tmp_path_factory):
         encode(folder / f"long.{suffix}", striped_frames(90, 48, 80))
     encode(folder / "short.mp4", striped_frames(6, 48, 80))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from train.networks import build_network
 from train.recipes import RECIPES
 from train.team import Team
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = ("falls", "rises", "stays")
 HEIGHT, WIDTH = 40, 64
 LENGTHS = (70, 83, 76, 90, 64)
@@ -58,15 +60,6 @@ def make_trained(name="demo", **changes):
     network = build_network(model, len(CLASSES), recipe.sampling.num_segments)
     torch.nn.init.normal_(network.get_parameter("fc.weight"))
     return TrainedNetwork(network.eval(), recipe, CLASSES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of small pictures, more threads make less speed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

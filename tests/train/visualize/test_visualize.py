@@ -32,16 +32,9 @@ from train.visualize.filters import read_filters
 from train.visualize.pictures import label, offsets, plot_motion, rank_correlation
 from train.visualize.visualize import FIGURES, PAGE, TENSORS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ODD = "<script>$a.mp4"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of small pictures, more threads make less speed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +196,7 @@ def test_errors(place, tmp_path, capsys, arguments, message):
 )
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        VisualizeConfig(**options | {"files": tuple(map(Path, options.get("files", ())))})
+        VisualizeConfig(**options | {"files": tuple(options.get("files", ()))})
 
 
 def test_what_was_written_stays(place, tmp_path, capsys, monkeypatch):

@@ -13,8 +13,7 @@ import av
 from train.data.reader.errors import VideoError
 from train.data.reader.files import name_for_ffmpeg
 from train.data.reader.stream import Stream
-
-CAMERAS = "/dev/video"
+from train.data.sources.files import CAMERA, CAMERAS, STDIN
 
 
 class LiveStream(Stream):
@@ -69,7 +68,7 @@ class LiveStream(Stream):
 
     def _open(self) -> Any:
         place, form = self._place, self._format
-        if place == "-":
+        if place == STDIN:
             place = f"pipe:{_standard_input()}"
         elif is_camera(place):
             place, form = find_camera(place), form or "v4l2"
@@ -92,12 +91,12 @@ class LiveStream(Stream):
 
 def is_camera(place: str) -> bool:
     """Whether `place` is `camera` or a device of that kind, there or not."""
-    return place == "camera" or place.startswith(CAMERAS)
+    return place == CAMERA or place.startswith(CAMERAS)
 
 
 def find_camera(place: str) -> str:
     """The device of the camera `place`. Raises VideoError where it is none, naming those that there are."""
-    device = f"{CAMERAS}0" if place == "camera" else place
+    device = f"{CAMERAS}0" if place == CAMERA else place
     with suppress(OSError):
         if stat.S_ISCHR(Path(device).stat().st_mode):
             return device

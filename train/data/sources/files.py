@@ -7,6 +7,8 @@ from train.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov")
 """The suffixes of video files, in the order in which they are preferred where one clip is there under several."""
+STDIN, CAMERA, CAMERAS = "-", "camera", "/dev/video"
+"""What is no file: standard input, the first camera, and how the names of cameras' devices begin."""
 
 
 class VideoFolder:
