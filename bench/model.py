@@ -17,7 +17,7 @@ from bench.machine import Machine, describe
 from bench.networks import CLASSES, Batch, Work, eager_twin, results
 from bench.options import Layout, Options
 from bench.shapes import DTYPES, LAYOUTS
-from bench.timing import Time, interleaved
+from bench.timing import Time, graphed, interleaved
 from bench.trace import Trace
 from tam_triton.nets import C2D, c2d, tanet
 
@@ -44,6 +44,8 @@ class Model(Options):
     """Of the frames and of the network's weights."""
     compile: bool = False
     """Measure every network under torch.compile too; compiling takes minutes."""
+    graphs: bool = False
+    """On a GPU every call is a CUDA graph, so that what the host needs for its launches is not in the time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +54,8 @@ class Model(Options):
         for name in ("modes", "layouts"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: got none, expected at least one")
+        if self.graphs and torch.device(self.device).type != "cuda":
+            raise ValueError(f"graphs: got device {self.device!r}, expected a GPU: no other device has CUDA graphs")
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def measure(mode: Mode, layout: str, options: Model, trace: Trace) -> list[Row]:
     calls: dict[str, Callable[[], object]] = {
         name: one.evaluate if mode == "evaluation" else one.step for name, one in work.items()
     }
-    times = interleaved(calls, options.device, options.rounds, options.seconds)
+    timed = {name: graphed(call) for name, call in calls.items()} if options.graphs else calls
+    times = interleaved(timed, options.device, options.rounds, options.seconds)
     if options.profile is not None:
         for name, call in calls.items():
             trace.add(f"{name}: {mode}, {layout}", call)
