@@ -15,8 +15,10 @@ def product(a, b, total):
     """total + a·b, summed in total's dtype."""
     a, b = a.to(total.dtype), b.to(total.dtype)
     if total.dtype == tl.float64:
-        return total + tl.sum(a[:, :, None] * b[None, :, :] + 0.0, axis=1)
-    return tl.dot(a, b, total, input_precision="ieee")
+        total += tl.sum(a[:, :, None] * b[None, :, :] + 0.0, axis=1)
+    else:  # what follows a return is compiled by older releases of Triton
+        total = tl.dot(a, b, total, input_precision="ieee")
+    return total
 
 
 @triton.jit
