@@ -53,8 +53,11 @@ def branch_weights(
     def ones(*shape: int) -> Tensor:
         return torch.ones(shape, device=squeezed.device)
 
-    global_branch = [ones(width, segments), *ones(4, width), ones(taps, width)]
-    return global_branch, [ones(hidden, channels, 3), *ones(4, hidden), ones(channels, hidden, 1)]
+    def norm(size: int) -> list[Tensor]:
+        return [ones(size) for _ in range(4)]
+
+    global_branch = [ones(width, segments), *norm(width), ones(taps, width)]
+    return global_branch, [ones(hidden, channels, 3), *norm(hidden), ones(channels, hidden, 1)]
 
 
 def another(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tam_triton import layout
 from tam_triton.kernels import launch, metadata
-from tam_triton.kernels.branches import MOST_PARTS, OUTPUTS, Blocks
+from tam_triton.kernels.branches import OUTPUTS, Blocks
 from tam_triton.kernels.frames import relu
 from tam_triton.kernels.output_gradients import activate, norm_of, output_gradients_kernel, score_columns, score_rows
 from tam_triton.kernels.projections import load_matrix, load_windows, product, project_rows, sum_of_parts
@@ -31,19 +31,21 @@ def through_norm(d_output, normalized, sum_d, sum_dn, weight, inverse, count, AC
 
 
 @triton.jit
-def load_projection_gradient(
-    d_output_ptr, projected_ptr, norm, sums_ptr, h, at, inside, columns, HIDDEN, parts,
-    PARTS: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """dz₃ of hidden channels h at offsets `at`, and the hidden layer there; zeros where not `inside`."""
+def load_norm(norm, sums_ptr, h, HIDDEN, parts, PARTS: tl.constexpr, ACC: tl.constexpr):
+    """L's BatchNorm for hidden channels h, and the sums over the batch that its gradient needs."""
     weight, bias, mean, inverse = norm_of(norm, h, HIDDEN, ACC)
     sum_d = sum_of_parts(sums_ptr, h, h < HIDDEN, 2 * HIDDEN, parts, PARTS)
     sum_dn = sum_of_parts(sums_ptr + HIDDEN, h, h < HIDDEN, 2 * HIDDEN, parts, PARTS)
-    d_output = tl.load(d_output_ptr + at, mask=inside, other=0.0)
-    projected = tl.load(projected_ptr + at, mask=inside, other=0.0)
+    return weight, bias, mean, inverse, sum_d, sum_dn
+
+
+@triton.jit
+def projection_gradient(d_output, projected, norm, inside, columns, ACC: tl.constexpr):
+    """dz₃, and the hidden layer there; zeros where not `inside`."""
+    weight, bias, mean, inverse, sum_d, sum_dn = norm
     normalized, output = activate(projected, weight, bias, mean, inverse)
     d_projected = through_norm(d_output, normalized, sum_d, sum_dn, weight, inverse, columns, ACC)
-    return tl.where(inside, d_projected, 0.0), tl.where(inside, relu(output), 0.0), sum_d, sum_dn
+    return tl.where(inside, d_projected, 0.0), tl.where(inside, relu(output), 0.0)
 
 
 @triton.jit
@@ -54,7 +56,7 @@ def squeezed_gradient(
     T: tl.constexpr, K: tl.constexpr, CONV: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr, X_CHANNELS_LAST: tl.constexpr,
     FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
-    PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    COLUMN_PARTS: tl.constexpr, ROW_PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dX̂ of some channels of a clip, by way of V and by way of Θ."""
     n = (program // blocks).to(tl.int64)
@@ -63,21 +65,28 @@ def squeezed_gradient(
     present = (c < C)[:, None]
     for t0 in range(0, T, FRAMES):
         t = t0 + tl.arange(0, FRAMES)
-        total = tl.zeros([BLOCK_C, FRAMES], ACC)
-        for q0 in range(0, HIDDEN * CONV, BLOCK_K):
-            q = (q0 + tl.arange(0, BLOCK_K)).to(INDEX)
-            h, j = q // CONV, q % CONV
-            conv = tl.load(
-                conv_ptr + (h[None, :] * C + c[:, None]) * CONV + j[None, :], mask=present & (h < HIDDEN)[None, :],
-                other=0.0,
-            )  # fmt: skip
-            s = t[None, :] - j[:, None] + CONV // 2
-            inside = (h < HIDDEN)[:, None] & (s >= 0) & (s < T)
-            d_projected, _, _, _ = load_projection_gradient(
-                d_output_ptr, projected_ptr, local_norm, local_ptr, h, (n * HIDDEN + h[:, None]) * T + s, inside,
-                columns, HIDDEN, column_parts, PARTS, ACC,
-            )  # fmt: skip
-            total = product(conv, d_projected, total)
+        products = tl.zeros([BLOCK_C, BLOCK_K, FRAMES], ACC)
+        for h0 in range(0, HIDDEN, BLOCK_K):
+            h = (h0 + tl.arange(0, BLOCK_K)).to(INDEX)
+            loaded = ()
+            for j in tl.static_range(CONV):  # all are asked for before the first is multiplied
+                s = t[None, :] - (j - CONV // 2)
+                inside = (h < HIDDEN)[:, None] & (s >= 0) & (s < T)
+                at = (n * HIDDEN + h[:, None]) * T + s
+                conv_at = (h[None, :] * C + c[:, None]) * CONV + j
+                loaded = loaded + (
+                    (
+                        tl.load(d_output_ptr + at, mask=inside, other=0.0),
+                        tl.load(projected_ptr + at, mask=inside, other=0.0),
+                        tl.load(conv_ptr + conv_at, mask=present & (h < HIDDEN)[None, :], other=0.0),
+                        inside,
+                    ),
+                )
+            norm = load_norm(local_norm, local_ptr, h, HIDDEN, column_parts, COLUMN_PARTS, ACC)
+            for j in tl.static_range(CONV):
+                d_projected, _ = projection_gradient(loaded[j][0], loaded[j][1], norm, loaded[j][3], columns, ACC)
+                products += loaded[j][2].to(ACC)[:, :, None] * d_projected[None, :, :]
+        total = tl.sum(products, axis=1)
         for w0 in range(0, WIDTH, WIDE):
             w = (w0 + tl.arange(0, WIDE)).to(INDEX)
             first = load_matrix(first_ptr, w, WIDTH, t, T)
@@ -85,8 +94,8 @@ def squeezed_gradient(
             scores = score_rows(d_kernel_ptr, kernel_ptr, k, row, rows, C, K, CHANNELS_LAST, D_CHANNELS_LAST, ACC)
             wide = project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T, FRAMES, tl.zeros([WIDE, BLOCK_C], ACC))
             weight, bias, mean, inverse = norm_of(global_norm, w, WIDTH, ACC)
-            sum_d = sum_of_parts(global_ptr + 2 * WIDTH * T, w, w < WIDTH, size, row_parts, PARTS)
-            sum_dn = sum_of_parts(global_ptr + (2 * T + 1) * WIDTH, w, w < WIDTH, size, row_parts, PARTS)
+            sum_d = sum_of_parts(global_ptr + 2 * WIDTH * T, w, w < WIDTH, size, row_parts, ROW_PARTS)
+            sum_dn = sum_of_parts(global_ptr + (2 * T + 1) * WIDTH, w, w < WIDTH, size, row_parts, ROW_PARTS)
             normalized, output = activate(wide, weight, bias, mean, inverse)
             d_output = product(tl.trans(second.to(ACC)), scores, tl.zeros([WIDE, BLOCK_C], ACC))
             d_output = tl.where(output <= 0, 0.0, d_output)
@@ -111,16 +120,17 @@ def local_weights(
     block = program // hidden_blocks
     of_first = block < tap_blocks
     k = tl.where(of_first, block, block - tap_blocks).to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K)
+    norm = load_norm(norm, sums_ptr, h, HIDDEN, parts, PARTS, ACC)
     total = tl.zeros([BLOCK_H, BLOCK_K], ACC)
     columns = tl.cast(columns, INDEX)
     for first in range(0, columns, BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
         n, t = (column // T).to(tl.int64)[None, :], (column % T)[None, :]
         inside = (h < HIDDEN)[:, None] & (column < columns)[None, :]
-        d_projected, hidden, sum_d, sum_dn = load_projection_gradient(
-            d_output_ptr, projected_ptr, norm, sums_ptr, h, (n * HIDDEN + h[:, None]) * T + t, inside,
-            columns, HIDDEN, parts, PARTS, ACC,
-        )  # fmt: skip
+        at = (n * HIDDEN + h[:, None]) * T + t
+        d_output = tl.load(d_output_ptr + at, mask=inside, other=0.0)
+        projected = tl.load(projected_ptr + at, mask=inside, other=0.0)
+        d_projected, hidden = projection_gradient(d_output, projected, norm, inside, columns, ACC)
         if of_first:
             windows = load_windows(squeezed_ptr, k, column, columns, C, T, CONV)
             total = product(d_projected, tl.trans(windows.to(ACC)), total)
@@ -130,8 +140,8 @@ def local_weights(
             )
             total = product(hidden, tl.trans(scores), total)
         if block == 0 and first == 0:
-            tl.store(d_weight_ptr + h, sum_dn.to(d_weight_ptr.dtype.element_ty), mask=h < HIDDEN)
-            tl.store(d_bias_ptr + h, sum_d.to(d_bias_ptr.dtype.element_ty), mask=h < HIDDEN)
+            tl.store(d_weight_ptr + h, norm[5].to(d_weight_ptr.dtype.element_ty), mask=h < HIDDEN)
+            tl.store(d_bias_ptr + h, norm[4].to(d_bias_ptr.dtype.element_ty), mask=h < HIDDEN)
     if of_first:
         known = (h < HIDDEN)[:, None] & (k < tl.cast(C, INDEX) * CONV)[None, :]
         tl.store(d_first_ptr + h[:, None] * C * CONV + k[None, :], total.to(d_first_ptr.dtype.element_ty), mask=known)
@@ -179,8 +189,8 @@ def input_gradients_kernel(
     T: tl.constexpr, K: tl.constexpr, CONV: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, D_CHANNELS_LAST: tl.constexpr, X_CHANNELS_LAST: tl.constexpr,
     FRAMES: tl.constexpr, TAPS: tl.constexpr, WIDE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
-    INDEX: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr,
+    COLUMN_PARTS: tl.constexpr, ROW_PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """dX̂ and the gradients of all parameters."""
     program = tl.program_id(0)
@@ -190,21 +200,21 @@ def input_gradients_kernel(
             global_norm, local_norm, local_ptr, global_ptr, dx_ptr, program,
             columns, rows, C, HIDDEN, WIDTH, size, blocks, column_parts, row_parts,
             T, K, CONV, CHANNELS_LAST, D_CHANNELS_LAST, X_CHANNELS_LAST,
-            FRAMES, TAPS, WIDE, BLOCK_C, BLOCK_K, PARTS, ACC, INDEX,
+            FRAMES, TAPS, WIDE, BLOCK_C, BLOCK_S, COLUMN_PARTS, ROW_PARTS, ACC, INDEX,
         )  # fmt: skip
     elif program - clip_blocks < weight_blocks:
         local_weights(
             d_importance_ptr, importance_ptr, squeezed_ptr, projected_ptr, d_output_ptr, local_norm, local_ptr,
             local_gradients[0], local_gradients[1], local_gradients[2], local_gradients[3], program - clip_blocks,
             columns, C, HIDDEN, hidden_blocks, tap_blocks, column_parts,
-            T, CONV, CHANNELS_LAST, D_CHANNELS_LAST, BLOCK_H, BLOCK_K, BLOCK_N, PARTS, ACC, INDEX,
+            T, CONV, CHANNELS_LAST, D_CHANNELS_LAST, BLOCK_H, BLOCK_K, BLOCK_N, COLUMN_PARTS, ACC, INDEX,
         )  # fmt: skip
     else:
         global_weights(
             global_norm, global_ptr,
             global_gradients[0], global_gradients[1], global_gradients[2], global_gradients[3],
             program - clip_blocks - weight_blocks,
-            rows, WIDTH, size, row_parts, T, K, BLOCK, PARTS, ACC, INDEX,
+            rows, WIDTH, size, row_parts, T, K, BLOCK, ROW_PARTS, ACC, INDEX,
         )  # fmt: skip
 
 
@@ -230,7 +240,7 @@ def branch_gradients(
     d_output = torch.empty_like(projected)
     local, of_global = (
         projected.new_empty((blocks.column_parts, 2, hidden)),
-        projected.new_empty((blocks.row_parts, size)),
+        projected.new_empty((blocks.gradient_parts, size)),
     )
     global_norm, local_norm = (
         (g_weight, g_bias, g_statistics.contiguous()),
@@ -242,15 +252,15 @@ def branch_gradients(
     tap_blocks = launch.ceil_div(channels * taps, inputs)
     weight_blocks = blocks.hidden_blocks * (tap_blocks + launch.ceil_div(channels, inputs))
     sum_blocks = launch.ceil_div(width * max(num_segments, kernel_size), inputs)
-    of_rows = blocks.row_parts * blocks.wide_blocks * launch.ceil_div(num_segments, OUTPUTS)
-    options = {"num_warps": launch.warps(2 * launch.ROW_THREADS), "num_stages": 1, **launch.OPTIONS}
+    of_rows = blocks.gradient_parts * blocks.wide_blocks * launch.ceil_div(num_segments, OUTPUTS)
+    options = {"num_warps": launch.warps(launch.ROW_THREADS), "num_stages": 1, **launch.OPTIONS}
     with launch.on_device(squeezed):
         output_gradients_kernel[(blocks.hidden_blocks * blocks.column_parts + of_rows,)](
             d_importance, d_kernel, squeezed, importance, kernel, projected,
             g_first, g_second, l_second, global_norm, local_norm, d_output, local, of_global,
             clips * num_segments, clips * channels, channels, hidden, width, size,
             blocks.hidden_blocks, blocks.column_parts, blocks.column_steps,
-            blocks.wide_blocks, blocks.row_parts, blocks.row_steps,
+            blocks.wide_blocks, blocks.gradient_parts, blocks.gradient_steps,
             T=num_segments, K=kernel_size, CHANNELS_LAST=of_weights, D_CHANNELS_LAST=of_gradients,
             FRAMES=OUTPUTS, TAPS=launch.product_size(kernel_size), WIDE=OUTPUTS,
             ROWS=blocks.rows, BLOCK_H=OUTPUTS, BLOCK_N=OUTPUTS, BLOCK_C=blocks.inputs, ACC=acc, INDEX=index, **options,
@@ -261,11 +271,12 @@ def branch_gradients(
             dx, gradients[:4], gradients[4:],
             clips * num_segments, clips * channels, channels, hidden, width, size, blocks.blocks,
             clips * blocks.blocks, blocks.hidden_blocks, tap_blocks, weight_blocks,
-            blocks.column_parts, blocks.row_parts,
+            blocks.column_parts, blocks.gradient_parts,
             T=num_segments, K=kernel_size, CONV=taps,
             CHANNELS_LAST=of_weights, D_CHANNELS_LAST=of_gradients, X_CHANNELS_LAST=channels_last,
             FRAMES=OUTPUTS, TAPS=launch.product_size(kernel_size),
-            WIDE=OUTPUTS, BLOCK_H=OUTPUTS, BLOCK_C=OUTPUTS, BLOCK_K=inputs, BLOCK=inputs,
-            BLOCK_N=inputs, PARTS=MOST_PARTS, ACC=acc, INDEX=index, **options,
+            WIDE=OUTPUTS, BLOCK_H=OUTPUTS, BLOCK_C=OUTPUTS, BLOCK_S=OUTPUTS, BLOCK_K=inputs, BLOCK=inputs,
+            BLOCK_N=inputs, COLUMN_PARTS=launch.next_power_of_2(blocks.column_parts),
+            ROW_PARTS=launch.next_power_of_2(blocks.gradient_parts), ACC=acc, INDEX=index, **options,
         )  # fmt: skip
     return dx, *gradients  # type: ignore[return-value]

@@ -24,7 +24,6 @@ from tam_triton.kernels.projections import (
     load_columns,
     load_matrix,
     load_vector,
-    load_windows,
     normalize,
     product,
     project_rows,
@@ -32,7 +31,9 @@ from tam_triton.kernels.projections import (
 
 # Blocks of products, whatever T is: what a product gives, of which it takes 16 at least, and what is summed over.
 OUTPUTS = 16
+HIDDEN_OUTPUTS = 4  # of the convolution, whose products stay apart until the end
 INPUTS = 64
+FRAMES = 8  # of V at a time
 ROWS = 64
 MOST_PARTS = 16  # of a sum over the batch; each program of the next launch adds them up
 
@@ -41,25 +42,32 @@ MOST_PARTS = 16  # of a sum over the batch; each program of the next launch adds
 def convolve(
     squeezed_ptr, conv_ptr, projected_ptr, moments_ptr, program,
     columns, C, HIDDEN, blocks, parts, steps,
-    T: tl.constexpr, TAPS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    T: tl.constexpr, TAPS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
     ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """z₃ of some hidden channels in one part of the columns, and its moments."""
     h = (program % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
     part = (program // blocks).to(INDEX)
-    columns, inputs = tl.cast(columns, INDEX), tl.cast(C, INDEX) * TAPS
+    columns = tl.cast(columns, INDEX)
     mean, variance, seen = tl.zeros([BLOCK_H], ACC), tl.zeros([BLOCK_H], ACC), tl.full([], 0, ACC)
     for first in range(part * steps * BLOCK_N, tl.minimum((part + 1) * steps * BLOCK_N, columns), BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
-        k = tl.arange(0, BLOCK_K).to(INDEX)
-        weight = load_matrix(conv_ptr, h, HIDDEN, k, inputs)
-        frames = load_windows(squeezed_ptr, k, column, columns, C, T, TAPS)
-        total = tl.zeros([BLOCK_H, BLOCK_N], ACC)
-        for k0 in range(0, inputs, BLOCK_K):
-            next_weight = load_matrix(conv_ptr, h, HIDDEN, k + (k0 + BLOCK_K), inputs)
-            next_frames = load_windows(squeezed_ptr, k + (k0 + BLOCK_K), column, columns, C, T, TAPS)
-            total = product(weight, frames, total)
-            weight, frames = next_weight, next_frames
+        frame = (column % T)[None, None, :]
+        frames_ptr = squeezed_ptr + (column // T).to(tl.int64)[None, None, :] * C * T + frame
+        products = tl.zeros([BLOCK_H, BLOCK_C, BLOCK_N], ACC)
+        for c0 in range(0, C, BLOCK_C):
+            c = (c0 + tl.arange(0, BLOCK_C)).to(INDEX)[None, :, None]
+            weight_ptr = conv_ptr + (h[:, None, None] * C + c) * TAPS
+            loaded = ()
+            for j in tl.static_range(TAPS):  # all are asked for before the first is multiplied
+                s = frame + (j - TAPS // 2)
+                inside = (c < C) & (column < columns)[None, None, :] & (s >= 0) & (s < T)
+                weight = tl.load(weight_ptr + j, mask=(h < HIDDEN)[:, None, None] & (c < C), other=0.0)
+                x = tl.load(frames_ptr + c * T + (j - TAPS // 2), mask=inside, other=0.0)
+                loaded = loaded + ((weight, x),)
+            for j in tl.static_range(TAPS):
+                products += loaded[j][0].to(ACC) * loaded[j][1].to(ACC)
+        total = tl.sum(products, axis=1)
         n, t = (column // T).to(tl.int64)[None, :], (column % T)[None, :]
         inside = (h < HIDDEN)[:, None] & (column < columns)[None, :]
         tl.store(projected_ptr + (n * HIDDEN + h[:, None]) * T + t, total, mask=inside)
@@ -97,7 +105,7 @@ def projections_kernel(
     columns, rows: tl.int64, C, HIDDEN, WIDTH, hidden_blocks, column_parts, column_steps, wide_blocks, row_parts,
     row_steps,
     T: tl.constexpr, TAPS: tl.constexpr, FRAMES: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """z₃[n,h,t] = Σ_{c,j} W₃[h,c,j]·X̂[n,c,t+j−1]; in training its moments and, by other programs, those of z₁."""
     program = tl.program_id(0)
@@ -105,7 +113,7 @@ def projections_kernel(
         convolve(
             squeezed_ptr, conv_ptr, projected_ptr, local_ptr, program,
             columns, C, HIDDEN, hidden_blocks, column_parts, column_steps,
-            T, TAPS, BLOCK_H, BLOCK_N, BLOCK_K, ACC, INDEX,
+            T, TAPS, BLOCK_H, BLOCK_N, BLOCK_C, ACC, INDEX,
         )  # fmt: skip
     elif global_ptr is not None:
         row_moments(
@@ -143,26 +151,27 @@ def weights_kernel(
     columns, rows: tl.int64, C, HIDDEN, WIDTH, blocks, column_parts, of_column_part, row_parts, of_row_part,
     eps: tl.float64,
     T: tl.constexpr, K: tl.constexpr, FRAMES: tl.constexpr, WIDE: tl.constexpr, TAPS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, PARTS: tl.constexpr,
-    ACC: tl.constexpr, INDEX: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_T: tl.constexpr,
+    COLUMN_PARTS: tl.constexpr, ROW_PARTS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """V[n,c,t] = σ(W₄·ReLU(BN(z₃))) and Θ[n,c,:] = softmax(W₂·ReLU(BN(W₁·X̂[n,c,:])))."""
     n = (tl.program_id(0) // blocks).to(tl.int64)
     c = (tl.program_id(0) % blocks).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C)
     row = n * C + c
-    for t0 in range(0, T, FRAMES):
-        t = t0 + tl.arange(0, FRAMES)
+    for t0 in range(0, T, BLOCK_T):
+        t = t0 + tl.arange(0, BLOCK_T)
         column = n * T + t
-        total = tl.zeros([BLOCK_C, FRAMES], ACC)
+        products = tl.zeros([BLOCK_C, BLOCK_H, BLOCK_T], ACC)
         for h0 in range(0, HIDDEN, BLOCK_H):
             h = (h0 + tl.arange(0, BLOCK_H)).to(INDEX)
             weight = load_matrix(conv_ptr, c, C, h, HIDDEN)
             projected = load_columns(projected_ptr, h, column, columns, HIDDEN, T, False)
             mean, scale, bias = scale_and_bias(
                 local_norm, local_ptr, local_statistics_ptr, h, HIDDEN, column_parts, of_column_part, columns, eps,
-                PARTS, ACC,
+                COLUMN_PARTS, ACC,
             )  # fmt: skip
-            total = product(weight, normalize(projected, mean, scale, bias), total)
+            products += weight.to(ACC)[:, :, None] * normalize(projected, mean, scale, bias)[None, :, :]
+        total = tl.sum(products, axis=1)
         where = t[None, :].to(INDEX) * C + c[:, None] if CHANNELS_LAST else c[:, None] * T + t[None, :]
         power = tl.exp(-tl.abs(total))  # the sigmoid by a power that cannot overflow
         importance = (tl.where(total >= 0, 1.0, power) / (1 + power)).to(importance_ptr.dtype.element_ty)
@@ -175,7 +184,7 @@ def weights_kernel(
         second = load_matrix(second_ptr, k.to(INDEX), K, w, WIDTH)
         wide = project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T, FRAMES, tl.zeros([WIDE, BLOCK_C], ACC))
         mean, scale, bias = scale_and_bias(
-            global_norm, global_ptr, global_statistics_ptr, w, WIDTH, row_parts, of_row_part, rows, eps, PARTS, ACC
+            global_norm, global_ptr, global_statistics_ptr, w, WIDTH, row_parts, of_row_part, rows, eps, ROW_PARTS, ACC
         )
         scores = product(second, normalize(wide, mean, scale, bias), scores)
     scores = tl.where(k[:, None] < K, scores, float("-inf"))
@@ -228,17 +237,17 @@ def launch_both(
         of_global = squeezed.new_empty((2, blocks.row_parts, width), dtype=dtype)
         l_statistics, g_statistics = (squeezed.new_empty((3, size), dtype=dtype) for size in (hidden, width))
     index = blocks.offset_dtype(taps, kernel_size)
-    options = {"num_warps": launch.warps(2 * launch.ROW_THREADS), "num_stages": 1, **launch.OPTIONS}
-    inputs = min(blocks.inputs, 2 * OUTPUTS) if training else blocks.inputs  # moments of all parts take registers
+    options = {"num_warps": launch.warps(launch.ROW_THREADS), "num_stages": 1, **launch.OPTIONS}
+    hidden_blocks = launch.ceil_div(hidden, HIDDEN_OUTPUTS)
     of_rows = blocks.wide_blocks * blocks.row_parts if training else 0
     with launch.on_device(squeezed):
-        projections_kernel[(blocks.hidden_blocks * blocks.column_parts + of_rows,)](
+        projections_kernel[(hidden_blocks * blocks.column_parts + of_rows,)](
             squeezed, l_first, g_first, projected, local, of_global,
             clips * num_segments, clips * channels, channels, hidden, width,
-            blocks.hidden_blocks, blocks.column_parts, blocks.column_steps,
-            blocks.wide_blocks, blocks.row_parts, blocks.row_steps,
-            T=num_segments, TAPS=taps, FRAMES=OUTPUTS, WIDE=OUTPUTS, ROWS=blocks.rows, BLOCK_H=OUTPUTS,
-            BLOCK_N=OUTPUTS, BLOCK_K=blocks.inputs, ACC=acc, INDEX=index, **options,
+            hidden_blocks, blocks.column_parts, blocks.column_steps,
+            blocks.wide_blocks, blocks.row_parts, blocks.of_row_part // blocks.moment_rows,
+            T=num_segments, TAPS=taps, FRAMES=OUTPUTS, WIDE=OUTPUTS, ROWS=blocks.moment_rows,
+            BLOCK_H=HIDDEN_OUTPUTS, BLOCK_N=OUTPUTS, BLOCK_C=INPUTS, ACC=acc, INDEX=index, **options,
         )  # fmt: skip
         weights_kernel[(clips * blocks.blocks,)](
             squeezed, projected, l_second, g_first, g_second, tuple(l_norm), tuple(g_norm),
@@ -246,8 +255,10 @@ def launch_both(
             clips * num_segments, clips * channels, channels, hidden, width, blocks.blocks,
             blocks.column_parts, blocks.of_column_part, blocks.row_parts, blocks.of_row_part, eps,
             T=num_segments, K=kernel_size, FRAMES=OUTPUTS, WIDE=OUTPUTS, TAPS=launch.product_size(kernel_size),
-            CHANNELS_LAST=channels_last, BLOCK_C=OUTPUTS, BLOCK_H=min(inputs, launch.product_size(hidden)),
-            PARTS=MOST_PARTS, ACC=acc, INDEX=index, **options,
+            CHANNELS_LAST=channels_last, BLOCK_C=OUTPUTS, BLOCK_H=min(blocks.inputs, launch.next_power_of_2(hidden)),
+            BLOCK_T=min(FRAMES, launch.next_power_of_2(num_segments)),
+            COLUMN_PARTS=launch.next_power_of_2(blocks.column_parts),
+            ROW_PARTS=launch.next_power_of_2(blocks.row_parts), ACC=acc, INDEX=index, **options,
         )  # fmt: skip
     return importance, kernel, projected, g_statistics, l_statistics  # type: ignore[return-value]
 
@@ -274,6 +285,9 @@ class Blocks:
         self.row_steps = launch.ceil_div(launch.ceil_div(rows, self.rows), MOST_PARTS)
         self.of_row_part = self.row_steps * self.rows
         self.row_parts = launch.ceil_div(rows, self.of_row_part)
+        self.gradient_steps = launch.ceil_div(launch.ceil_div(rows, self.rows), 4 * MOST_PARTS)
+        self.gradient_parts = launch.ceil_div(rows, self.gradient_steps * self.rows)
+        self.moment_rows = min(self.of_row_part & -self.of_row_part, self.rows * 4)
 
     def offset_dtype(self, taps: int, kernel_size: int) -> tl.dtype:
         """Of columns, and of offsets in a clip's features and in weights."""

@@ -16,6 +16,7 @@ from tam_triton import layout
 VECTOR_BYTES = 16  # the widest load and store of one thread
 LINE_BYTES = 128  # of the cache
 SMALL_MAP = 64  # pixels: a second launch, which adds up parts of them, costs more than it saves
+MOST_CHANNELS = 4  # of a thread, in channels_last
 LOADS = 4  # of a thread, asked for before the first is used: at least, where there are so many
 ALIGNED_ELEMENTS = 16  # Triton proves alignment from sizes that are multiples of this
 ROW_THREADS = 128
@@ -88,9 +89,17 @@ def partial_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Block:
-    """One warp, and as many frames ahead as make 64 bytes a thread."""
+    """One warp, two vectors a thread where they are single elements.
+
+    As many frames ahead as make 64 bytes a thread. In channels_last, where a thread keeps weights of each of its
+    channels, it has four channels at most, and in half precision two frames ahead: more take registers that the warps
+    of a multiprocessor share, and older compilers twice as many.
+    """
     vector = row_vector(channels, pixels, channels_last, itemsize)
-    return Block(device().warp_size, vector, min(8, 64 // (vector * itemsize)))
+    if channels_last:
+        vector = min(MOST_CHANNELS, vector)
+        return Block(device().warp_size, vector, 2 if itemsize == 2 else min(8, 64 // (vector * itemsize)))
+    return Block(device().warp_size * max(1, 2 // vector), vector, min(8, 64 // (vector * itemsize)))
 
 
 def frames_of_part(programs: int, num_segments: int, most: int) -> int:
@@ -102,29 +111,25 @@ def frames_of_part(programs: int, num_segments: int, most: int) -> int:
     return max(1, min(to_fill, ceil_div(num_segments, ceil_div(num_segments, most))))
 
 
-def squeeze_tile(
-    frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int, several: bool = False
-) -> Tile:
+def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
     """For the squeeze of so many frames: rows as they stand, in vectors that divide them.
 
     NCHW: long rows have programs of their own, short ones half a warp each, and a thread two of them. channels_last:
-    lines of the cache, and as many warps as keep a multiprocessor busy. There a thread that keeps `several` sums of a
-    channel has registers for fewer loads.
+    lines of the cache, and where these make too few programs several for the pixels of each.
     """
     multiprocessors, lanes = device()
     vector = row_vector(channels, pixels, channels_last, itemsize)
     if channels_last:
+        vector = min(MOST_CHANNELS, vector)
         across = min(LINE_BYTES // itemsize, next_power_of_2(channels))
-        if frames * ceil_div(channels, across) < multiprocessors:
-            across = max(vector, across // 2)
         programs = frames * ceil_div(channels, across)
-        num_warps = min(1024 // lanes // 2, next_power_of_2(max(1, 24 * multiprocessors // programs)))
-        wanted = ceil_div(multiprocessors, programs)  # parts
-        while num_warps > 1 and lanes * num_warps * vector // across * LOADS * wanted > next_power_of_2(pixels):
+        enough = 2 * programs >= 3 * multiprocessors
+        num_warps = (8 if enough else 4) * 32 // lanes
+        while num_warps > 1 and lanes * num_warps * vector // across * 2 * LOADS > next_power_of_2(pixels):
             num_warps //= 2
         down = max(1, lanes * num_warps * vector // across)
         total = ceil_div(pixels, down)
-        parts = max(1, min(total // LOADS, wanted))
+        parts = 1 if enough else max(1, min(total // LOADS, ceil_div(4 * multiprocessors, programs)))
     else:
         vectors = ceil_div(pixels, vector)
         num_warps = 2 if vectors >= 8 * lanes else 1
@@ -132,33 +137,32 @@ def squeeze_tile(
         across = 1 if vectors >= 4 * lanes else 2 * lanes // width
         down, total = width * vector, ceil_div(vectors, width)
         parts = max(1, min(total // LOADS, ceil_div(8 * multiprocessors, frames * ceil_div(channels, across))))
-    steps = ceil_div(ceil_div(total, parts), LOADS if several and channels_last else 2 * LOADS)
+    steps = ceil_div(ceil_div(total, parts), 2 * LOADS)
     unroll = ceil_div(total, parts * steps)
     return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 
 
 def moments_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
-    """For mean and variance of each channel over all frames: as the squeeze, but parts are of all frames together.
+    """For mean and variance of each channel over all frames: two warps, and a part is of all frames together.
 
-    Tiles are counted through, frame after frame, and each part takes as many of them; so there are only as many parts
-    as keep a multiprocessor busy.
+    NCHW: rows, of one channel but where they are short. channels_last: lines of the cache. Tiles are counted through,
+    frame after frame, and each part takes as many of them; so there are only as many parts as keep a multiprocessor
+    busy.
     """
     multiprocessors, lanes = device()
     vector = row_vector(channels, pixels, channels_last, itemsize)
+    num_warps = 2
     if channels_last:
-        across, num_warps = min(LINE_BYTES // itemsize, next_power_of_2(channels)), 4
+        across, resident = min(LINE_BYTES // itemsize, next_power_of_2(channels)), 12
         down = max(1, lanes * num_warps * vector // across)
         while num_warps > 1 and down > next_power_of_2(pixels):
             num_warps, down = num_warps // 2, max(1, down // 2)
     else:
-        vectors = ceil_div(pixels, vector)
-        num_warps = 2 if vectors >= 8 * lanes else 1
-        width = lanes * num_warps if vectors >= 4 * lanes else min(lanes // 2, next_power_of_2(vectors))
-        across = 1 if vectors >= 4 * lanes else 2 * lanes // width
-        down = width * vector
+        width = min(lanes * num_warps, next_power_of_2(ceil_div(pixels, vector)))
+        across, down, resident = lanes * num_warps // width, width * vector, 16
     total = frames * ceil_div(pixels, down)
-    wanted = ceil_div(24 * multiprocessors, num_warps * ceil_div(channels, across))
-    unroll = min(LOADS if vector * itemsize == VECTOR_BYTES else 2 * LOADS, next_power_of_2(total))
+    wanted = ceil_div(resident * multiprocessors, num_warps * ceil_div(channels, across))
+    unroll = min(2 * LOADS, next_power_of_2(total))
     steps = ceil_div(total, unroll * max(1, min(total // unroll, wanted)))
     return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 
@@ -179,28 +183,31 @@ def band_frames(num_segments: int, kernel_size: int, bands: int = 1) -> int:
     return ceil_div(num_segments, ceil_div(num_segments, most))
 
 
-def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
+def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, itemsize: int, bands: int = 1) -> Tile:
     """For the gradients of V and Θ, where a thread has all frames of its pixels in flight, of X and of dY.
 
-    NCHW: rows as they stand, in vectors that divide them. channels_last: a warp has 64 channels, in half precision
-    a line of the cache. As many parts as keep every multiprocessor busy, of two tiles at least.
+    NCHW: rows as they stand, in vectors that divide them. channels_last: a warp has two pixels of
+    32 channels. As many parts as keep every multiprocessor busy, of a few tiles at least.
     """
     lanes = device().warp_size
     if channels_last:
         vector = min(64 // lanes, row_vector(channels, pixels, channels_last, itemsize))
-        across = min(lanes * vector, next_power_of_2(channels))
-        num_warps = 4 if pixels > SMALL_MAP else 8
+        few = pixels <= SMALL_MAP
+        across = min(lanes * vector // 2, next_power_of_2(channels))
+        num_warps, resident = 8 if few else 2, 20 if bands == 1 else 12
         down = lanes * num_warps * vector // across
-        total, resident = ceil_div(pixels, down), 12
+        total = ceil_div(pixels, down)
     else:
         vector = row_vector(channels, pixels, channels_last, itemsize)
         vectors = ceil_div(pixels, vector)
-        num_warps = 1
-        width = min(lanes if vector * itemsize == VECTOR_BYTES else 2 * lanes, next_power_of_2(vectors))
-        across, down = max(1, lanes // width), width * vector
+        num_warps = 2 if vectors >= 2 * lanes else 1
+        narrow = num_warps == 1 and vector * itemsize == VECTOR_BYTES
+        width = min(lanes if narrow else 2 * lanes, next_power_of_2(vectors))
+        across, down = max(1, lanes * num_warps // width), width * vector
         total, resident = ceil_div(pixels, down), 16
     programs = max(1, device().multiprocessors * resident // num_warps // max(1, clips * ceil_div(channels, across)))
-    steps = ceil_div(total, max(1, min(total // 2, programs))) if pixels > SMALL_MAP else total
+    most = (total - 1) // 5 if channels_last else total // 2  # parts, whose sums are written and read again
+    steps = ceil_div(total, max(1, min(most, programs))) if pixels > SMALL_MAP else total
     return Tile(across, down, vector, num_warps, ceil_div(total, steps), steps)
 
 

@@ -6,39 +6,35 @@ from torch import Tensor
 
 from tam_triton.kernels import launch, metadata
 
-THREADS = 32
-LOADS = 16  # of a thread, asked for before the first is used
+ELEMENTS = 32  # of a program
+MOST_PARTS = 64  # of them that it reads at once
 
 
 @triton.jit(launch_metadata=metadata.add_parts)
-def add_parts_kernel(first, second, third, blocks, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constexpr):
+def add_parts_kernel(first, second, third, blocks, BLOCK: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr):
     """Of up to three results, the first of which has so many blocks."""
     if tl.program_id(0) < blocks:
-        add(first, tl.program_id(0), BLOCK, LOADS, ACC)
+        add(first, tl.program_id(0), BLOCK, PARTS, ACC)
     elif third is not None:
         block = tl.program_id(0) - blocks
         of_second = tl.cdiv(second[3], BLOCK)
         if block < of_second:
-            add(second, block, BLOCK, LOADS, ACC)
+            add(second, block, BLOCK, PARTS, ACC)
         else:
-            add(third, block - of_second, BLOCK, LOADS, ACC)
+            add(third, block - of_second, BLOCK, PARTS, ACC)
     elif second is not None:
-        add(second, tl.program_id(0) - blocks, BLOCK, LOADS, ACC)
+        add(second, tl.program_id(0) - blocks, BLOCK, PARTS, ACC)
 
 
 @triton.jit
-def add(result, block, BLOCK: tl.constexpr, LOADS: tl.constexpr, ACC: tl.constexpr):
+def add(result, block, BLOCK: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr):
     parts_ptr, sum_ptr, parts, size = result
-    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], ACC)
-    for first in range(0, parts, LOADS):
-        loaded = ()
-        for j in tl.static_range(LOADS):
-            inside = (i < size) & (first + j < parts)
-            loaded = loaded + (tl.load(parts_ptr + (first + j) * tl.cast(size, tl.int64) + i, mask=inside, other=0.0),)
-        for j in tl.static_range(LOADS):
-            total += loaded[j]
-    tl.store(sum_ptr + i, total.to(sum_ptr.dtype.element_ty), mask=i < size)
+    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros([PARTS, BLOCK], ACC)
+    for first in range(0, parts, PARTS):
+        part = first + tl.arange(0, PARTS)[:, None]
+        total += tl.load(parts_ptr + part.to(tl.int64) * size + i, mask=(i < size) & (part < parts), other=0.0)
+    tl.store(sum_ptr + i, tl.sum(total, axis=0)[None, :].to(sum_ptr.dtype.element_ty), mask=i < size)
 
 
 def room(result: Tensor, parts: int) -> Tensor:
@@ -56,9 +52,10 @@ def add_parts(*pairs: tuple[Tensor, Tensor]) -> None:
     left = [(parts, result, parts.shape[0], result.numel()) for parts, result in pairs if parts is not result]
     if not left:
         return
-    blocks = [launch.ceil_div(size, THREADS) for *_, size in left]
+    blocks = [launch.ceil_div(size, ELEMENTS) for *_, size in left]
+    at_once = min(MOST_PARTS, launch.next_power_of_2(max(count for _, _, count, _ in left)))
     add_parts_kernel[(sum(blocks),)](
         *left, *(None,) * (3 - len(left)), blocks[0],
-        BLOCK=THREADS, LOADS=LOADS, ACC=launch.accumulator(left[0][1].dtype),
-        num_warps=launch.warps(THREADS), **launch.OPTIONS,
+        BLOCK=ELEMENTS, PARTS=at_once, ACC=launch.accumulator(left[0][1].dtype),
+        num_warps=launch.warps(min(launch.ROW_THREADS, at_once * ELEMENTS)), **launch.OPTIONS,
     )  # fmt: skip

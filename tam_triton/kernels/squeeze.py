@@ -96,7 +96,7 @@ def launched(
     channels_last = layout.is_channels_last(x)
     x = layout.to_layout(x, channels_last)
     frames, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    tile = launch.squeeze_tile(frames, channels, pixels, channels_last, x.element_size(), batch_norm is not None)
+    tile = launch.squeeze_tile(frames, channels, pixels, channels_last, x.element_size())
     vectors, lines = layout.vectors_and_lines(channels, pixels, channels_last, tile.vector)
     squeezed = x.new_empty((frames // num_segments, channels, num_segments))
     parts = room(squeezed, tile.parts)

@@ -238,9 +238,10 @@ def launched(
     dtype = kernel.dtype if importance is None else importance.dtype
     clips, channels, pixels = x.shape[0] // T, x.shape[1], x.shape[2] * x.shape[3]
     kernel_size, shared = kernel.shape[-1], kernel.dim() == 2
-    frames = launch.band_frames(T, kernel_size, 1 if batch_norm is None else 2)
+    bands = 1 if batch_norm is None else 2
+    frames = launch.band_frames(T, kernel_size, bands)
     time_parts = launch.ceil_div(T, frames)
-    tile = launch.band_tile(clips * time_parts, channels, pixels, channels_last, x.element_size())
+    tile = launch.band_tile(clips * time_parts, channels, pixels, channels_last, x.element_size(), bands)
     d_importance, d_kernel = x.new_empty((clips, channels, T), dtype=dtype), kernel.new_empty(kernel.shape)
     importance_parts = room(d_importance, tile.parts)
     kernel_parts = room(d_kernel, tile.parts * time_parts * (clips if shared else 1))
