@@ -67,7 +67,7 @@ def project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T: tl.constexpr, 
 def quotient(a, b):
     """a / b rounded to nearest, of float32 too, whose own division may be off by two units in the last place."""
     if b.dtype == tl.float32:  # noqa: SIM108  # this is known when Triton compiles
-        result = tl.div_rn(a, b)
+        result = tl.div_rn(a.to(tl.float32), b)
     else:
         result = a / b
     return result
