@@ -82,11 +82,10 @@ def row(operator: str, layout: str, launch: Launch) -> str:
     counts = launch.counts
     figures = []
     for kind in ("load", "store"):
-        traffic = [one for (_, direction), one in counts.traffic.items() if direction == kind]
-        requests, sectors = sum(one.requests for one in traffic), sum(one.sectors for one in traffic)
-        needed = sum(one.bytes for one in traffic) / SECTOR
-        figures += [str(requests), *(f"{part / max(requests, 1):.2f}" for part in (sectors, needed))]
-    used = sum(one.bytes for one in counts.traffic.values())
+        traffic = counts.requested(kind)
+        parts = (traffic.sectors, traffic.bytes / SECTOR)
+        figures += [str(traffic.requests), *(f"{part / max(traffic.requests, 1):.2f}" for part in parts)]
+    used = counts.requested("load", "store").bytes
     instructions = sum(counts.instructions.values())
     cells = (
         operator, launch.kernel, layout, launch.grid[0], instructions, f"{instructions / max(used, 1):.2f}", *figures,

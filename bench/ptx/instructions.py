@@ -37,6 +37,8 @@ def elementwise(machine: Machine, lanes: Lanes, instruction: Instruction, active
     known = all_known(*(known for _, known in operands))
     if name in BINARY:
         result = (BINARY_NAN if "NaN" in opcode else BINARY)[name](*values)
+        if kind == "bf16":
+            result = bfloat16(result)  # of float32, whose own rounding of such a sum does no harm
     elif name in UNARY:
         result = UNARY[name](*map(flushed, values) if "ftz" in opcode else values)
     elif kind[0] == "f":
@@ -322,7 +324,7 @@ def store_matrices(machine: Machine, lanes: Lanes, instruction: Instruction, act
 
 INTEGER = r"[sub](16|32|64)"
 FORMS: dict[str, Handler] = {
-    rf"(add|sub)\.({INTEGER}|[su]16x2|(rn\.)?(f32(x2)?|f64))": elementwise,
+    rf"(add|sub)\.({INTEGER}|[su]16x2|(rn\.)?(b?f16|f32(x2)?|f64))": elementwise,
     rf"(min|max)\.{INTEGER}|(min|max)(\.NaN)?\.f32|(min|max)\.f64": elementwise,
     rf"(div|rem)\.{INTEGER}": elementwise,
     r"(and|or|xor|not)\.(pred|b16|b32|b64)": elementwise,

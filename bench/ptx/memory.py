@@ -75,6 +75,11 @@ class Counts:
     shared_requests: int = 0
     shared_wavefronts: int = 0
 
+    def requested(self, *directions: str) -> Traffic:
+        """The sums over all parameters, of `load`, `store` or both."""
+        parts = [one for (_, direction), one in self.traffic.items() if direction in directions]
+        return Traffic(*(sum(getattr(one, name) for one in parts) for name in ("requests", "sectors", "bytes")))
+
 
 def aligned(address: Index, size: int) -> None:
     """Vectors start at multiples of their size."""

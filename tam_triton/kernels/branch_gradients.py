@@ -19,14 +19,14 @@ from tam_triton.kernels import launch, metadata
 from tam_triton.kernels.branches import OUTPUTS, Blocks
 from tam_triton.kernels.frames import relu
 from tam_triton.kernels.output_gradients import activate, norm_of, output_gradients_kernel, score_columns, score_rows
-from tam_triton.kernels.projections import load_matrix, load_windows, product, project_rows, sum_of_parts
+from tam_triton.kernels.projections import load_matrix, load_windows, product, project_rows, quotient, sum_of_parts
 
 
 @triton.jit
 def through_norm(d_output, normalized, sum_d, sum_dn, weight, inverse, count, ACC: tl.constexpr):
     """BatchNorm's gradient, from that of its output."""
     total = tl.full([], 0, ACC) + count
-    d_centred = d_output - (sum_d[:, None] + normalized * sum_dn[:, None]) / total
+    d_centred = d_output - quotient(sum_d[:, None] + normalized * sum_dn[:, None], total)
     return (weight * inverse)[:, None] * d_centred
 
 
@@ -167,7 +167,8 @@ def global_weights(
     sum_dn = sum_of_parts(vectors_ptr + WIDTH, w, known, size, parts, PARTS)
     sum_x = sum_of_parts(vectors_ptr + (2 + K) * WIDTH, t, known, size, parts, PARTS)
     weight, _, _, inverse = norm_of(norm, w, WIDTH, ACC)
-    d_first = weight * inverse * (sum_dx - (sum_d * sum_x + sum_dn * sum_nx) / (tl.full([], 0, ACC) + rows))
+    mean = quotient(sum_d * sum_x + sum_dn * sum_nx, tl.full([], 0, ACC) + rows)
+    d_first = weight * inverse * (sum_dx - mean)
     tl.store(d_first_ptr + i, d_first.to(d_first_ptr.dtype.element_ty), mask=known)
     if program * BLOCK < WIDTH:
         sum_d = sum_of_parts(vectors_ptr, i, i < WIDTH, size, parts, PARTS)

@@ -27,6 +27,7 @@ from tam_triton.kernels.projections import (
     normalize,
     product,
     project_rows,
+    quotient,
 )
 
 # Blocks of products, whatever T is: what a product gives, of which it takes 16 at least, and what is summed over.
@@ -174,7 +175,7 @@ def weights_kernel(
         total = tl.sum(products, axis=1)
         where = t[None, :].to(INDEX) * C + c[:, None] if CHANNELS_LAST else c[:, None] * T + t[None, :]
         power = tl.exp(-tl.abs(total))  # the sigmoid by a power that cannot overflow
-        importance = (tl.where(total >= 0, 1.0, power) / (1 + power)).to(importance_ptr.dtype.element_ty)
+        importance = quotient(tl.where(total >= 0, 1.0, power), 1 + power).to(importance_ptr.dtype.element_ty)
         tl.store(importance_ptr + n * C * T + where, importance, mask=(c < C)[:, None] & (t < T)[None, :])
 
     k = tl.arange(0, TAPS)
@@ -189,7 +190,7 @@ def weights_kernel(
         scores = product(second, normalize(wide, mean, scale, bias), scores)
     scores = tl.where(k[:, None] < K, scores, float("-inf"))
     powers = tl.exp(scores - tl.max(scores, axis=0)[None, :])
-    theta = (powers / tl.sum(powers, axis=0)[None, :]).to(kernel_ptr.dtype.element_ty)
+    theta = quotient(powers, tl.sum(powers, axis=0)[None, :]).to(kernel_ptr.dtype.element_ty)
     where = k[:, None].to(INDEX) * C + c[None, :] if CHANNELS_LAST else c[None, :] * K + k[:, None]
     tl.store(kernel_ptr + n * C * K + where, theta, mask=(k < K)[:, None] & (c < C)[None, :])
 

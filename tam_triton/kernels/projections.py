@@ -66,15 +66,25 @@ def project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T: tl.constexpr, 
 
 
 @triton.jit
+def quotient(a, b):
+    """a / b rounded to nearest, of float32 too, whose own division may be off by two units in the last place."""
+    if b.dtype == tl.float32:  # noqa: SIM108  # this is known when Triton compiles
+        result = tl.div_rn(a.to(tl.float32), b)
+    else:
+        result = a / b
+    return result
+
+
+@triton.jit
 def add_moments(mean, variance, seen, values, present):
     """Mean and variance of each row after more values (Chan, Golub and LeVeque: no digits are lost)."""
     count = tl.sum(present.to(mean.dtype), axis=0)
-    other = tl.sum(tl.where(present[None, :], values, 0.0), axis=1) / count
+    other = quotient(tl.sum(tl.where(present[None, :], values, 0.0), axis=1), count)
     off = tl.where(present[None, :], values - other[:, None], 0.0)
     # off · (off / count) + 0: a sum over lanes must not take the product into itself, and of a square LLVM knows that
     # + 0 changes nothing.
-    other_variance = tl.sum(off * (off * (1 / count)) + 0.0, axis=1)
-    share, apart = count / (seen + count), other - mean
+    other_variance = tl.sum(off * (off * quotient(tl.full([], 1, count.dtype), count)) + 0.0, axis=1)
+    share, apart = quotient(count, seen + count), other - mean
     variance += (other_variance - variance) * share + apart * apart * (share * (1 - share))
     return mean + apart * share, variance, seen + count
 
@@ -87,8 +97,8 @@ def batch_statistics(moments_ptr, i, size, parts, of_part, count, PARTS: tl.cons
     at = part * size + i[:, None]
     means = tl.load(moments_ptr + at, mask=inside, other=0.0)
     variances = tl.load(moments_ptr + parts * size + at, mask=inside, other=0.0)
-    share = tl.where(part < parts, tl.minimum(count - part * of_part, of_part), 0).to(ACC) / (
-        tl.full([], 0, ACC) + count
+    share = quotient(
+        tl.where(part < parts, tl.minimum(count - part * of_part, of_part), 0).to(ACC), tl.full([], 0, ACC) + count
     )
     mean = tl.sum(means * share + 0.0, axis=1)
     off = tl.where(inside, means - mean[:, None], 0.0)

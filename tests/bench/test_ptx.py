@@ -184,6 +184,15 @@ def test_floats() -> None:
     assert number(computed(half, bits(3.0), bits(0.5))) == 9.5
 
 
+@pytest.mark.parametrize(("kind", "first"), [("f16", 2048.0), ("bf16", 256.0)])
+def test_sums_of_halves_are_rounded_once(kind: str, first: float) -> None:
+    """Ties to even, from the first number that its next lies two apart from."""
+    narrow = f"cvt.rn.{kind}.f32 %rs1, %r10; cvt.rn.{kind}.f32 %rs2, %r11;"
+    for name, off, expected in (("add", 1, 0), ("add", 3, 4), ("sub", -3, 4)):
+        body = f"{narrow} {name}.{kind} %rs3, %rs1, %rs2; cvt.f32.{kind} %r20, %rs3"
+        assert number(computed(body, bits(first), bits(off))) == first + expected, (name, off)
+
+
 @pytest.mark.parametrize(("name", "exact"), [("ex2", 2**1.3), ("sqrt", 1.3**0.5), ("rcp", 1 / 1.3)])
 def test_what_is_approximate_errs_as_told(name: str, exact: float) -> None:
     body = f"mov.b32 %r10, 0f{bits(1.3):08X}; {name}.approx.f32 %r20, %r10; st.global.b32 [%rd5], %r20;"

@@ -44,11 +44,15 @@ def test_sixteen_frames_and_five_taps(operator: Operator) -> None:
 @pytest.mark.parametrize("error", [-1.0, 1.0])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_what_is_approximate_may_err_as_far_as_it_is_allowed(layout: str, error: float) -> None:
-    """Square roots and exponentials of a GPU are not exact."""
-    names = {"branches", "activated_squeeze", "activated_aggregate"}
-    for operator in (row for row in OPERATORS if row.name in names):
-        problem = Problem(N=2, T=4, C=16, H=3, W=3, K=3, layout=layout)
-        check_against_reference(Compiled("sm_90", error=error), operator, problem)  # type: ignore[arg-type]
+    """Square roots, exponentials and quotients of a GPU are not exact. A single V is one of each, and nothing else."""
+    small, single = Problem(N=2, T=4, C=16, H=3, W=3, K=3, layout=layout), Problem(N=1, T=1, C=1, H=1, W=1, K=3)
+    cases = [
+        ("branches", small), ("activated_squeeze", small), ("activated_aggregate", small), ("branches", single),
+        ("training_branches", small), ("branch_gradients", single),
+    ]  # fmt: skip
+    rows = {str(operator): operator for operator in OPERATORS}
+    for name, problem in cases:
+        check_against_reference(Compiled("sm_90", error=error), rows[name], problem)  # type: ignore[arg-type]
 
 
 def backwards(count: int) -> range:

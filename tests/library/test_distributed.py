@@ -2,7 +2,8 @@
 
 In evaluation mode: there BatchNorm is the same function on every process, so that equality is exact in principle. In
 training each process normalises by its own clips, as everywhere in torch: there kernels that stand for BatchNorm, ReLU
-and TAM are compared with the layers, as one network learns in two processes.
+and TAM are compared with the layers, as one network learns in two processes. With SyncBatchNorm, which those kernels do
+not stand for, two processes learn what one does on all clips, by the kernels.
 """
 
 import os
@@ -12,13 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.resnet import BasicBlock
 
-from tests.support.networks import small_tanet, videos
+from tam_triton import TAM
+from tam_triton.nets import TABlock
+from tests.library.test_training_norm import counting
+from tests.support.networks import normal, randomised, small_tanet, videos
+from tests.support.synchronised import on_cpus
 
 IMPLEMENTATIONS = ("triton", "torch")
 TIMEOUT = timedelta(seconds=120)
+CLIPS, FRAMES, CHANNELS, STEPS = 2, 3, 8, 10
+NORMS = 4  # of a TA-Block: its own two, and one in each branch of its TAM
 
 
 def loss(logits: Tensor) -> Tensor:
@@ -39,6 +47,7 @@ def train(rank: int, folder: Path) -> None:
         loss(replica(videos(2).double()[rank : rank + 1])).backward()
         results[impl] = {name: parameter.grad for name, parameter in network.named_parameters()}
         results[f"{impl} learned"] = learned(impl, rank)
+    results["synchronised"], results["fused"] = synchronised(rank)
     torch.save(results, folder / f"gradients{rank}.pt")
     distributed.destroy_process_group()
 
@@ -53,6 +62,32 @@ def learned(impl: str, rank: int) -> dict[str, Tensor]:
         loss(replica(clips)).backward()
         optimizer.step()
     return network.state_dict()
+
+
+def ta_block() -> nn.Module:
+    """One in training, from frames `(N·T, 3, 4, 4)` to six numbers each."""
+    block = TABlock(BasicBlock(CHANNELS, CHANNELS), TAM(CHANNELS, FRAMES, impl="triton"))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 6)]
+    return randomised(nn.Sequential(nn.Conv2d(3, CHANNELS, 3), block, *head)).double()
+
+
+def take_ten_steps(network: nn.Module, clips: slice) -> None:
+    """Trains on some of every step's clips."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for batch in normal(STEPS, CLIPS, FRAMES, 3, 4, 4).double():
+        optimizer.zero_grad()
+        loss(network(batch[clips].flatten(0, 1))).backward()
+        optimizer.step()
+
+
+def synchronised(rank: int) -> tuple[dict[str, Tensor], int]:
+    """What is learned from half of the clips a process, and how often kernels stood for a BatchNorm and its ReLU."""
+    replica = DistributedDataParallel(ta_block())  # before: it refuses SyncBatchNorms on CPUs itself
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(replica.module)
+    assert sum(isinstance(part, nn.SyncBatchNorm) for part in replica.modules()) == NORMS
+    with on_cpus(), counting() as calls:
+        take_ten_steps(replica, slice(rank, None, 2))
+    return network.state_dict(), len(calls)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +125,15 @@ def test_learns_as_the_layers_do(folder: Path) -> None:
     first, second = (rank["triton learned"] for rank in ranks)
     apart = {name for name in first if not torch.equal(first[name], second[name])}
     assert apart == {name for name in first if name.endswith(("running_mean", "running_var"))}
+
+
+def test_synchronised_halves_learn_what_one_process_learns_from_all(folder: Path) -> None:
+    """Weights and running statistics, those of the branches too."""
+    network = ta_block()
+    with counting() as calls:
+        take_ten_steps(network, slice(None))
+    assert len(calls) == STEPS
+    for rank in range(2):
+        results = torch.load(folder / f"gradients{rank}.pt")
+        assert results["fused"] == 0
+        torch.testing.assert_close(results["synchronised"], network.state_dict(), rtol=1e-9, atol=1e-12)

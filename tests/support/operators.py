@@ -49,7 +49,7 @@ from tests.support.formulas import (
     plain_training,
 )
 from tests.support.strategies import DTYPES, EXPONENTS, Problem, weights_in_layout
-from tests.support.tolerance import assert_close, nudged
+from tests.support.tolerance import Error, error_of, nudged
 
 # (backend, gradients of the results, arguments) → gradients of a group of arguments
 Transpose = Callable[[ModuleType, tuple[Tensor, ...], Arguments], tuple[Tensor, ...]]
@@ -134,19 +134,27 @@ def strides(x: Tensor) -> list[int]:
 
 def check_against_reference(backend: ModuleType, operator: Operator, problem: Problem) -> None:
     """Values, dtype and shape, and the strides that the operator's fake promises."""
+    for error in errors(backend, operator, problem):
+        assert error.in_units <= 1, str(error)
+
+
+def errors(backend: ModuleType, operator: Operator, problem: Problem) -> list[Error]:
+    """Of each result; AssertionError where dtype, shape or strides are not those that the operator's fake promises."""
     if problem.dtype not in operator.dtypes:
         problem = replace(problem, dtype=torch.float32)
     arguments = operator.arguments(problem)
     results = operator.call(backend, arguments)
     plain = operator.in_plain_torch(arguments)
+    fakes = together(ops.OPERATORS[operator.name].fake(*arguments.values()))
+    assert [strides(result) for result in results] == [strides(fake) for fake in fakes]
+    found = []
     for i, (result, truth) in enumerate(zip(results, operator.truths(problem, arguments), strict=True)):
 
         def again(number: int, i: int = i) -> Tensor:
             return operator.in_plain_torch(each_tensor(lambda tensor: nudged(tensor, number), arguments))[i]
 
-        assert_close(result, truth, plain[i], again)
-    fakes = together(ops.OPERATORS[operator.name].fake(*arguments.values()))
-    assert [strides(result) for result in results] == [strides(fake) for fake in fakes]
+        found.append(error_of(result, truth, plain[i], again))
+    return found
 
 
 def each_tensor(change: Callable[[Tensor], Tensor], arguments: Arguments) -> Arguments:

@@ -11,6 +11,7 @@ be blamed for less.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,13 +21,41 @@ ELEMENTS = 64  # at least, over all inputs
 INPUTS = 8  # at least
 
 
+@dataclass(frozen=True)
+class Error:
+    """How far a result is from the truth, what the rule allows, and the truth's largest value; all absolute."""
+
+    largest: float
+    allowed: float
+    scale: float
+
+    @property
+    def in_units(self) -> float:
+        """Of what is allowed: the rule asks for 1 at most. NaN where the result is, and the truth is not."""
+        return self.largest / self.allowed
+
+    def __str__(self) -> str:
+        return f"off by {self.largest:.3g} where {self.allowed:.3g} is allowed (largest value {self.scale:.3g})"
+
+
 def assert_close(
     result: Tensor,
     truth: np.ndarray,
     plain: Tensor,
     again: Callable[[int], Tensor] | None = None,
 ) -> None:
-    """Raises AssertionError unless `result` is as near to `truth` as the rule asks, and of `plain`'s shape and dtype.
+    """Raises AssertionError unless `result` is as near to `truth` as the rule asks; takes what `error_of` takes."""
+    error = error_of(result, truth, plain, again)
+    assert error.in_units <= 1, str(error)
+
+
+def error_of(
+    result: Tensor,
+    truth: np.ndarray,
+    plain: Tensor,
+    again: Callable[[int], Tensor] | None = None,
+) -> Error:
+    """The error of `result`, beside the one that the rule allows.
 
     Args:
         result: what is tested.
@@ -34,6 +63,9 @@ def assert_close(
         plain: by torch's own operations, of the result's dtype.
         again: the same as `plain` of inputs that `nudged` moved, by number. Without it luck decides where the result is
             small: for inputs that stay the same.
+
+    Raises:
+        AssertionError: `result` is not of `plain`'s shape and dtype, or plain torch is not finite.
     """
     assert result.dtype == plain.dtype, (result.dtype, plain.dtype)
     assert tuple(result.shape) == truth.shape == tuple(plain.shape), (result.shape, truth.shape, plain.shape)
@@ -50,8 +82,7 @@ def assert_close(
     assert math.isfinite(allowed), (
         f"plain torch is not finite here: nothing to compare with (largest value {scale:.3g})"
     )
-    error = largest_error(result, exact)
-    assert error <= allowed, f"off by {error:.3g} where {allowed:.3g} is allowed (largest value {scale:.3g})"
+    return Error(largest_error(result, exact), allowed, scale)
 
 
 def largest_error(values: Tensor, exact: Tensor) -> float:
