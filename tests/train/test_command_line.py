@@ -20,6 +20,7 @@ from train.evaluation.ensemble import EnsembleConfig
 from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.test import EvaluationConfig
+from train.export.config import ExportConfig
 from train.fit.config import FitConfig
 from train.visualize.config import VisualizeConfig
 
@@ -43,6 +44,7 @@ NETWORKS = [*TORCHVISION, "tam_triton"]
         ("predict --help", ["torch", "numpy", "av", *NETWORKS]),
         ("extract --help", ["torch", "numpy", "av", *NETWORKS]),
         ("visualize --help", ["torch", "numpy", "av", *NETWORKS]),
+        ("export --help", ["torch", "numpy", "av", *NETWORKS]),
         ("prepare --help", ["torch", *NETWORKS]),
         ("ensemble --help", NETWORKS),
         ("fit k400-8f --help", TORCHVISION),
@@ -64,7 +66,7 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 CONFIGURATIONS = (
     CompareConfig, ConvertConfig, DemoConfig, EnsembleConfig, EvaluationConfig, ExtractConfig, FitConfig, PredictConfig,
-    PrepareConfig, VisualizeConfig,
+    PrepareConfig, VisualizeConfig, ExportConfig,
 )  # fmt: skip
 
 
