@@ -98,8 +98,6 @@ def load_exported(path: Path, device: torch.device, threads: int | None = None) 
     if kind is None:
         raise InputError(f"{path}: is no exported file, expected one of pt2, onnx or aoti")
     settings, run = _open_onnx(path, device, threads) if kind == "onnx" else _open_archive(path, kind, device)
-    if settings.kind != kind:
-        raise InputError(f"{path}: is of kind {kind}, but says {settings.kind}")
     return TrainedNetwork(ExportedNetwork(path, settings, run), settings.recipe, settings.class_names)
 
 
@@ -114,7 +112,7 @@ def _open_archive(path: Path, kind: Kind, device: torch.device) -> tuple[Setting
         with zipfile.ZipFile(file) as archive:
             parts = [name for name in archive.namelist() if name.endswith(f"/extra/{PART}")]
             text = archive.read(parts[0]).decode(errors="replace") if parts else None
-    settings = Settings.from_text(text, path)
+    settings = Settings.from_text(text, path, kind)
     if kind == "aoti":
         _check_machine(path, settings, device)
     with _reporting(path, settings):
@@ -164,7 +162,7 @@ def _open_onnx(path: Path, device: torch.device, threads: int | None) -> tuple[S
     except Exception as error:  # onnxruntime's errors have nothing else in common
         version = f"onnxruntime {onnxruntime.__version__}"
         raise InputError(f"{path}: cannot be loaded by {version}: {_first_line(error)}") from error
-    settings = Settings.from_text(session.get_modelmeta().custom_metadata_map.get(PART), path)
+    settings = Settings.from_text(session.get_modelmeta().custom_metadata_map.get(PART), path, "onnx")
 
     def run(clips: Tensor) -> Tensor:
         (logits,) = session.run([LOGITS], {CLIPS: clips.cpu().numpy()})

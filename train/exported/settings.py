@@ -69,8 +69,8 @@ class Settings:
         return json.dumps({**described, **to_plain(self)})
 
     @staticmethod
-    def from_text(text: str | None, path: Path) -> "Settings":
-        """What `to_text` wrote, as found in the file at `path`. Raises InputError."""
+    def from_text(text: str | None, path: Path, kind: Kind) -> "Settings":
+        """What `to_text` wrote, as found in the file at `path`, which is of that kind. Raises InputError."""
         if text is None:
             raise InputError(f"{path}: was not exported by `python -m train export`: it has no {PART}")
         plain = parse_json(text)
@@ -78,9 +78,11 @@ class Settings:
         if found != FORMAT:
             raise InputError(f"{path}: is of format {found!r}, expected {FORMAT!r}, which this version reads")
         try:
-            return from_plain(Settings, plain, PART, newer=True)
+            settings = from_plain(Settings, plain, PART, newer=True)
+            require(settings, "kind", settings.kind == kind, f"{kind!r}, which the file is")
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        return settings
 
 
 def settings_of(kind: Kind, recipe: Recipe, class_names: tuple[str, ...], device: torch.device) -> Settings:
