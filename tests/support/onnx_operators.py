@@ -8,6 +8,7 @@ src/frontends/onnx/docs/supported_ops.md of 2025: each has a supported version.
 SUPPORTED = frozenset(
     {"Add", "Cast", "Conv", "Div", "Expand", "Gather", "Gemm", "MaxPool", "Mul", "Pad", "ReduceMean", "Relu"}
     | {"Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Transpose", "Unsqueeze"}
+    | {"BatchNormalization", "Concat", "MatMul", "Shape"}  # of the systems that TAM is compared with
 )
 
 CONSTANT_AXES = {"Pad": 3, "ReduceMean": 1, "Slice": 3, "Unsqueeze": 1}

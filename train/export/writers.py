@@ -54,6 +54,8 @@ def write_network(path: Path, network: nn.Module, settings: Settings, opset: int
             content = _onnx(module, example, settings, opset or OPSET)
         else:
             program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            for node in program.graph.nodes:  # lines of source, with paths of this machine: half of the file's text
+                node.meta.pop("stack_trace", None)
             content = _pt2(program, settings) if settings.kind == "pt2" else _aoti(program, settings)
     with path.open("wb") as file:
         file.write(content)
@@ -112,6 +114,8 @@ def _onnx(module: nn.Module, example: Tensor, settings: Settings, opset: int) ->
     assert program is not None
     if (got := program.model.opset_imports.get("")) != opset:
         raise InputError(f"opset: got {opset}, expected {got}, to which torch could not but keep")
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the same of ONNX
     program.model.metadata_props[PART] = settings.to_text()
     content: bytes = program.model_proto.SerializeToString()
     return content
