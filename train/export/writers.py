@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tam_triton.clips import normalize
 from train.errors import InputError
 from train.export.config import OPSET
+from train.exported.network import reason_of
 from train.exported.settings import CLIPS, LOGITS, PART, Kind, Settings
 
 _MOST_ONNX = 2**31 - 2**20
@@ -113,7 +113,7 @@ def _onnx(module: nn.Module, example: Tensor, settings: Settings, opset: int) ->
     )
     assert program is not None
     if (got := program.model.opset_imports.get("")) != opset:
-        raise InputError(f"opset: got {opset}, expected {got}, to which torch could not but keep")
+        raise InputError(f"opset: got {opset}, expected {got}, as torch cannot write this network in another")
     for node in program.model.graph:
         node.metadata_props.clear()  # the same of ONNX
     program.model.metadata_props[PART] = settings.to_text()
@@ -160,8 +160,4 @@ def _reporting(kind: Kind) -> Iterator[None]:
     except (RuntimeError, TypeError, LookupError, AssertionError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"format: the network cannot be exported as {kind}: {_first_line(error)}") from error
-
-
-def _first_line(error: Any) -> str:
-    return " ".join(str(error).split())[:300]
+        raise InputError(f"format: the network cannot be exported as {kind}: {reason_of(error)}") from error

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,8 @@ Run = Callable[[Tensor], Tensor]
 
 _ONNX = re.compile(rb"\x08[\x03-\x3f][\x12\x1a\x22\x28\x32\x3a\x42\x72]")
 """How a model of ONNX begins: the version of its format, in one byte, and the tag of another field."""
+_MOST_TEXT = 2**24
+"""Bytes of settings; more are not JSON that was written here."""
 
 
 class ExportedNetwork(TakesBytes):
@@ -35,11 +36,16 @@ class ExportedNetwork(TakesBytes):
         self._run = run
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Raises ValueError for other clips: what is compiled would not look at them."""
+        """Raises ValueError for other clips, at which what is compiled would not look, InputError for other logits."""
         if clips.dtype != torch.uint8 or clips.shape[1:] != self.settings.clip_shape:
             kind = f"{clips.dtype} {tuple(clips.shape)}"
             raise ValueError(f"clips: got {kind}, expected torch.uint8 (N, {str(self.settings.clip_shape)[1:]}")
-        return self._run(clips.contiguous())
+        logits = self._run(clips.contiguous())
+        if logits.shape != (expected := (len(clips), len(self.settings.class_names))):
+            raise InputError(
+                f"{self.path}: gives logits {tuple(logits.shape)}, expected {expected}, as many as classes"
+            )
+        return logits
 
     def check_asked(self, views: Views, precision: Precision, channels_last: bool = True) -> None:
         """Raises InputError for what the file, being finished, cannot follow."""
@@ -111,7 +117,7 @@ def _open_archive(path: Path, kind: Kind, device: torch.device) -> tuple[Setting
             raise InputError(f"{path}: is damaged: the checksum of its part {damaged} is not that of what it holds")
         with zipfile.ZipFile(file) as archive:
             parts = [name for name in archive.namelist() if name.endswith(f"/extra/{PART}")]
-            text = archive.read(parts[0]).decode(errors="replace") if parts else None
+            text = archive.open(parts[0]).read(_MOST_TEXT).decode(errors="replace") if parts else None
     settings = Settings.from_text(text, path, kind)
     if kind == "aoti":
         _check_machine(path, settings, device)
@@ -161,8 +167,11 @@ def _open_onnx(path: Path, device: torch.device, threads: int | None) -> tuple[S
         session = onnxruntime.InferenceSession(path, options, providers=[chosen])
     except Exception as error:  # onnxruntime's errors have nothing else in common
         version = f"onnxruntime {onnxruntime.__version__}"
-        raise InputError(f"{path}: cannot be loaded by {version}: {_first_line(error)}") from error
+        raise InputError(f"{path}: cannot be loaded by {version}: {reason_of(error)}") from error
+    names = [[value.name for value in values] for values in (session.get_inputs(), session.get_outputs())]
     settings = Settings.from_text(session.get_modelmeta().custom_metadata_map.get(PART), path, "onnx")
+    if names != [[CLIPS], [LOGITS]]:
+        raise InputError(f"{path}: takes and gives {names}, expected [[{CLIPS!r}], [{LOGITS!r}]]")
 
     def run(clips: Tensor) -> Tensor:
         (logits,) = session.run([LOGITS], {CLIPS: clips.cpu().numpy()})
@@ -181,12 +190,15 @@ def _reporting(path: Path, settings: Settings) -> Iterator[None]:
         yield
     except Exception as error:  # a program of another version can raise anything
         raise InputError(
-            f"{path}: cannot be loaded by torch {torch.__version__} ({_first_line(error)}); it was exported by "
+            f"{path}: cannot be loaded by torch {torch.__version__} ({reason_of(error)}); it was exported by "
             f"{settings.made_by}"
         ) from error
     finally:
         logger.setLevel(before)
 
 
-def _first_line(error: Any) -> str:
-    return " ".join(str(error).split())[:300]
+def reason_of(error: Exception) -> str:
+    """What `error` says, in a line: of a compiler's output, which begins with the command, the first error."""
+    text = str(error)
+    found = re.search(r"^.*\berror: .*$", text, re.MULTILINE)
+    return " ".join((found[0] if found else text).split())[:300]

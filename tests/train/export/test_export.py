@@ -9,6 +9,7 @@ import zipfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -147,7 +148,8 @@ def test_the_page(place, tmp_path, monkeypatch, capsys):
     for kind in KINDS:
         shutil.copy(place / f"best.{kind}", tmp_path / f"network.{kind}")
     monkeypatch.chdir(tmp_path)
-    names, logits = {}, []
+    names: dict[str, Any] = {}
+    logits = []
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         exec(block, names)
         logits.append(names["logits"])
@@ -275,10 +277,30 @@ def test_a_full_disk(place, capsys, tmp_path):
     assert out.read_bytes() == b"before"
 
 
+def test_what_torch_cannot_export(place, capsys, tmp_path):
+    """Of a compiler's output the error is named, and not the command that comes first."""
+    command = ("export", place / "best.pt", *exporting("pt2", tmp_path / "network"))
+    output = "C++ compile error\nCommand: g++ -O1\n\nx.h:1:10: fatal error: Python.h: No such file\n more"
+    with patch("torch.export.export", side_effect=RuntimeError(output)):
+        errors = refused(capsys, *command)
+    assert errors == (
+        "error: format: the network cannot be exported as pt2: x.h:1:10: fatal error: Python.h: No such file\n"
+    )
+    with patch.object(writers, "_MOST_ONNX", 1000):
+        errors = refused(capsys, *command, "--format", "onnx")
+    assert "format: onnx holds 2 GiB in a file, and the weights have" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_no_smaller_than_the_crop():
+    view = Views(short_side=36, crop_size=32)
+    assert settings.with_crop_size(view, None) == view
+    assert settings.with_crop_size(view, 48) == Views(short_side=48, crop_size=48)
+
+
 def test_no_compiler(place, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with patch("torch._inductor.cpp_builder.cpp_compiler_search.cache_clear", create=True):
-        errors = refused(capsys, "export", place / "best.pt", *exporting("aoti", tmp_path / "network"))
+    errors = refused(capsys, "export", place / "best.pt", *exporting("aoti", tmp_path / "network"))
     assert "format: aoti needs a C++ compiler, and none is found" in errors
     assert list(tmp_path.iterdir()) == []
 
@@ -327,9 +349,14 @@ def test_damaged_files(place, capsys, tmp_path):
     assert f"/a: is damaged: the checksum of its part {part.filename} is not" in said_of(program, "a")
     assert "/b: is not a checkpoint, or a damaged one" in said_of(program[:-100], "b")
     assert "/c: cannot be loaded by onnxruntime" in said_of(model[:-1000], "c")
-    model_of_another = onnx.load(place / "best.onnx")
-    del model_of_another.metadata_props[:]
-    assert "/d: was not exported by `python -m train export`" in said_of(model_of_another.SerializeToString(), "d")
+    changed = onnx.load(place / "best.onnx")
+    (entry,) = changed.metadata_props
+    entry.value = json.dumps(json.loads(entry.value) | {"class_names": ["falls", "rises"]})
+    assert "/d: gives logits (1, 3), expected (1, 2) by its classes" in said_of(changed.SerializeToString(), "d")
+    changed.graph.output[0].name = changed.graph.node[-1].output[0] = "scores"
+    assert "/e: takes and gives [['clips'], ['scores']]" in said_of(changed.SerializeToString(), "e")
+    del changed.metadata_props[:]
+    assert "/f: was not exported by `python -m train export`" in said_of(changed.SerializeToString(), "f")
 
 
 def test_a_program_that_torch_cannot_load(place, capsys, tmp_path):
