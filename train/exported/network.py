@@ -42,9 +42,7 @@ class ExportedNetwork(TakesBytes):
             raise ValueError(f"clips: got {kind}, expected torch.uint8 (N, {str(self.settings.clip_shape)[1:]}")
         logits = self._run(clips.contiguous())
         if logits.shape != (expected := (len(clips), len(self.settings.class_names))):
-            raise InputError(
-                f"{self.path}: gives logits {tuple(logits.shape)}, expected {expected}, as many as classes"
-            )
+            raise InputError(f"{self.path}: gives logits {tuple(logits.shape)}, expected {expected} by its classes")
         return logits
 
     def check_asked(self, views: Views, precision: Precision, channels_last: bool = True) -> None:
