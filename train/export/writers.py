@@ -114,8 +114,13 @@ def _onnx(module: nn.Module, example: Tensor, settings: Settings, opset: int) ->
     assert program is not None
     if (got := program.model.opset_imports.get("")) != opset:
         raise InputError(f"opset: got {opset}, expected {got}, as torch cannot write this network in another")
-    for node in program.model.graph:
+    graph = program.model.graph
+    floats = next(node for node in graph if node.op_type == "Cast" and node.inputs[0] is graph.inputs[0]).outputs[0]
+    for node in graph:
         node.metadata_props.clear()  # the same of ONNX
+        if node.op_type == "Shape" and node.inputs[0] is graph.inputs[0]:
+            node.replace_input_with(0, floats)  # TensorRT knows bytes as what a Cast takes, and nothing else
+    graph.sort()
     program.model.metadata_props[PART] = settings.to_text()
     content: bytes = program.model_proto.SerializeToString()
     return content
