@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tam_triton.clips import normalize
+from tam_triton.temporal.base import TemporalModule
 from train.errors import InputError
 from train.export.config import OPSET
 from train.exported.network import reason_of
@@ -41,8 +42,8 @@ def write_network(path: Path, network: nn.Module, settings: Settings, opset: int
         OSError: the file cannot be written.
     """
     for module in network.modules():
-        if hasattr(module, "impl"):
-            setattr(module, "impl", "torch")  # noqa: B010 (which torch's types take for a parameter)
+        if isinstance(module, TemporalModule):
+            module.impl = "torch"
     onnx = settings.kind == "onnx"
     # In channels_last torch's pooling leaves strides in the graph, which ONNX has to make up for by gathering.
     network = network.to(memory_format=torch.contiguous_format if onnx else torch.channels_last)
