@@ -55,6 +55,17 @@ def ensemble(arguments: Sequence[str]) -> int:
     return 0
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained network for torch.export, ONNX or AOTInductor, checked against the checkpoint."""
+    from train.export.config import ExportConfig
+
+    config: ExportConfig = parse("export", ExportConfig, arguments)
+    from train.export.export import run_export
+
+    run_export(config)
+    return 0
+
+
 def extract(arguments: Sequence[str]) -> int:
     """Write features of videos, and feature maps, as a trained network computes them."""
     from train.evaluation.extract_config import ExtractConfig
@@ -131,6 +142,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "visualize": visualize,
     "compare": compare,
     "convert": convert,
+    "export": export,
     "demo": demo,
 }
 """In the order in which they are needed; what each does is its first line."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tam_triton.clips import normalize
 from train.allocator import keep_freed_memory
@@ -16,6 +16,10 @@ from train.allocator import keep_freed_memory
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TakesBytes(nn.Module):
+    """A network that has normalization, and its precision, in itself: called with clips uint8 (N, T, S, S, 3)."""
 
 
 def logits_of(
@@ -30,7 +34,11 @@ def logits_of(
     Args:
         precision: other than fp32 computes under autocast.
         channels_last: leave the frames as they were decoded; otherwise they become contiguous.
+
+    Neither says anything to a network that `TakesBytes`.
     """
+    if isinstance(network, TakesBytes):
+        return network(clips.to(device, non_blocking=True)).float()
     frames = normalize(clips.to(device, non_blocking=True))
     dtype = DTYPES.get(precision)
     with torch.autocast(device.type, dtype) if dtype else nullcontext():

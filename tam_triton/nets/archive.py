@@ -44,7 +44,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, foreign: bool = False) -> A
             return _read_safetensors(name)
         zipped = start.startswith(_ZIP)
         try:
-            damaged = _damaged_part(file) if zipped else None
+            damaged = damaged_part(file) if zipped else None
         except Exception as error:  # a directory of which bits have flipped can raise anything
             raise ValueError(f"{name}: is not a checkpoint, or a damaged one") from error
         if damaged is not None:
@@ -104,7 +104,7 @@ def check_download(weights: "WeightsEnum") -> None:
         )
 
 
-def _damaged_part(file: IO[bytes]) -> str | None:
+def damaged_part(file: IO[bytes]) -> str | None:
     """The name of the first part of a zip archive that does not have the CRC-32 written with it."""
     with zipfile.ZipFile(file) as archive:
         # Torch can be told to write no checksums and then leaves zeros, in all parts.

@@ -15,10 +15,12 @@ from train.compare.config import CompareConfig
 from train.convert import ConvertConfig
 from train.data.prepare import PrepareConfig
 from train.demo.config import DemoConfig
+from train.errors import InputError
 from train.evaluation.ensemble import EnsembleConfig
 from train.evaluation.extract_config import ExtractConfig
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.test import EvaluationConfig
+from train.export.config import ExportConfig
 from train.fit.config import FitConfig
 from train.visualize.config import VisualizeConfig
 
@@ -42,6 +44,7 @@ NETWORKS = [*TORCHVISION, "tam_triton"]
         ("predict --help", ["torch", "numpy", "av", *NETWORKS]),
         ("extract --help", ["torch", "numpy", "av", *NETWORKS]),
         ("visualize --help", ["torch", "numpy", "av", *NETWORKS]),
+        ("export --help", ["torch", "numpy", "av", *NETWORKS]),
         ("prepare --help", ["torch", *NETWORKS]),
         ("ensemble --help", NETWORKS),
         ("fit k400-8f --help", TORCHVISION),
@@ -63,7 +66,7 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 CONFIGURATIONS = (
     CompareConfig, ConvertConfig, DemoConfig, EnsembleConfig, EvaluationConfig, ExtractConfig, FitConfig, PredictConfig,
-    PrepareConfig, VisualizeConfig,
+    PrepareConfig, VisualizeConfig, ExportConfig,
 )  # fmt: skip
 
 
@@ -108,6 +111,22 @@ def test_a_shell_completes_every_command(tmp_path: Path, capsys: pytest.CaptureF
     assert completed("train-fit", "own", "--model.system", "ts") == ["tsm"]
     assert main(["--tyro-print-completion", "command.com"]) == 1
     assert "expected one of bash, zsh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [PredictConfig, ExtractConfig, VisualizeConfig])
+@pytest.mark.parametrize(("field", "value", "expected"), [("segments", "draw", "None"), ("average", True, "False")])
+def test_options_of_weights_are_refused_without_weights(
+    kind: type[Any], field: str, value: object, expected: str
+) -> None:
+    with pytest.raises(InputError, match=f"{field}: got {value!r}, expected {expected} without weights"):
+        kind(files=("best.pt", "one.mp4"), **{field: value})
+    kind(files=("one.mp4",), weights=Path("w.pth"), recipe="k400-8f", **{field: value})
+
+
+@pytest.mark.parametrize("kind", [PredictConfig, ExtractConfig])
+def test_an_index_for_class_names_is_refused_without_weights(kind: type[Any]) -> None:
+    with pytest.raises(InputError, match=r"data: got .*, expected None without weights"):
+        kind(files=("best.pt", "one.mp4"), data=Path("val.jsonl"))
 
 
 WRONG = {"fit k400-9f": 2, "fit demo --optimization.lr fast": 2, "fit demo --optimization.lr -1": 2, "fti": 2}

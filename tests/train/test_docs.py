@@ -13,7 +13,7 @@ import train.__main__
 
 DOCS = Path(__file__).parents[2] / "docs"
 ON_TRAINING = ("kinetics-400.md", "something-something.md", "training.md")
-PAGES = (*ON_TRAINING, "predicting.md")
+PAGES = (*ON_TRAINING, "predicting.md", "export.md")
 COMMAND = re.compile(r"-m (train|bench) (.*)")
 
 
@@ -61,6 +61,7 @@ def test_the_pages_have_commands() -> None:
         names = {arguments.split()[0] for _, arguments in commands(page)}
         assert {"prepare", "fit", "test", "ensemble"} <= names, page
     assert {arguments.split()[0] for _, arguments in commands("predicting.md")} == {"predict", "extract"}
+    assert {arguments.split()[0] for _, arguments in commands("export.md")} == {"export", "predict", "test"}
 
 
 @pytest.mark.parametrize(("page", "program", "arguments"), LINES, ids=[f"{p}-{i}" for i, (p, *_) in enumerate(LINES)])
@@ -89,7 +90,7 @@ def test_overrides_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Options in running text, such as `--loading.timeout`, are options of some command."""
     known = ""
-    for command in ("prepare", "fit k400-8f", "test", "ensemble", "predict", "extract"):
+    for command in ("prepare", "fit k400-8f", "test", "ensemble", "predict", "extract", "export"):
         with pytest.raises(SystemExit):
             train.__main__.main([*command.split(), "--help"])
         known += capsys.readouterr().out

@@ -20,9 +20,12 @@ class CheckpointOrWeights:
     average: bool
 
     def check_network(self) -> None:
-        """Raises InputError for weights without a recipe, and for a recipe without weights."""
+        """Raises InputError for weights without a recipe, and without weights for a recipe or what else is of them."""
         if (self.weights is None) != (self.recipe is None):
             raise InputError(f"recipe: got {self.recipe} with weights {self.weights}, expected both of them or neither")
+        if self.weights is None:
+            require(self, "segments", self.segments is None, "None without weights")
+            require(self, "average", not self.average, "False without weights")
 
     @property
     def videos(self) -> tuple[str, ...]:
@@ -63,6 +66,7 @@ class NetworkConfig(CheckpointOrWeights):
         check_types(self)
         require(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
         self.check_network()
+        require(self, "data", self.data is None or self.weights is not None, "None without weights")
         least, expected = (2, "CHECKPOINT VIDEO …") if self.weights is None else (1, "VIDEO …, as there are weights")
         if len(self.files) < least:
             raise InputError(f"files: got {' '.join(self.files) or 'none'}, expected {expected}")

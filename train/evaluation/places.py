@@ -45,6 +45,11 @@ def find_videos(places: Sequence[str]) -> tuple[Entry, ...]:
     return tuple({entry.path: entry for entry in found}.values())  # patterns match folders and what is in them
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, at even distances."""
+    return list(range(count)) if count <= most else [(2 * i + 1) * count // (2 * most) for i in range(most)]
+
+
 def output_paths(entries: Sequence[Entry], folder: Path, suffix: str) -> dict[Path, Entry]:
     """A file below `folder` for each video: its path below the current folder, or from the root, and `suffix`.
 

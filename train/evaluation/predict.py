@@ -24,6 +24,7 @@ from train.evaluation.predict_config import PredictConfig
 from train.evaluation.predict_windows import run_windows
 from train.evaluation.predictor import Predictor, clips_of
 from train.evaluation.protocols import choose_views
+from train.exported.network import ExportedNetwork, load_trained, refuse_exported
 from train.precision import computing
 from train.team import choose_device
 from train.weights import Foreign
@@ -36,9 +37,15 @@ def run_predict(config: PredictConfig) -> None:
     read, each of which has been named.
     """
     entries = () if config.in_windows else find_videos(config.videos)
-    trained, device = load_network(config, config.data), choose_device(config.device)
+    device = choose_device(config.device)
+    if config.weights is None:
+        trained = load_trained(config.network_path, device, config.threads)
+    else:
+        trained = load_network(config, config.data)
     recipe = trained.recipe
     views = choose_views(config, recipe.validation if config.protocol == "validation" else recipe.test)
+    if isinstance(trained.network, ExportedNetwork):
+        trained.network.check_asked(views, config.precision)
     predictor = Predictor(trained, views, device, config.precision, config.batch_size)
     with computing(device, config.threads):
         if config.in_windows:
@@ -69,8 +76,12 @@ def _run_videos(config: PredictConfig, predictor: Predictor, entries: Sequence[E
 
 
 def load_network(config: CheckpointOrWeights, data: Path | None) -> TrainedNetwork:
-    """The network; what weights call their classes, the index at `data` says. Raises InputError."""
+    """The network of a checkpoint or weights; what these call their classes, the index at `data` says.
+
+    Raises InputError, for an exported file too.
+    """
     if config.weights is None or config.recipe is None:
+        refuse_exported(config.network_path)
         return load_checkpoint(config.network_path)
     foreign = Foreign(config.weights, config.recipe, config.segments, config.average)
     if data is not None:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train.checkpoint import load_checkpoint
 from train.data.entries import fingerprint
 from train.data.index import read_index, require_some
 from train.data.loader import Loading
@@ -16,6 +15,7 @@ from train.evaluation.report import check_folder, describe, write_report
 from train.evaluation.scores import Accuracy
 from train.evaluation.view_changes import ViewChanges
 from train.evaluation.views import score_videos
+from train.exported.network import ExportedNetwork, load_trained
 from train.fields import check_types, require
 from train.lock import Lock
 from train.log import say
@@ -102,7 +102,7 @@ def run_test(config: EvaluationConfig) -> Accuracy:
         computing(team.device, config.threads),
     ):
         team.on_leader(lambda: check_folder(config.out, config.overwrite))
-        trained = load_checkpoint(config.checkpoint) if config.checkpoint else None
+        trained = load_trained(config.checkpoint, team.device, config.threads) if config.checkpoint else None
         val = trained.recipe.data.val if trained else None
         data = config.data or val
         if data is None:
@@ -115,6 +115,8 @@ def run_test(config: EvaluationConfig) -> Accuracy:
             trained = config.foreign.load(index.split.class_names)
         assert trained is not None
         views, recipe = choose_views(config, trained.recipe.test), trained.recipe
+        if isinstance(trained.network, ExportedNetwork):
+            trained.network.check_asked(views, config.precision, config.channels_last)
         if team.leads:
             say(
                 f"{recipe.name} on {index.summary()}",

@@ -24,7 +24,7 @@ from train.data.index import read_index, require_some
 from train.data.loader import GuardedLoader, Loading
 from train.data.sources.files import VIDEO_SUFFIXES
 from train.errors import InputError
-from train.evaluation.places import find_videos
+from train.evaluation.places import find_videos, spread
 from train.evaluation.predictor import clips_of
 from train.precision import logits_of
 from train.visualize.config import GIVEN
@@ -111,11 +111,6 @@ def is_index(place: Path) -> bool:
     """Whether the place of a data set can but be an index."""
     is_video = place.is_dir() or place.suffix.lower() in VIDEO_SUFFIXES
     return not is_video and (place.exists() or not has_magic(str(place)))
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, at even distances."""
-    return list(range(count)) if count <= most else [(2 * i + 1) * count // (2 * most) for i in range(most)]
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.atomic import write_text
-from train.visualize.collect import Collected, spread
+from train.evaluation.places import spread
+from train.visualize.collect import Collected
 from train.visualize.filters import Filters
 from train.visualize.pictures import label, offsets
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from train.evaluation.places import spread
 from train.figures import figure
-from train.visualize.collect import Collected, Seen, spread
+from train.visualize.collect import Collected, Seen
 from train.visualize.filters import Filters
 
 Values = NDArray[np.float32]

@@ -24,9 +24,10 @@ from train.__main__ import main
 from train.checkpoint import save_checkpoint
 from train.data.index import Checked, IndexWriter
 from train.errors import InputError
+from train.evaluation.places import spread
 from train.networks import build_network
 from train.recipes import RECIPES
-from train.visualize.collect import Collected, Seen, motion_of, spread
+from train.visualize.collect import Collected, Seen, motion_of
 from train.visualize.config import VisualizeConfig
 from train.visualize.filters import read_filters
 from train.visualize.pictures import label, offsets, plot_motion, rank_correlation
