@@ -49,15 +49,15 @@ def convolve(
     """z₃ of some hidden channels in one part of the columns, and its moments."""
     h = (program % blocks).to(INDEX) * BLOCK_H + tl.arange(0, BLOCK_H)
     part = (program // blocks).to(INDEX)
-    columns = tl.cast(columns, INDEX)
+    columns, channels = tl.cast(columns, INDEX), tl.cast(C, INDEX)
     mean, variance, seen = tl.zeros([BLOCK_H], ACC), tl.zeros([BLOCK_H], ACC), tl.full([], 0, ACC)
     for first in range(part * steps * BLOCK_N, tl.minimum((part + 1) * steps * BLOCK_N, columns), BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
         frame = (column % T)[None, None, :]
         frames_ptr = squeezed_ptr + (column // T).to(tl.int64)[None, None, :] * C * T + frame
         products = tl.zeros([BLOCK_H, BLOCK_C, BLOCK_N], ACC)
-        for c0 in range(0, C, BLOCK_C):
-            c = (c0 + tl.arange(0, BLOCK_C)).to(INDEX)[None, :, None]
+        for c0 in range(0, channels, BLOCK_C):
+            c = (c0 + tl.arange(0, BLOCK_C))[None, :, None]
             weight_ptr = conv_ptr + (h[:, None, None] * C + c) * TAPS
             loaded = ()
             for j in tl.static_range(TAPS):  # all are asked for before the first is multiplied

@@ -99,7 +99,8 @@ def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: in
     if channels_last:
         vector = min(MOST_CHANNELS, vector)
         return Block(device().warp_size, vector, 2 if itemsize == 2 else min(8, 64 // (vector * itemsize)))
-    return Block(device().warp_size * max(1, 2 // vector), vector, min(8, 64 // (vector * itemsize)))
+    of_thread = max(1, 2 // vector)
+    return Block(device().warp_size * of_thread, vector, min(8, 64 // (vector * itemsize)) // of_thread)
 
 
 def frames_of_part(programs: int, num_segments: int, most: int) -> int:

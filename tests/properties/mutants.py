@@ -156,7 +156,7 @@ MUTANTS = (
     ),
     Mutant(
         "one partial sum skipped", "kernels/parts.py",
-        "for first in range(0, parts, LOADS):", "for first in range(1, parts, LOADS):",
+        "for first in range(0, parts, PARTS):", "for first in range(1, parts, PARTS):",
         REFERENCE, "weight_gradients+shared",
     ),
     Mutant(
@@ -212,7 +212,7 @@ MUTANTS = (
     ),
     Mutant(
         "BatchNorm's projection left out of dW₁", "kernels/branch_gradients.py",
-        "(sum_d * sum_x + sum_dn * sum_nx)", "(sum_d * sum_x)",
+        "sum_d * sum_x + sum_dn * sum_nx", "sum_d * sum_x",
         REFERENCE, "branch_gradients",
     ),
     Mutant(
