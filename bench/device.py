@@ -92,7 +92,9 @@ def plan(options: Device) -> list[Step]:
 
     aggregation = ("--operators", "squeeze", "aggregate", "aggregate_training", "tam", "tam_training")
     ours = ("--candidates", "ours", "eager")
-    tests = ("-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/library")
+    gpu_tests = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider")
+    tests = (*gpu_tests, *(("-n", "8") if on_gpu else ()))
+    graphs = ("--graphs",) if on_gpu else ()
     counted: tuple[str, ...] = (sys.executable, "-m", "bench.one_pass", options.device)
     ncu = (
         "ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", ",".join(METRICS),
@@ -103,15 +105,19 @@ def plan(options: Device) -> list[Step]:
     facts = "import torch, triton; print(torch.__config__.show()); print('triton', triton.__version__)"
     return [
         Step("facts", "what the machine is", 30, (sys.executable, "-c", facts)),
-        Step("tests", "the compiled kernels' tests", 150, (sys.executable, *tests, *(("-n", "8") if on_gpu else ()))),
+        Step("tests", "the compiled kernels' tests", 150, (*tests, "tests/library")),
         Step("predict", "predicted, measured times", 110, bench("predict", *sites, "--out", f"{out}/predict.csv")),
         Step("ops_bf16", "operators, bfloat16", 80, bench("ops", *ops, *measured("ops_bf16", "bfloat16"), *ours)),
-        Step("model_bf16", "networks, bfloat16", 60, bench("model", *model, *measured("model_bf16", "bfloat16"))),
+        Step(
+            "model_bf16", "networks, bfloat16", 60,
+            bench("model", *model, *measured("model_bf16", "bfloat16"), *graphs),
+        ),
         Step("counters", "events of every kernel", 100, counted),
         Step(
             "ops_f32", "operators, float32", 60,
             bench("ops", *ops, *measured("ops_f32", "float32"), *aggregation, *ours),
         ),
+        Step("values", "executed and measured values", 90, (*tests, "tests/executed", "-k", "values")),
         Step("train", "a training step, taken apart", 40, bench("train", *model[:8], *where)),
     ]  # fmt: skip
 

@@ -198,6 +198,7 @@ def test_every_option_has_a_text(name: str) -> None:
         (["ops", "--plot", "picture.jpg"], "plot: got picture.jpg, expected a name that ends in .png"),
         (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
         (["model", "--pixels", "8"], "pixels: got 8, expected at least 32"),
+        (["model", "--graphs"], "graphs: got device 'cpu', expected a GPU"),
     ],
 )
 def test_wrong_options_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,5 +227,6 @@ def test_ops_on_a_gpu(tmp_path: Path, layout: str) -> None:
 def test_networks_on_a_gpu(tmp_path: Path) -> None:
     arguments = ["--depth", "18", "--pixels", "64", "--device", "cuda", "--dtype", "float16"]
     rows = bench(tmp_path, "model", *QUICK, *arguments)["rows"]
+    rows += bench(tmp_path, "model", *QUICK, *arguments, "--graphs")["rows"]
     steps = bench(tmp_path, "train", *QUICK, *arguments)["steps"]
     assert all(entry["peak_bytes"] > 0 for entry in rows + steps)

@@ -10,6 +10,8 @@ from tests.executed import table
 from tests.executed.table import ELSEWHERE, FULL, RESULTS, SHAPES, Rows, combinations, key, main, page, read, units
 from tests.support.tolerance import assert_close, error_of
 
+pytestmark = pytest.mark.executed
+
 PAGE = Path(__file__).parents[2] / "docs" / "proof.md"
 ELSEWHERE_DTYPES = ("float32", "bfloat16")
 ANEW = "write it anew with `python -m tests.executed.table`"
@@ -39,7 +41,6 @@ def test_the_page_has_the_table(committed: Rows) -> None:
     assert "\n".join(page(committed)) in PAGE.read_text(encoding="utf-8"), f"{PAGE.name} lacks what the command prints"
 
 
-@pytest.mark.executed
 def test_rows_are_what_is_executed(committed: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In two parts, into one file. Counts are those of the committed rows; errors depend on this CPU's plain torch."""
     out = tmp_path / "new" / "executed.csv"
@@ -56,7 +57,6 @@ def test_rows_are_what_is_executed(committed: Rows, tmp_path: Path, capsys: pyte
     assert all(0 < one <= 1 for row in rows for one in units(row))
 
 
-@pytest.mark.executed
 def test_what_is_off_by_more_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
