@@ -181,9 +181,14 @@ MUTANTS = (
         EDGES, "squeeze", escapes=True,
     ),
     Mutant(
-        "the convolution's padding is not zero", "kernels/projections.py",
+        "the convolution's padding is not zero", "kernels/branches.py",
         "& (s >= 0) & (s < T)", "& (s < T)",
         REFERENCE, "branches", escapes=True,
+    ),
+    Mutant(
+        "nor are the windows'", "kernels/projections.py",
+        "& (s >= 0) & (s < T)", "& (s < T)",
+        REFERENCE, "branch_gradients", escapes=True,
     ),
     Mutant(
         "the statistics are those of one part", "kernels/projections.py",
