@@ -222,7 +222,13 @@ def wraps(operator: str, case: str, file: str, right: str, wrong: str) -> Any:
         wraps(
             "weight_gradients", "C·T", WEIGHTS, "max(tile.covered, kernel_size, T)", "max(tile.covered, kernel_size)"
         ),
-        wraps("training_branches", "C", "branches.py", "tl.cast(C, INDEX)", "C"),
+        wraps(
+            "training_branches",
+            "C",
+            "branches.py",
+            "(h[:, None, None] * C + c) * TAPS",
+            "(h[:, None, None] * C + c).to(tl.int32) * TAPS",
+        ),
         wraps("branch_gradients", "C", "branch_gradients.py", "tl.cast(C, INDEX) * CONV", "C * CONV"),
         wraps("branches", "N", "branches.py", "(program // blocks).to(INDEX)", "program // blocks"),
         wraps("branches", "C²", "branches.py", "rows * max(channels * taps, width, num_segments)", "rows"),
