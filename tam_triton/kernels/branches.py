@@ -2,7 +2,8 @@
 
 The first computes the local branch's first convolution; the second V from it, and Θ of the same channels from X̂. All of
 it is small, `(N, C, T)`: what counts is the number of launches, where the layers of torch take a dozen, and how long a
-program waits for memory, so that each asks for the next block before it multiplies the one it has.
+program waits for memory and for its threads to meet. So it asks for all taps of a block before it multiplies the first,
+and products stay apart in threads until a sum's end.
 
 In training BatchNorm needs the statistics of the whole batch. Programs of the first launch leave the mean and variance
 of what they went through, of the local branch's columns and, in programs of their own, of the global branch's rows;
@@ -265,9 +266,11 @@ def launch_both(
 
 
 class Blocks:
-    """Into what blocks and parts both branches are cut; the same forward and backward.
+    """Into what blocks and parts both branches are cut.
 
-    `column_parts` of `of_column_part` columns are gone through in `column_steps` blocks each, and rows likewise.
+    `column_parts` of `of_column_part` columns are gone through in `column_steps` blocks each. Of rows there are forward
+    `row_parts` of `of_row_part`, in blocks of `moment_rows`; backward, where a block has many sums, up to four times as
+    many `gradient_parts`, of `gradient_steps` blocks of `rows` each.
     """
 
     def __init__(
@@ -283,12 +286,11 @@ class Blocks:
         self.column_steps = launch.ceil_div(launch.ceil_div(columns, OUTPUTS), MOST_PARTS)
         self.of_column_part = self.column_steps * OUTPUTS
         self.column_parts = launch.ceil_div(columns, self.of_column_part)
-        self.row_steps = launch.ceil_div(launch.ceil_div(rows, self.rows), MOST_PARTS)
-        self.of_row_part = self.row_steps * self.rows
+        self.of_row_part = self.rows * launch.ceil_div(launch.ceil_div(rows, self.rows), MOST_PARTS)
         self.row_parts = launch.ceil_div(rows, self.of_row_part)
+        self.moment_rows = min(self.of_row_part & -self.of_row_part, 4 * self.rows)
         self.gradient_steps = launch.ceil_div(launch.ceil_div(rows, self.rows), 4 * MOST_PARTS)
         self.gradient_parts = launch.ceil_div(rows, self.gradient_steps * self.rows)
-        self.moment_rows = min(self.of_row_part & -self.of_row_part, self.rows * 4)
 
     def offset_dtype(self, taps: int, kernel_size: int) -> tl.dtype:
         """Of columns, and of offsets in a clip's features and in weights."""

@@ -27,7 +27,7 @@ OPTIONS = {"enable_fp_fusion": True}
 
 @dataclass(frozen=True)
 class Block:
-    """Elements of a frame that one program walks through time: `vectors`, one a thread, of `vector` elements.
+    """Elements of a frame that one program, a warp, walks through time: `vectors` of `vector` elements.
 
     `ahead` is how many frames are asked for before the one in use.
     """
