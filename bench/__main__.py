@@ -18,6 +18,7 @@ COMMANDS = {
     "device": ("Device", "one GPU in a few minutes: tests, operators, networks, counters, predictions; one page"),
     "cost": ("Cost", "parameters, MACs and activations of every system on every backbone, beside published figures"),
     "saved": ("Saved", "bytes that a training step holds for its backward, by network, counted without memory"),
+    "compare": ("Compare", "two files of results of one command: what differs by more than their noise"),
     "traffic": ("Traffic", "bytes that the kernels ask of memory, counted in passes over X"),
 }
 
