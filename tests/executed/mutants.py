@@ -102,7 +102,7 @@ MUTANTS = (
     ),
     Mutant(
         "a load has no predicate", r"@!?%p\d+ (ld\.global)", r"\1", (BOUNDS, VALUES),
-        cases("squeeze nchw float32", "branches nhwc float32", shape=(8, 3, 3)),
+        [*cases("squeeze nchw float32", shape=(8, 3, 3)), *cases("branches nhwc float32", shape=(20, 3, 3))],
     ),
     Mutant(
         "a store has no predicate", r"@!?%p\d+ (st\.global)", r"\1", (BOUNDS, GLOBAL_RACE),
