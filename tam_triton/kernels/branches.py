@@ -35,7 +35,7 @@ from tam_triton.kernels.projections import (
 OUTPUTS = 16
 HIDDEN_OUTPUTS = 4  # of the convolution, whose products stay apart until the end
 INPUTS = 64
-FRAMES = 8  # of V at a time
+FRAMES = 16  # of V at a time, at most
 ROWS = 64
 MOST_PARTS = 16  # of a sum over the batch; each program of the next launch adds them up
 
