@@ -1,6 +1,6 @@
 """Two files of results of one command: what became faster or slower by more than both files' noise.
 
-Rows are the same where all their words are, and the numbers that are no measurement: shape, layout, candidate, network.
+Rows are the same where all their words are, such as shape, layout, candidate and network, and the number of workers.
 Of each time the medians are compared, and differ where they are apart by more than both spreads, half of each
 interquartile range, together. The rest is counted, as is what only one file has. A comparison says something where both
 ran on one machine at one time of day; what machines and options differ in stands above the table.
@@ -115,7 +115,8 @@ def times(document: dict[str, Any]) -> Iterator[tuple[Key, tuple[float, float]]]
             if not isinstance(row, dict):
                 continue
             named = [str(value) for value in row.values() if isinstance(value, str)]
-            named += [f"{name} {value}" for name, value in row.items() if name == "workers"]
+            if "workers" in row:
+                named.append(f"workers {row['workers']}")
             for name, value in row.items():
                 if isinstance(value, dict) and {"median", "spread"} <= value.keys():
                     yield (table, *named, name), (float(value["median"]), float(value["spread"]))

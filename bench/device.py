@@ -92,9 +92,8 @@ def plan(options: Device) -> list[Step]:
 
     aggregation = ("--operators", "squeeze", "aggregate", "aggregate_training", "tam", "tam_training")
     ours = ("--candidates", "ours", "eager")
-    gpu_tests = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider")
-    tests = (*gpu_tests, *(("-n", "8") if on_gpu else ()))
-    graphs = ("--graphs",) if on_gpu else ()
+    workers, graphs = (("-n", "8"), ("--graphs",)) if on_gpu else ((), ())
+    tests = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider", *workers)
     counted: tuple[str, ...] = (sys.executable, "-m", "bench.one_pass", options.device)
     ncu = (
         "ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", ",".join(METRICS),

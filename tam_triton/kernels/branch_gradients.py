@@ -121,6 +121,7 @@ def local_weights(
     of_first = block < tap_blocks
     k = tl.where(of_first, block, block - tap_blocks).to(INDEX) * BLOCK_K + tl.arange(0, BLOCK_K)
     norm = load_norm(norm, sums_ptr, h, HIDDEN, parts, PARTS, ACC)
+    _, _, _, _, sum_d, sum_dn = norm
     total = tl.zeros([BLOCK_H, BLOCK_K], ACC)
     columns = tl.cast(columns, INDEX)
     for first in range(0, columns, BLOCK_N):
@@ -140,8 +141,8 @@ def local_weights(
             )
             total = product(hidden, tl.trans(scores), total)
         if block == 0 and first == 0:
-            tl.store(d_weight_ptr + h, norm[5].to(d_weight_ptr.dtype.element_ty), mask=h < HIDDEN)
-            tl.store(d_bias_ptr + h, norm[4].to(d_bias_ptr.dtype.element_ty), mask=h < HIDDEN)
+            tl.store(d_weight_ptr + h, sum_dn.to(d_weight_ptr.dtype.element_ty), mask=h < HIDDEN)
+            tl.store(d_bias_ptr + h, sum_d.to(d_bias_ptr.dtype.element_ty), mask=h < HIDDEN)
     if of_first:
         known = (h < HIDDEN)[:, None] & (k < tl.cast(C, INDEX) * CONV)[None, :]
         tl.store(d_first_ptr + h[:, None] * C * CONV + k[None, :], total.to(d_first_ptr.dtype.element_ty), mask=known)

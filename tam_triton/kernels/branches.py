@@ -35,7 +35,7 @@ from tam_triton.kernels.projections import (
 OUTPUTS = 16
 HIDDEN_OUTPUTS = 4  # of the convolution, whose products stay apart until the end
 INPUTS = 64
-FRAMES = 16  # of V at a time, at most
+FRAMES = 8  # of V at a time
 ROWS = 64
 MOST_PARTS = 16  # of a sum over the batch; each program of the next launch adds them up
 
@@ -126,10 +126,13 @@ def projections_kernel(
 
 @triton.jit
 def scale_and_bias(
-    norm, moments_ptr, statistics_ptr, i, size, parts, of_part, count: tl.int64, eps,
+    norm, moments_ptr, statistics_ptr, first, i, size, parts, of_part, count: tl.int64, eps,
     PARTS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Mean, scale and bias of BatchNorm; in training the first program leaves (mean, unbiased variance, 1/σ)."""
+    """Mean, scale and bias of BatchNorm; in training the first program leaves (mean, unbiased variance, 1/σ).
+
+    Which it does the `first` time: it may come by once for each block of frames.
+    """
     scale, bias = load_vector(norm[0], i, size, ACC), load_vector(norm[1], i, size, ACC)
     if moments_ptr is None:
         mean = load_vector(norm[2], i, size, ACC)
@@ -138,7 +141,7 @@ def scale_and_bias(
         mean, variance = batch_statistics(moments_ptr, i, size, parts, of_part, count, PARTS, ACC)
     inverse = 1 / tl.sqrt(variance + tl.full([], eps, ACC))
     if statistics_ptr is not None:  # noqa: SIM102  # this is known when Triton compiles
-        if tl.program_id(0) == 0:
+        if first & (tl.program_id(0) == 0):
             total = tl.full([], 0, ACC) + count
             tl.store(statistics_ptr + i, mean, mask=i < size)
             tl.store(statistics_ptr + size + i, variance * (total / (total - 1)), mask=i < size)
@@ -169,8 +172,8 @@ def weights_kernel(
             weight = load_matrix(conv_ptr, c, C, h, HIDDEN)
             projected = load_columns(projected_ptr, h, column, columns, HIDDEN, T, False)
             mean, scale, bias = scale_and_bias(
-                local_norm, local_ptr, local_statistics_ptr, h, HIDDEN, column_parts, of_column_part, columns, eps,
-                COLUMN_PARTS, ACC,
+                local_norm, local_ptr, local_statistics_ptr, t0 == 0, h, HIDDEN, column_parts, of_column_part, columns,
+                eps, COLUMN_PARTS, ACC,
             )  # fmt: skip
             products += weight.to(ACC)[:, :, None] * normalize(projected, mean, scale, bias)[None, :, :]
         total = tl.sum(products, axis=1)
@@ -186,8 +189,9 @@ def weights_kernel(
         second = load_matrix(second_ptr, k.to(INDEX), K, w, WIDTH)
         wide = project_rows(squeezed_ptr, first_ptr, w, row, WIDTH, rows, T, FRAMES, tl.zeros([WIDE, BLOCK_C], ACC))
         mean, scale, bias = scale_and_bias(
-            global_norm, global_ptr, global_statistics_ptr, w, WIDTH, row_parts, of_row_part, rows, eps, ROW_PARTS, ACC
-        )
+            global_norm, global_ptr, global_statistics_ptr, True, w, WIDTH, row_parts, of_row_part, rows, eps,
+            ROW_PARTS, ACC,
+        )  # fmt: skip
         scores = product(second, normalize(wide, mean, scale, bias), scores)
     scores = tl.where(k[:, None] < K, scores, float("-inf"))
     powers = tl.exp(scores - tl.max(scores, axis=0)[None, :])
