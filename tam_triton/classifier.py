@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from tam_triton.checks import check_count
 from tam_triton.clips import middle_frames, normalize, resize_short_side, slide_crops
 from tam_triton.features import Features, record_features
+
+if TYPE_CHECKING:
+    from tam_triton.streaming import ClassifierStream
 
 FORMAT = "tam_triton/train/2"
 """Of the checkpoints of training runs."""
@@ -127,6 +130,28 @@ class VideoClassifier(nn.Module):
         `video`, and what is raised, as for `clip`; ValueError, too, for a name of no module that gives feature maps.
         """
         return {name: maps[0] for name, maps in self._record(video, layers).maps.items()}
+
+    def stream(self, recompute: int | None = None, *, every: int | None = None) -> "ClassifierStream":
+        """Classes of what a camera sees now: an object that is called with one frame after the other.
+
+        Args:
+            recompute: as for `streaming.NetworkStream`; None computes exactly what `predict` gives for the window.
+            every: one frame of so many is taken. By default as in the clips that the network learned from, where these
+                were of consecutive frames; for a network that saw whole videos, say a T-th of the frames these had.
+
+        Raises:
+            TypeError, ValueError: as `NetworkStream`; `every` is no int, below 1, or needed and not there.
+        """
+        from tam_triton.streaming import ClassifierStream
+
+        if every is None:
+            if self.reach is None:
+                raise ValueError(
+                    "every: got None, expected a number of frames: this network saw whole videos, one frame of each "
+                    f"of {self.num_segments} parts"
+                )
+            every = self.reach // self.num_segments
+        return ClassifierStream(self, recompute, every)
 
     def _choose(self, num_frames: int) -> list[int]:
         return middle_frames(num_frames, self.num_segments, self.reach)

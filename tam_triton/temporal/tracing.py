@@ -26,7 +26,11 @@ def node(module: nn.Module, x: Any, alone: Callable[[Any], Any]) -> Any:
     Only where the module itself is what is traced, not a network with it, `alone` puts its layers and operators there.
     """
     path = path_in_root(module, x.tracer)
-    return x.tracer.create_proxy("call_module", path, (x,), {}) if path else alone(x)
+    if not path:
+        return alone(x)
+    if module._forward_pre_hooks or module._forward_hooks:  # they are traced beside it: a call would run them again
+        return x.tracer.create_proxy("call_method", "forward", (x.tracer.create_proxy("get_attr", path, (), {}), x), {})
+    return x.tracer.create_proxy("call_module", path, (x,), {})
 
 
 def squeeze_and_aggregate(

@@ -42,6 +42,16 @@ def test_c2d(training: bool) -> None:
         torch.testing.assert_close(values(graph, x), values(network, x), rtol=0, atol=0)
 
 
+def test_hooks_of_a_tam_run_once() -> None:
+    network = small_tanet("torch")
+    tam = next(module for module in network.modules() if isinstance(module, TAM))
+    tam.register_forward_pre_hook(lambda module, args: (3 * args[0],))
+    tam.register_forward_hook(lambda module, args, result: 2 * result)
+    graph = symbolic_trace(network)
+    graph.graph.lint()
+    torch.testing.assert_close(values(graph, videos(1)), values(network, videos(1)), rtol=0, atol=0)
+
+
 @each_impl
 @each_mode
 def test_tanet(training: bool, impl: str) -> None:

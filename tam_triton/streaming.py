@@ -1,0 +1,406 @@
+"""A network on a stream: frame by frame, logits of the window of the last T, with what does not change kept.
+
+Up to its first temporal module a network looks at each frame for itself, and each new frame is computed there once.
+Behind it nothing is left as it was when the window moves on by a frame: Θ is made of the whole window (equation 3), V
+of a frame and its neighbors (equation 2), and the zeros beyond the window's ends stand beside other frames. So equal
+results need all T frames again from there on. What a stream gives up instead, if it is to, is said in frames: the last
+r go through these layers again, older ones are taken as they were computed when they were among the last r. X̂, V and Θ
+are always made of the whole window.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from tam_triton.checks import check_count, check_device, check_dtype
+from tam_triton.classifier import Prediction, VideoClassifier, most_probable
+from tam_triton.clips import normalize, resize_short_side, slide_crops
+from tam_triton.functional import aggregate, squeeze
+from tam_triton.temporal.base import TemporalModule
+from tam_triton.temporal.folding import is_bare
+from tam_triton.temporal.tam import COMPUTE, FORWARD, TAM
+
+
+class NetworkStream:
+    """Logits of the last T frames of a stream, or of N streams side by side, at each new frame.
+
+    Up to the first temporal module one frame is computed; with `recompute` = T the rest, too, is what the network gives
+    for the window, to rounding. With r = `recompute` frames, T > r ≥ 1, it costs r frames; what it differs by is in
+    docs/streaming.md. A network without temporal modules costs one frame and is exact.
+
+    The weights are the network's own. The first window is computed a second and a third time to see that the network's
+    layers look at each frame for itself, as is taken for granted from then on.
+
+    Args:
+        network: as `create_model` gives it, in evaluation mode; SlowFast, whose first layers span frames, is none.
+        recompute: r, the frames of the window that go through the layers behind the first temporal module at each new
+            frame; None: all T.
+
+    Attributes:
+        num_segments: T.
+        recompute: r; 1 where there is no temporal module.
+        num_seen: frames since the beginning, or since `reset`.
+        frames_computed: how many frames each layer is given at a new frame, by the layer's name; for temporal modules
+            T, of which TAM reads X̂ of all and the maps of r and of those beside them.
+
+    Raises:
+        TypeError: the network gives no logits of frames, has hooks or a forward of its own, or `recompute` is no int.
+        ValueError: `recompute` is not from 1 to T, or the network cannot be traced by torch.fx.
+    """
+
+    def __init__(self, network: nn.Module, recompute: int | None = None) -> None:
+        from tam_triton.nets.video import VideoNetwork
+
+        if not isinstance(network, VideoNetwork):
+            raise TypeError(
+                f"network: got {type(network).__name__}, expected a VideoNetwork, whose first layers see each frame "
+                "for itself"
+            )
+        if not is_bare(network, VideoNetwork.forward):
+            raise TypeError(
+                f"network: got {type(network).__name__} with hooks or a forward of its own, "
+                "which a stream would not run"
+            )
+        self.num_segments = network.num_segments
+        recompute = self.num_segments if recompute is None else recompute
+        check_count("recompute", recompute)
+        if recompute > self.num_segments:
+            raise ValueError(f"recompute: got {recompute}, expected at most the window's {self.num_segments} frames")
+        self.network = network
+        root = _FrameLogits(network)
+        graph = _trace(root)
+        framewise = _framewise(graph, root)
+        self._once, boundary = _first_part(graph, root, framewise)
+        self._flow = _Flow(self.num_segments, recompute)
+        self._again, self._over = _second_part(graph, root, framewise, boundary, self._flow)
+        self.recompute = self._flow.recompute = recompute if self._over else 1
+        self._boundary = len(boundary)
+        frames = {node: 1 if node in framewise else self.recompute for node in graph.nodes}
+        frames |= {node: self.num_segments for node in graph.nodes if _is_temporal(node, root)}
+        calls = [node for node in graph.nodes if node.op == "call_module"]
+        self.frames_computed = {str(node.target).removeprefix("network."): frames[node] for node in calls}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames: the next one begins a new stream, of another size too."""
+        self.num_seen = 0
+        self._shape: tuple[Any, ...] | None = None
+        self._clip: list[Tensor] = []
+        self._values = [_History(self.num_segments) for _ in range(self._boundary)]
+        self._logits = _History(self.num_segments)
+        for over in self._over:
+            over.reset()
+
+    @torch.no_grad()
+    def __call__(self, frame: Tensor) -> Tensor | None:
+        """Logits (N, classes) of the window that ends with this frame; None until T frames have come.
+
+        Args:
+            frame: (N, 3, H, W), the next frame of each of N streams, normalized as for the network.
+
+        Raises:
+            TypeError: it is of another dtype than the weights, without autocast.
+            ValueError: it is of another rank, shape, dtype or device than the one before; the network is in training;
+                at the first window, a layer of the network does more than look at each frame for itself.
+        """
+        self._check(frame)
+        first = self.num_seen < self.num_segments
+        values = self._once(frame)
+        for history, value in zip(self._values, values, strict=True):
+            history.push(value, 1, frame.shape[0])
+        self.num_seen += 1
+        if first:
+            self._clip.append(frame)
+            if self.num_seen < self.num_segments:
+                return None
+        logits = self._window(self.num_segments if first else self.recompute, new=1)
+        if first:
+            self._verify(logits)
+            self._clip = []
+        return logits
+
+    def _window(self, frames: int, new: int) -> Tensor:
+        """With so many frames of the window through the second part, `new` of which it has not seen."""
+        self._flow.frames, self._flow.new = frames, new
+        logits = self._again(*(history.last(frames) for history in self._values))
+        self._logits.push(logits, new, self._values[0].streams)
+        return self._logits.last(self.num_segments).unflatten(0, (-1, self.num_segments)).mean(1)
+
+    def _verify(self, logits: Tensor) -> None:
+        clips = torch.stack(self._clip, 1).flatten(0, 1)
+        whole = self.network(clips)
+        again = self._window(self.recompute, new=0)
+        for found in (logits, again):
+            limit = torch.finfo(found.dtype).eps ** 0.5 * whole.abs().max().clamp_min(1e-6)
+            if bool((found - whole).abs().max() > limit):
+                self.reset()
+                raise ValueError(
+                    f"network: a layer of this {type(self.network).__name__} that is no temporal module does more than "
+                    "look at each frame for itself; no stream can be computed by it"
+                )
+
+    def _check(self, frame: Tensor) -> None:
+        if self.network.training:
+            raise ValueError("network: got it in training, expected it in evaluation mode (network.eval())")
+        shape = (*frame.shape, frame.dtype, frame.device)
+        if frame.ndim != 4 or frame.shape[1] != self.network.in_channels or 0 in frame.shape:
+            raise ValueError(
+                f"frame: got shape {tuple(frame.shape)}, expected (N, {self.network.in_channels}, H, W) of N streams"
+            )
+        if self._shape not in (None, shape):
+            raise ValueError(f"frame: got {shape}, expected {self._shape} as before; reset() begins a new stream")
+        check_device(frame, self.network)
+        check_dtype(frame, self.network)
+        self._shape = shape
+
+    def __repr__(self) -> str:
+        counts: dict[int, int] = {}
+        for frames in self.frames_computed.values():
+            counts[frames] = counts.get(frames, 0) + 1
+        layers = ", ".join(f"{count} of {frames}" for frames, count in sorted(counts.items()))
+        return (
+            f"{type(self).__name__}({type(self.network).__name__}, a window of {self.num_segments} frames, "
+            f"recompute={self.recompute}; layers by frames at each new one: {layers})"
+        )
+
+
+class ClassifierStream:
+    """A trained network on the frames of a stream; `VideoClassifier.stream` makes it.
+
+    Args:
+        classifier: the network, and how it is fed.
+        recompute: as for `NetworkStream`.
+        every: one frame of so many is taken; a window spans T times as many.
+
+    Attributes:
+        stream: the `NetworkStream`.
+
+    Raises:
+        TypeError, ValueError: as `NetworkStream`; `every` is no int or below 1.
+    """
+
+    def __init__(self, classifier: VideoClassifier, recompute: int | None, every: int) -> None:
+        check_count("every", every)
+        self.classifier, self.every = classifier, every
+        self.stream = NetworkStream(classifier.network, recompute)
+        self._next = self._first = every // 2 if classifier.reach is None else 0  # as `middle_frames` takes them
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self.stream.reset()
+        self._next = self._first
+
+    def __call__(self, frame: Tensor, top: int = 5) -> list[Prediction] | None:
+        """The `top` most probable classes of the window that this frame completes, the best first.
+
+        None for a frame that is passed over, and until there is a window.
+
+        Args:
+            frame: uint8 (H, W, 3), RGB, of one size throughout; every frame of the stream in turn.
+            top: how many.
+
+        Raises:
+            ValueError: it is no such frame, or `top` is below 1; and as `NetworkStream`.
+        """
+        check_count("top", top)
+        if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.numel() == 0:
+            raise ValueError(f"frame: got {frame.dtype} {tuple(frame.shape)}, expected torch.uint8 (H, W, 3)")
+        self._next -= 1
+        if self._next >= 0:
+            return None
+        self._next += self.every
+        ours = self.classifier
+        (crop,) = slide_crops(resize_short_side(frame[None], ours.short_side), ours.crop_size, 1)
+        weight = next(ours.network.parameters())
+        logits = self.stream(normalize(crop[None].to(weight.device), weight.dtype)[0])
+        return None if logits is None else most_probable(logits[0].float(), ours.class_names, top)
+
+
+class _Flow:
+    """How many frames of a clip go through the second part, and how many of them have not been there before."""
+
+    def __init__(self, num_segments: int, recompute: int) -> None:
+        self.num_segments = self.frames = num_segments
+        self.recompute, self.new = recompute, 1
+
+
+class _History:
+    """What a layer gave for the last `length` frames, each a tensor (N, …) of its own: layers may write into theirs."""
+
+    def __init__(self, length: int) -> None:
+        self._frames: deque[Tensor] = deque(maxlen=length)
+        self.streams = 1
+
+    def push(self, x: Tensor, new: int, streams: int) -> None:
+        """The frames (N·m, …) take the place of the last m − `new` ones and are followed by no others."""
+        self.streams = streams
+        count = x.shape[0] // streams
+        for _ in range(min(count - new, len(self._frames))):
+            self._frames.pop()
+        self._frames.extend(x[i::count].clone() for i in range(count))
+
+    def last(self, count: int) -> Tensor:
+        """(N·count, …), frames of a stream in a row, in the layout they came in."""
+        frames = list(self._frames)[-count:]
+        return torch.cat([frame[n : n + 1] for n in range(self.streams) for frame in frames])
+
+
+class _Over(nn.Module):
+    """A module over time in the second part: given the last m frames, it sees the window and gives the last m."""
+
+    def __init__(self, module: nn.Module, flow: _Flow) -> None:
+        super().__init__()
+        self.module, self.flow = module, flow
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self.maps = _History(self.flow.num_segments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N·m, C, H, W) → the same, of the window's last m frames."""
+        m, T = self.flow.frames, self.flow.num_segments
+        return _last(self.module(self.window(x, T)), T, m)
+
+    def window(self, x: Tensor, count: int) -> Tensor:
+        """The window's last `count` frames, with the last m as they are now."""
+        m, T = self.flow.frames, self.flow.num_segments
+        if self.flow.recompute < T:
+            self.maps.push(x, self.flow.new, x.shape[0] // m)
+        return x if m == T else self.maps.last(count)
+
+
+class _OverTAM(_Over):
+    """A TAM: of the window it keeps X̂, and aggregates the last m maps, for which K // 2 before them are needed."""
+
+    module: TAM
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        super().reset()
+        self.squeezed = _History(self.flow.num_segments)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N·m, C, H, W) → the same, of the window's last m frames."""
+        tam, m, T = self.module, self.flow.frames, self.flow.num_segments
+        if m == self.flow.recompute == T or not _is_known(tam):
+            return super().forward(x)
+        streams = x.shape[0] // m
+        of_frames = squeeze(x, m, impl=tam.impl).transpose(1, 2).flatten(0, 1)
+        self.squeezed.push(of_frames, self.flow.new, streams)
+        importance, kernel = tam.branches(self.squeezed.last(T).unflatten(0, (streams, T)).transpose(1, 2).contiguous())
+        count = min(T, m + tam.kernel_size // 2)
+        weights = importance[..., T - count :].contiguous()
+        y = aggregate(self.window(x, count), weights, kernel, num_segments=count, impl=tam.impl)
+        return _last(y, count, m)
+
+
+def _is_known(tam: TAM) -> bool:
+    """Whether a call of it runs `TAM.compute`, and nothing else."""
+    return is_bare(tam, FORWARD) and getattr(tam.compute, "__func__", None) is COMPUTE
+
+
+def _last(x: Tensor, length: int, count: int) -> Tensor:
+    """The last `count` of `length` frames of each stream in (N·length, …)."""
+    if count == length:
+        return x
+    return torch.cat([x[end - count : end] for end in range(length, x.shape[0] + 1, length)])
+
+
+class _FrameLogits(nn.Module):
+    """What a graph is made of: a network from frames to their logits."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Any) -> Any:
+        """(N·T, 3, H, W) → (N·T, classes)."""
+        return self.network.frame_logits(x)
+
+
+class _Tracer(torch.fx.Tracer):
+    """Of a network's layers, where that can be; else of modules of the classes `whole`, each as it is."""
+
+    def __init__(self, whole: tuple[type[nn.Module], ...] = ()) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a graph calls it."""
+        return isinstance(m, (TemporalModule, self.whole)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _trace(root: _FrameLogits) -> torch.fx.Graph:
+    """Raises ValueError where torch.fx cannot."""
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    try:
+        try:
+            return _Tracer().trace(root)
+        except NotImplementedError:  # a temporal module beside a layer that is none in a graph
+            return _Tracer((BasicBlock, Bottleneck)).trace(root)
+    except (NotImplementedError, torch.fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        name = type(root.network).__name__
+        raise ValueError(f"network: got {name}, which torch.fx cannot trace: {error}") from error
+
+
+def _is_temporal(node: torch.fx.Node, root: nn.Module) -> bool:
+    if node.op != "call_module":
+        return False
+    modules = root.get_submodule(str(node.target)).modules()
+    return any(isinstance(module, TemporalModule) or hasattr(module, "num_segments") for module in modules)
+
+
+def _framewise(graph: torch.fx.Graph, root: nn.Module) -> set[torch.fx.Node]:
+    """The nodes of values that each belong to a frame and to no other."""
+    found: set[torch.fx.Node] = set()
+    later: set[torch.fx.Node] = set()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        if _is_temporal(node, root) or any(source in later for source in inputs):
+            later.add(node)
+        elif node.op == "placeholder" or any(source in found for source in inputs):
+            found.add(node)
+    return found - {node for node in graph.nodes if node.op == "output"}
+
+
+def _first_part(
+    graph: torch.fx.Graph, root: nn.Module, framewise: set[torch.fx.Node]
+) -> tuple[torch.fx.GraphModule, list[torch.fx.Node]]:
+    """What is computed once a frame, and the values of it that go on."""
+    part, copies = torch.fx.Graph(), dict[torch.fx.Node, torch.fx.Node]()
+    for node in graph.nodes:
+        if node in framewise or (node.op == "get_attr" and any(user in framewise for user in node.users)):
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    boundary = [node for node in copies if node in framewise and any(user not in framewise for user in node.users)]
+    part.output(tuple(copies[node] for node in boundary))
+    return torch.fx.GraphModule(root, part), boundary
+
+
+def _second_part(
+    graph: torch.fx.Graph,
+    root: _FrameLogits,
+    framewise: set[torch.fx.Node],
+    boundary: Sequence[torch.fx.Node],
+    flow: _Flow,
+) -> tuple[torch.fx.GraphModule, list[_Over]]:
+    """What is computed of the last frames again, given the values at the `boundary`, and its modules over time."""
+    part, over = torch.fx.Graph(), list[_Over]()
+    copies = {node: part.placeholder(f"value_{i}") for i, node in enumerate(boundary)}
+    for node in graph.nodes:
+        if node in framewise:
+            continue
+        if _is_temporal(node, root):
+            module = root.get_submodule(str(node.target))
+            over.append((_OverTAM if isinstance(module, TAM) else _Over)(module, flow))
+            copies[node] = part.call_module(f"over.{len(over) - 1}", (copies[node.all_input_nodes[0]],))
+        else:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    modules = nn.Module()
+    modules.network, modules.over = root.network, nn.ModuleList(over)
+    return torch.fx.GraphModule(modules, part), over
