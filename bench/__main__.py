@@ -11,6 +11,7 @@ COMMANDS = {
     "ops": ("Ops", "operators and the whole TAM, against the eager formulation, torch.compile and a copy"),
     "model": ("Model", "whole networks: C2D, TANet, and TANet as its public implementations run it"),
     "train": ("Train", "a training step of TANet, taken apart: forward, backward, optimizer, share of TAM"),
+    "stream": ("Stream", "what a new frame of a stream costs, beside the window that it completes"),
     "data": ("Data", "clips a second from video files to batches, against the usual pipeline; memory over many opens"),
     "static": ("Static", "the compiled kernels without a GPU: registers, spills, vector widths, occupancy"),
     "predict": ("Predict", "the compiled kernels' time on a GPU, predicted by a model of one multiprocessor"),
