@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +169,22 @@ def test_a_trained_network_predicts_from_a_stream_as_from_the_windows_frames(tmp
             assert [pair.class_name for pair in predictions] == [pair.class_name for pair in expected]
             assert [p.probability for p in predictions] == pytest.approx([p.probability for p in expected], rel=1e-4)
     assert set(NAMES) == {pair.class_name for pair in seen[first]}
+
+
+PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "streaming.md"
+
+
+def test_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/own/checkpoints").mkdir(parents=True)
+    trained(tmp_path / "runs/own/checkpoints/best.pt", RECIPES["demo"])
+    names: dict[str, Any] = {"frames": torch.from_numpy(striped_frames(32))}
+    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    *classes, computed = capsys.readouterr().out.split("\n")[:-1]
+    assert len(classes) == 1
+    assert classes[0] in NAMES
+    assert computed == "2"
 
 
 def test_a_stream_of_a_trained_network_refuses(tmp_path):
