@@ -5,6 +5,7 @@ Networks are in evaluation, with weights as they are drawn; the streams check th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def run(options: Stream) -> list[Row]:
 def measure(system: str, options: Stream) -> list[Row]:
     """The window, and a new frame at each `recompute`, timed in turn."""
     torch.manual_seed(0)
-    stages = {"stages": options.stages} if options.stages else {}
+    stages: dict[str, Any] = {"stages": options.stages} if options.stages else {}
     network = create_model(
         system, options.backbone, num_classes=400, num_segments=options.segments, weights=None, **stages
     )
