@@ -8,7 +8,10 @@ READY := $(VENV)/.ready
 # Beside torch and triton of other versions, the newest that triton-viz runs with; `older` tests the library with these.
 SANITIZE := .venv-sanitize
 
-.PHONY: demo test deep test-thorough lint bench sanitize older clean
+# Without torch, in seconds.
+DOCS := .venv-docs
+
+.PHONY: demo test deep test-thorough lint bench docs sanitize older clean
 
 demo: $(READY)
 	$(RUN) -m train demo
@@ -39,6 +42,10 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m bench ops --out runs/bench/ops.json --plot runs/bench/ops.png
 
+# The site, in runs/site. --strict: a link to nothing, or a docstring that cannot be read, is an error.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/zensical build --config-file mkdocs.yml --clean --strict
+
 sanitize: $(SANITIZE)/.ready
 	$(SANITIZE)/bin/python -m pytest tests/sanitize
 
@@ -48,11 +55,16 @@ older: $(SANITIZE)/.ready
 		tests/library/test_ops.py tests/library/test_opcheck.py
 
 clean:
-	rm -rf $(VENV) $(SANITIZE) runs
+	rm -rf $(VENV) $(SANITIZE) $(DOCS) runs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(DOCS)/.ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 $(SANITIZE)/.ready: tests/sanitize/requirements.txt

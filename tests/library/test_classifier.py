@@ -1,12 +1,10 @@
 """Networks of training runs, used in programs of their own: with `tam_triton` alone, and as `train` would use them."""
 
-import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
@@ -16,6 +14,7 @@ from torch import nn
 import tam_triton
 from tam_triton.clips import middle_frames
 from tam_triton.command import main
+from tests.support.pages import run_page
 from tests.support.video_files import VP9, encode, striped_frames, with_display_matrix
 from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from train.evaluation.predict import predict
@@ -196,9 +195,6 @@ def test_the_command(checkpoint, videos, tmp_path, capsys):
         main([str(checkpoint), str(videos[0]), "--top", "0"])
 
 
-PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "using-a-network.md"
-
-
 def test_the_page(tmp_path, videos, monkeypatch, capsys):
     """Its blocks, one after the other; what the network exports gives what it gives itself."""
     monkeypatch.chdir(tmp_path)
@@ -206,9 +202,7 @@ def test_the_page(tmp_path, videos, monkeypatch, capsys):
     trained(tmp_path / "runs/own/checkpoints/best.pt", RECIPES["demo"])
     (tmp_path / "videos/val/waving").mkdir(parents=True)
     shutil.copy(videos[0], tmp_path / "videos/val/waving/one.mp4")
-    names: dict[str, Any] = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(block, names)
+    names = run_page("docs/using-a-network.md")
     assert capsys.readouterr().out.count("%  ") == 3
     assert names["features"].shape == (128,)
     torch.testing.assert_close(names["of_segments"].mean(0), names["features"])

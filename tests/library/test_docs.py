@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,29 +15,32 @@ import torch
 from bench import interpreted, static, timing
 from tam_triton import kernels, layout, ops, registered
 from tam_triton.kernels import launch
+from tests.support import pages
+from tests.support.pages import ROOT
 from tests.support.strategies import Problem
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-GUIDE = ROOT / "docs" / "adding-a-kernel.md"
-BLOCK = re.compile(r"^```python\n# (\w+)\.py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+GUIDE = "docs/adding-a-kernel.md"
+NAMED = re.compile(r"# (\w+)\.py\n")
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModuleType]]:
     """The guide's blocks as modules, imported in the page's order. Triton reads a kernel's source from its file."""
     folder = tmp_path_factory.mktemp("example")
-    blocks = BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
-    for name, code in blocks:
-        (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    names = []
+    for block in pages.python_blocks("docs/adding-a-kernel.md"):
+        name = NAMED.match(block.code)
+        assert name is not None, f"{GUIDE}:{block.line}: begins with no name of a file"
+        names.append(name[1])
+        (folder / f"{name[1]}.py").write_text(block.code, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        yield {name: importlib.import_module(name) for name, _ in blocks}
-        for name, _ in blocks:
+        yield {name: importlib.import_module(name) for name in names}
+        for name in names:
             sys.modules.pop(name)
 
 
-PROPERTIES = re.findall(r"^def (test_\w+)", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+PROPERTIES = re.findall(r"^def (test_\w+)", pages.text(GUIDE), re.MULTILINE)
 MUTANTS = {
     "the sign swapped": ("(before - x)", "(x - before)"),
     "time walked the other way": ("if REVERSED", "if not REVERSED"),
@@ -91,13 +95,36 @@ def test_the_row_of_the_example(example: dict[str, ModuleType]) -> None:
     assert torch.equal(call(x, SMALL.importance(), SMALL.kernel()), example["difference_operator"].difference(x, 3))
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_files_that_a_page_names_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    linked = [page.parent / target for target in re.findall(r"\]\(([^\s):#]+)\)", text)]
+@pytest.mark.parametrize("page", pages.pages())
+def test_files_that_a_page_names_exist(page: str) -> None:
+    """And a page of the site links to others of it alone, as the site has no other files."""
+    text = pages.text(page)
+    linked = [(ROOT / page).parent / target for target in re.findall(r"\]\(([^\s):#]+)(?:#[^\s)]*)?\)", text)]
     named = [ROOT / path for path in re.findall(r"`((?:tam_triton|reference|tests|train|bench|docs)/[\w./]*)`", text)]
-    assert linked or named or page.name not in ("README.md", GUIDE.name)
+    assert linked or named or page not in ("README.md", GUIDE)
     assert [str(path) for path in (*linked, *named) if not path.exists()] == []
+    if page.startswith("docs/"):
+        outside = [str(path) for path in linked if pages.DOCS not in path.resolve().parents]
+        assert outside == [], "a page of the site links to a file that is none of it"
+
+
+ANCHOR = re.compile(r"\]\(([^\s):]*)#([^\s)]*)\)")
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_headings_that_a_page_links_to_exist(page: str) -> None:
+    for target, anchor in ANCHOR.findall(pages.text(page)):
+        path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+        included = re.findall(r'^--8<-- "(.+)"$', path.read_text(encoding="utf-8"), re.MULTILINE)
+        sources = [path.read_text(encoding="utf-8"), *((ROOT / name).read_text(encoding="utf-8") for name in included)]
+        headings = [slugify(title) for source in sources for title in re.findall(r"^#+ (.+)$", source, re.MULTILINE)]
+        assert anchor in headings, f"{page}: {target}#{anchor}"
+
+
+def slugify(title: str) -> str:
+    """The anchor of a heading, as the site makes it."""
+    plain = unicodedata.normalize("NFKD", title.replace("`", "")).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +141,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_names_that_the_guide_gives_exist(place: ModuleType, names: list[str]) -> None:
-    text = GUIDE.read_text(encoding="utf-8")
+    text = pages.text(GUIDE)
     for name in names:
         assert name in text, name
         assert hasattr(place, name), name
@@ -122,4 +149,4 @@ def test_names_that_the_guide_gives_exist(place: ModuleType, names: list[str]) -
 
 def test_the_guide_is_found() -> None:
     for page in ("README.md", "CONTRIBUTING.md"):
-        assert "](docs/adding-a-kernel.md)" in (ROOT / page).read_text(encoding="utf-8")
+        assert f"]({GUIDE})" in pages.text(page)

@@ -2,8 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ import tam_triton
 from tam_triton.nets import create_model
 from tam_triton.streaming import NetworkStream
 from tests.library.test_classifier import NAMES, trained
+from tests.support.pages import run_page
 from tests.support.video_files import striped_frames
 from train.recipes import RECIPES
 
@@ -171,16 +170,11 @@ def test_a_trained_network_predicts_from_a_stream_as_from_the_windows_frames(tmp
     assert set(NAMES) == {pair.class_name for pair in seen[first]}
 
 
-PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "streaming.md"
-
-
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/own/checkpoints").mkdir(parents=True)
     trained(tmp_path / "runs/own/checkpoints/best.pt", RECIPES["demo"])
-    names: dict[str, Any] = {"frames": torch.from_numpy(striped_frames(32))}
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(block, names)
+    run_page("docs/streaming.md", {"frames": torch.from_numpy(striped_frames(32))})
     *classes, computed = capsys.readouterr().out.split("\n")[:-1]
     assert len(classes) == 1
     assert classes[0] in NAMES

@@ -1,90 +1,163 @@
-"""Every command in the pages about training is one that the command line takes: the real parser reads it."""
+"""Every command that a page shows is one that its program takes: the real parser reads it."""
 
+import importlib.util
 import re
 import shlex
-from pathlib import Path
+import tomllib
+from argparse import ArgumentParser
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import pytest
 import tyro
+from torch.distributed.run import get_args_parser
 
 import bench.__main__
+import tam_triton.command
 import train.__main__
+from tests.support import pages
+from tests.support.pages import ROOT, command_lines
 
-DOCS = Path(__file__).parents[2] / "docs"
-ON_TRAINING = ("kinetics-400.md", "something-something.md", "training.md")
-PAGES = (*ON_TRAINING, "predicting.md", "export.md")
-COMMAND = re.compile(r"-m (train|bench) (.*)")
+ON_TRAINING = ("docs/kinetics-400.md", "docs/something-something.md", "docs/training.md")
+ON_USE = ("docs/predicting.md", "docs/export.md")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 class _ParsedError(Exception):
     """Ends a command line where it would begin to work."""
 
 
-def commands(page: str) -> list[tuple[str, str]]:
-    """(program, arguments) of all command lines in the page's blocks without a language and in its running text."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
-    blocks = [line for language, block in found if not language for line in block.splitlines()]
-    inline = re.findall(r"`(python -m (?:train|bench) [^`]* --[^`]*)`", text)
-    return [(match[1], match[2]) for line in (*blocks, *inline) if (match := COMMAND.search(line))]
+def stopping(original: Callable[..., Any], parsed: list[Any]) -> Callable[..., NoReturn]:
+    def stop(*args: Any, **options: Any) -> NoReturn:
+        parsed.append(original(*args, **options))
+        raise _ParsedError
+
+    return stop
 
 
-def parse(monkeypatch: pytest.MonkeyPatch, program: str, arguments: str) -> Any:
+def parse(monkeypatch: pytest.MonkeyPatch, program: str, arguments: list[str]) -> Any:
     """What the real command line makes of `arguments`, without doing it."""
     parsed: list[Any] = []
-
-    def stopping(original: Any) -> Any:
-        def stop(*args: Any, **options: Any) -> NoReturn:
-            parsed.append(original(*args, **options))
-            raise _ParsedError
-
-        return stop
-
     main = {"train": train.__main__.main, "bench": bench.__main__.main}[program]
     with monkeypatch.context() as patch:
-        patch.setattr(tyro, "cli", stopping(tyro.cli))
-        with pytest.raises((_ParsedError, SystemExit)) as ended:
-            main(shlex.split(arguments))
-    if ended.type is SystemExit:
-        assert arguments.endswith("--help"), f"{program} {arguments}: is refused"
-        assert ended.value.code == 0  # type: ignore[attr-defined]
-        return None
-    return parsed[0]
+        patch.setattr(tyro, "cli", stopping(tyro.cli, parsed))
+        if arguments[:1] == ["device"]:
+            patch.setattr("torch.cuda.is_available", lambda: True)
+        try:
+            status: Any = main(arguments)
+        except _ParsedError:
+            return parsed[0]
+        except SystemExit as ended:
+            status = ended.code
+    said_how = not arguments or arguments[-1] == "--help"
+    assert (status, said_how) == (0, True), f"{program} {shlex.join(arguments)}: is refused"
+    return None
 
 
-LINES = [(page, *command) for page in (*PAGES, "visualizing.md") for command in commands(page)]
+def check(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """Raises where a program does not take what follows it, or is none that the pages may name."""
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    name, *rest = words
+    if name in ("python", "torchrun"):
+        at = rest.index("-m")
+        if name == "torchrun":
+            get_args_parser().parse_args([*rest[:at], "-m", *rest[at + 1 :]])
+        module, arguments = rest[at + 1], rest[at + 2 :]
+        if module in ("train", "bench"):
+            parse(monkeypatch, module, arguments)
+        else:
+            assert importlib.util.find_spec(module), module
+    elif name == "tam-triton":
+        with monkeypatch.context() as patch, suppress(_ParsedError):
+            patch.setattr(ArgumentParser, "parse_args", stopping(ArgumentParser.parse_args, []))
+            tam_triton.command.main(rest)
+    elif name == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert {word for word in rest if "=" not in word} <= set(targets), rest
+    elif name == "pip":
+        wanted = [extra for word in rest for group in re.findall(r"\[(.*)\]", word) for extra in group.split(",")]
+        assert rest[0] == "install"
+        assert set(wanted) <= PROJECT["project"]["optional-dependencies"].keys(), wanted
+    elif name == "pytest":
+        marks = [mark.partition(":")[0] for mark in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
+        assert rest[rest.index("-m") + 1] in marks
+    else:
+        assert name in OTHERS, f"{name}: is no command that a test knows"
+
+
+OTHERS = ("ffmpeg",)
+"""Programs of others."""
+
+
+def parts(page: str, line: str) -> list[list[str]]:
+    """The commands of a line, one after another in a pipe, with the variables that the page exports in their place."""
+    known = {
+        match[1]: shlex.split(match[2])[0]
+        for _, other in command_lines(page)
+        if (match := re.match(r"export (\w+)=(.*)", other))
+    }
+    for name, value in known.items():
+        line = re.sub(rf"\${name}\b", value, line)
+    line = line.replace(" NAME", " aggregate")  # of an operator
+    words, found = shlex.split(line, comments=True), list[list[str]]([[]])
+    for word in words:
+        if word == "|":
+            found.append([])
+        else:
+            found[-1].append(word)
+    return [] if words[0] == "export" else found
+
+
+LINES = [(page, number, line) for page in pages.pages() for number, line in command_lines(page)]
+
+
+@pytest.mark.parametrize(("page", "number", "line"), LINES, ids=[f"{page}:{number}" for page, number, _ in LINES])
+def test_a_command_is_taken(page: str, number: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in parts(page, line):
+        check(monkeypatch, words)
+
+
+def names(page: str) -> set[str]:
+    """The commands of `train` that a page has."""
+    return {match[1] for _, line in command_lines(page) if (match := re.search(r"-m train (\w+)", line))}
 
 
 def test_the_pages_have_commands() -> None:
     for page in ON_TRAINING:
-        names = {arguments.split()[0] for _, arguments in commands(page)}
-        assert {"prepare", "fit", "test", "ensemble"} <= names, page
-    assert {arguments.split()[0] for _, arguments in commands("predicting.md")} == {"predict", "extract"}
-    assert {arguments.split()[0] for _, arguments in commands("export.md")} == {"export", "predict", "test"}
-
-
-@pytest.mark.parametrize(("page", "program", "arguments"), LINES, ids=[f"{p}-{i}" for i, (p, *_) in enumerate(LINES)])
-def test_a_command_is_taken(page: str, program: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    parse(monkeypatch, program, arguments)
+        assert {"prepare", "fit", "test", "ensemble"} <= names(page), page
+    assert names("docs/predicting.md") == {"predict", "extract"}
+    assert names("docs/export.md") == {"export", "predict", "test"}
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments"),
-    [("train", "prepare list.csv --source kinetic"), ("train", "fit k400-9f"), ("train", "fit k400-8f --lr 1")],
+    "line",
+    [
+        "python -m train prepare list.csv --source kinetic",
+        "python -m train fit k400-9f",
+        "python -m train fit k400-8f --lr 1",
+        "python -m train fits",
+        "python -m bench opss",
+        "torchrun --nproc 2 --no-such-option -m train fit k400-8f",
+        "tam-triton best.pt one.mp4 --topp 3",
+        "make teest",
+        "pip install 'tam-triton[netss]'",
+        "pytest -m gpus",
+        "python -m tests.executed.tables",
+        "nvidia-smi",
+    ],
 )
-def test_a_wrong_command_is_not(
-    program: str, arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(AssertionError, match="is refused"):
-        parse(monkeypatch, program, arguments)
+def test_a_wrong_command_is_not(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((AssertionError, SystemExit)):
+        check(monkeypatch, shlex.split(line))
 
 
 def test_overrides_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages' advice about batch size and learning rate gives the rates that they say."""
     text = "fit k400-8f --optimization.batch-size 128 --optimization.scale-lr"
-    assert text.removeprefix("fit k400-8f ") in (DOCS / "kinetics-400.md").read_text(encoding="utf-8")
-    assert parse(monkeypatch, "train", text).recipe.resolve().optimization.lr == pytest.approx(0.02)
+    assert text.removeprefix("fit k400-8f ") in pages.text("docs/kinetics-400.md")
+    assert parse(monkeypatch, "train", text.split()).recipe.resolve().optimization.lr == pytest.approx(0.02)
 
 
 def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +167,8 @@ def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, caps
         with pytest.raises(SystemExit):
             train.__main__.main([*command.split(), "--help"])
         known += capsys.readouterr().out
-    for page in PAGES:
-        text = re.sub(r"^```\n.*?^```$", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    for page in (*ON_TRAINING, *ON_USE):
+        text = re.sub(r"^```\n.*?^```$", "", pages.text(page), flags=re.M | re.S)
         for span in re.findall(r"`([^`\n]*--[^`\n]*)`", text):
             if "bench" in span:
                 continue

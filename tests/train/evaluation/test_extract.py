@@ -4,14 +4,13 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 import tam_triton
+from tests.support.pages import run_page, text
 from tests.support.video_files import VP9, encode, striped_frames
 from tests.train.evaluation.test_testing import make_trained, make_video
 from train.__main__ import main
@@ -188,18 +187,13 @@ def test_files_of_videos_elsewhere(here, tmp_path):
         output_paths([outside, clash], here / "out", ".npz")
 
 
-PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "predicting.md"
-
-
 def test_the_page(here, capsys, tmp_path, monkeypatch):
     """Its code reads what its command writes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos/val/waving").mkdir(parents=True)
     shutil.copy(here / "a" / "one.mp4", "videos/val/waving")
     assert main(["extract", str(here / "best.pt"), "videos", "--out", "runs/features", "--workers", "0"]) == 0
-    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(block, names)
+    names = run_page("docs/predicting.md")
     assert names["features"].shape == (128,)
-    text = PAGE.read_text(encoding="utf-8").split("The metadata")[1].split("A file lies")[0]
-    assert names["made_of"].keys() - {"weights"} == set(re.findall(r"`(\w+)`", text)) - {"metadata"}
+    metadata = text("docs/predicting.md").split("The metadata")[1].split("A file lies")[0]
+    assert names["made_of"].keys() - {"weights"} == set(re.findall(r"`(\w+)`", metadata)) - {"metadata"}

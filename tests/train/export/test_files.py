@@ -1,7 +1,6 @@
 """Exported files in use: their values, what is in them, in `predict` and `test`, and those that cannot be read."""
 
 import json
-import re
 import shutil
 import zipfile
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ import torch
 from tam_triton.nets import create_model
 from tests.support.exported import CPU, KINDS, S, T, refused, said, settings_in
 from tests.support.onnx_operators import CONSTANT_AXES, SUPPORTED
+from tests.support.pages import python_blocks, run_block
 from tests.train.evaluation.test_testing import CLASSES
 from train.__main__ import main
 from train.checkpoint import load_checkpoint
@@ -29,8 +29,6 @@ from train.exported.settings import FORMAT, PART
 from train.precision import logits_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-PAGE = Path(writers.__file__).parents[2] / "docs" / "export.md"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,8 +72,8 @@ def test_the_page(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     logits = []
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(block, names)
+    for block in python_blocks("docs/export.md"):
+        run_block(block, names)
         logits.append(names["logits"])
         assert names["made_of"]["class_names"] == list(CLASSES)
     assert eval(capsys.readouterr().out)[0] in CLASSES

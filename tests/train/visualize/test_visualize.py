@@ -18,6 +18,7 @@ from tam_triton import inspect
 from tam_triton.classifier import Prediction
 from tam_triton.inspect import Weights
 from tests.support.fit_runs import make_split
+from tests.support.pages import run_page
 from tests.support.video_files import encode, striped_frames
 from tests.train.evaluation.test_testing import CLASSES, make_trained, make_video
 from train.__main__ import main
@@ -142,10 +143,7 @@ def check_the_docs(place, seen, arrays, monkeypatch):
     Path("runs/seen").symlink_to(seen)
     Path("videos/val/waving").mkdir(parents=True)
     Path("videos/val/waving/one.mp4").symlink_to(place / "in" / ODD)
-    page = Path(tam_triton.__file__).parents[1] / "docs" / "visualizing.md"
-    names: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        exec(block, names)
+    names = run_page("docs/visualizing.md")
     assert np.array_equal(names["kernel"], arrays["layer3.0.tam.kernel"])
 
 

@@ -1,0 +1,106 @@
+"""Every page of the documentation is tested: its Python runs here or in the test that `pages.RUN_BY` names."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torchvision.models import WeightsEnum, get_model
+
+from tam_triton.nets import published_state, tanet50
+from tests.library.test_classifier import trained
+from tests.support import pages
+from tests.support.pages import DOCS, RUN_BY, blocks, python_blocks, run_page
+from tests.support.video_files import encode, striped_frames
+from train.recipes import RECIPES
+
+NOT_RUN: dict[str, int] = {"docs/training.md": 1}
+"""How many blocks of each page are run by no test."""
+RUN_HERE = [page for page in pages.pages() if page not in RUN_BY and python_blocks(page)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a reader has, by the place where the pages have it: a trained network, videos, a published checkpoint."""
+    folder = tmp_path_factory.mktemp("files")
+    authors = {f"module.{name}": value for name, value in published_state(tanet50(num_classes=174), "authors").items()}
+    torch.save({"epoch": 50, "state_dict": authors}, folder / "authors.pth")
+    video = encode(folder / "one.mp4", striped_frames(16))
+    return {
+        "runs/own/checkpoints/best.pt": trained(folder / "best.pt", RECIPES["demo"]),
+        "tanet_r50_8f_sthv2.pth": folder / "authors.pth",
+        "video.mp4": video,
+        "videos/val/waving/one.mp4": video,
+    }
+
+
+@pytest.fixture
+def place(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that a reader is in. torchvision's weights are random instead of downloaded."""
+    for name, path in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(path)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", random_weights)
+    monkeypatch.setattr("tam_triton.nets.backbones.check_download", lambda weights: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def random_weights(weights: WeightsEnum, *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+    return get_model(type(weights).__name__.removesuffix("_Weights").lower()).state_dict()
+
+
+@pytest.mark.parametrize("page", RUN_HERE)
+@pytest.mark.usefixtures("place")
+def test_the_python_of_a_page_runs(page: str) -> None:
+    run_page(page, {"torch": torch} if page == "docs/errors.md" else {})
+
+
+def test_python_that_is_run_elsewhere_is() -> None:
+    """The test that is named runs the page, by its name."""
+    for page, test in RUN_BY.items():
+        assert python_blocks(page), f"{page} has no Python any more"
+        source = (pages.ROOT / test).read_text(encoding="utf-8")
+        assert f'"{page}"' in source, f"{test} does not run {page}"
+        assert "run_page(" in source or "python_blocks(" in source, test
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_every_block_is_of_a_known_kind(page: str) -> None:
+    """So that none escapes: its language is one of a few, and it stands at the beginning of its line."""
+    assert re.findall(r"^[ \t]+(?:```|~~~).*$|^~~~.*$|^```+\w*[^\w\n`].*$", pages.text(page), re.MULTILINE) == []
+    for block in blocks(page):
+        assert block.language in pages.LANGUAGES, (page, block.line, block.language)
+        assert block.language != "bash" or block.reason, f"{page}:{block.line}: a shell's own language is not run"
+        assert block.language != "pycon" or page == "docs/errors.md", f"{page}:{block.line}: no test runs it"
+
+
+def test_blocks_that_are_not_run_are_counted() -> None:
+    """Each says why, in the one way; a new one is to be added here."""
+    marked = Counter(block.page for page in pages.pages() for block in blocks(page) if block.reason)
+    assert marked == NOT_RUN
+    comments = sum(len(re.findall("not run:", pages.text(page))) for page in pages.pages())
+    assert comments == marked.total(), "a remark that stands above no block"
+
+
+def test_the_site_lists_every_page() -> None:
+    """Its navigation has each page of docs/ once, and nothing else."""
+    site = yaml.safe_load((pages.ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+    def leaves(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [leaf for part in parts for leaf in leaves(part)]
+
+    listed = leaves(site["nav"])
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_the_site_needs_no_network() -> None:
+    """Neither a font nor a script is fetched by its pages."""
+    site = yaml.safe_load((pages.ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert site["theme"]["font"] is False
+    assert "://" not in "".join(str(site.get(name, "")) for name in ("extra_javascript", "extra_css", "extra"))
