@@ -42,9 +42,12 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m bench ops --out runs/bench/ops.json --plot runs/bench/ops.png
 
-# The site, in runs/site. --strict: a link to nothing, or a docstring that cannot be read, is an error.
+# The site, in runs/site. Warnings are errors: those of links by --strict, those of docstrings as they are printed.
 docs: $(DOCS)/.ready
-	$(DOCS)/bin/zensical build --config-file mkdocs.yml --clean --strict
+	mkdir -p runs
+	$(DOCS)/bin/zensical build --config-file mkdocs.yml --clean --strict >runs/site.log 2>&1 || { cat runs/site.log; exit 1; }
+	cat runs/site.log
+	! grep -E "^(griffe|mkdocstrings|mkdocs_autorefs|WARNING)" runs/site.log
 
 sanitize: $(SANITIZE)/.ready
 	$(SANITIZE)/bin/python -m pytest tests/sanitize

@@ -1,8 +1,10 @@
 """Every page of the documentation is tested: its Python runs here or in the test that `pages.RUN_BY` names."""
 
+import pkgutil
 import re
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ import torch
 import yaml
 from torchvision.models import WeightsEnum, get_model
 
+import tam_triton
+from tam_triton import nets, temporal
 from tam_triton.nets import published_state, tanet50
+from tam_triton.nets.zoo import DEPTHS
 from tests.library.test_classifier import trained
 from tests.support import pages
 from tests.support.pages import DOCS, RUN_BY, blocks, python_blocks, run_page
@@ -97,6 +102,26 @@ def test_the_site_lists_every_page() -> None:
 
     listed = leaves(site["nav"])
     assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("module", [tam_triton, temporal, nets], ids=lambda module: module.__name__)
+def test_all_that_a_module_gives_is_in_the_reference(module: ModuleType) -> None:
+    """By its name in the module, or with a remark: a TANet of each depth."""
+    page = pages.text(f"docs/api/{module.__name__.removeprefix('tam_triton.')}.md")
+    listed = set(DIRECTIVE.findall(page)) | set(DIRECTIVE.findall(pages.text("docs/api/temporal.md")))
+    depths = {f"{network}{depth}" for network in ("tanet", "c2d") for depth in DEPTHS}
+    missing = [name for name in module.__all__ if f"{module.__name__}.{name}" not in listed and name not in depths]
+    assert missing == ["MODULES"] if module is temporal else missing == []
+    assert "`temporal.MODULES`" in pages.text("docs/api/temporal.md")
+
+
+def test_what_the_reference_shows_is_there() -> None:
+    for page in (page for page in pages.pages() if page.startswith("docs/api/")):
+        for path in DIRECTIVE.findall(pages.text(page)):
+            assert pkgutil.resolve_name(path) is not None, (page, path)
 
 
 def test_the_site_needs_no_network() -> None:

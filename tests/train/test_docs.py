@@ -7,7 +7,8 @@ import tomllib
 from argparse import ArgumentParser
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import pytest
 import tyro
@@ -117,6 +118,38 @@ LINES = [(page, number, line) for page in pages.pages() for number, line in comm
 def test_a_command_is_taken(page: str, number: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in parts(page, line):
         check(monkeypatch, words)
+
+
+def option_classes(kind: type) -> set[str]:
+    """The dataclass of a command's options and those in it, by their paths."""
+    found = {f"{kind.__module__}.{kind.__qualname__}"}
+    hints = get_type_hints(kind)
+    for option in fields(kind):
+        for part in (hints[option.name], *get_args(hints[option.name])):
+            if is_dataclass(part) and isinstance(part, type):
+                found |= option_classes(part)
+    return found
+
+
+def test_the_reference_has_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command is a heading of the page, and each class that a command's options are fields of is shown there."""
+    page = pages.text("docs/api/command-lines.md")
+    shown = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE))
+    headings = re.findall(r"^### (train|bench) (\w+)$", page, re.MULTILINE)
+    assert headings == [("train", name) for name in train.__main__.COMMANDS] + [
+        ("bench", name) for name in bench.__main__.COMMANDS
+    ]
+    examples = {}
+    for _, _, line in LINES:
+        for words in parts("README.md", line) if " NAME" not in line else ():
+            if (place := [i for i, word in enumerate(words) if word in ("train", "bench")]) and words[-1] != "--help":
+                program, *arguments = words[place[0] :]
+                examples[program, arguments[0] if arguments else ""] = arguments
+    missing = set()
+    for program, name in headings:
+        kind = type(parse(monkeypatch, program, examples.get((program, name), [name])))
+        missing |= option_classes(kind) - shown
+    assert missing == set()
 
 
 def names(page: str) -> set[str]:
