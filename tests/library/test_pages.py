@@ -17,7 +17,7 @@ from tam_triton import nets, temporal
 from tam_triton.nets import published_state, tanet50
 from tam_triton.nets.zoo import DEPTHS
 from tests.library.test_classifier import trained
-from tests.support import pages
+from tests.support import kernel_tables, pages
 from tests.support.pages import DOCS, RUN_BY, blocks, python_blocks, run_page
 from tests.support.video_files import encode, striped_frames
 from train.recipes import RECIPES
@@ -69,7 +69,7 @@ def test_python_that_is_run_elsewhere_is() -> None:
         assert python_blocks(page), f"{page} has no Python any more"
         source = (pages.ROOT / test).read_text(encoding="utf-8")
         assert f'"{page}"' in source, f"{test} does not run {page}"
-        assert "run_page(" in source or "python_blocks(" in source, test
+        assert re.search(r"run_page\(|python_blocks\(|run_block\(", source), test
 
 
 @pytest.mark.parametrize("page", pages.pages())
@@ -102,6 +102,12 @@ def test_the_site_lists_every_page() -> None:
 
     listed = leaves(site["nav"])
     assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_tables_of_the_kernels_are_those_of_the_results() -> None:
+    page = pages.text("docs/design-notes.md")
+    assert set(re.findall("<!-- table: (\\w+) -->", page)) == kernel_tables.TABLES.keys()
+    assert kernel_tables.filled(page) == page, "write them anew with `python -m tests.support.kernel_tables`"
 
 
 DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
