@@ -217,4 +217,5 @@ def _network(model: Mapping[str, Any], num_classes: int, num_segments: int, impl
     if impl is not None and "impl" in list_options(system):
         options["impl"] = impl
     network = with_head(model["backbone"], num_classes)
-    return create_model(system, *network, num_segments, dropout=model["dropout"], **options)
+    stages = model.get("stages")  # recipes of before have none
+    return create_model(system, *network, num_segments, dropout=model["dropout"], stages=stages, **options)

@@ -18,6 +18,7 @@ import tyro
 from tam_triton.nets import list_models, list_options
 from tam_triton.nets.slowfast_config import CONFIGS
 from tam_triton.nets.small_resnet import SMALL
+from tam_triton.nets.systems import SYSTEMS
 from train.data.dataset import Views
 from train.data.entries import Split
 from train.data.reader import Decoder
@@ -116,6 +117,9 @@ class Model:
     """β, reduction of the local branch, for systems with one. Paper, table 1a."""
     local_kernel_size: int = dataclasses.field(default=3, metadata=ADDED)
     """Taps of the local branch's first Conv1d. Paper and mmaction2; the script's are as many as kernel_size."""
+    stages: tuple[Literal["res2", "res3", "res4", "res5"], ...] | None = dataclasses.field(default=None, metadata=ADDED)
+    """Stages of a ResNet that have the temporal module; None: all. Paper, table 5b: all. None for systems whose module
+    has places of its own, such as tsm."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -135,6 +139,12 @@ class Model:
             require(self, field, getattr(self, field) > 0 and getattr(self, field) % 2 == 1, "an odd number above 0")
         for field in ("alpha", "beta"):
             require(self, field, getattr(self, field) >= 1, "at least 1")
+        stages, row = self.stages, SYSTEMS.get(self.system)
+        if stages is not None:
+            expected = "one or more different stages, or None"
+            require(self, "stages", len(set(stages)) == len(stages) > 0, expected)
+            holds = row is not None and row.style is not None
+            require(self, "stages", holds, f"None, as the places of {self.system} are its own")
         known = list_options(self.system)
         for option in dataclasses.fields(self):
             if option.name in OPTIONS and option.name not in known:
@@ -166,8 +176,9 @@ class Model:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of its options that the system has."""
-        return {name: getattr(self, name) for name in OPTIONS if name in list_options(self.system)}
+        """Those of its options that the system has, and the stages, where not all have it."""
+        options = {name: getattr(self, name) for name in OPTIONS if name in list_options(self.system)}
+        return options if self.stages is None else options | {"stages": self.stages}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import nn
 import tam_triton
 from tam_triton.clips import middle_frames
 from tam_triton.command import main
+from tam_triton.inspect import find_tams
 from tests.support.pages import run_page
 from tests.support.video_files import VP9, encode, striped_frames, with_display_matrix
 from train.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
@@ -63,6 +64,17 @@ def test_predicts_as_train_does(tmp_path, videos, kind, system):
         found = model.predict(video, top=3)
         assert [pair.class_name for pair in found] == [pair.class_name for pair in expected]
         assert [pair.probability for pair in found] == pytest.approx([pair.probability for pair in expected], rel=1e-5)
+
+
+def test_stages_of_a_recipe(tmp_path):
+    """TAMs stand in those alone, and both ways of loading find them."""
+    demo = RECIPES["demo"]
+    path = trained(tmp_path / "best.pt", replace(demo, model=replace(demo.model, stages=("res5",))))
+    networks = tam_triton.load(path).network, load_checkpoint(path).network
+    assert [list(find_tams(network)) for network in networks] == [["layer4.0.tam"]] * 2
+    states = [network.state_dict() for network in networks]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_frames_features_and_calls(checkpoint, videos):

@@ -143,6 +143,7 @@ OVERRIDES = {
     "data.train_root": ("videos", Path("videos")),
     "data.val_root": ("videos", Path("videos")),
     "model.local_kernel_size": ("5", 5),
+    "model.stages": ("res4 res5", ("res4", "res5")),
     "sampling.kind": ("segments", "segments"),
     "sampling.num_segments": ("16", 16),
     "sampling.reach": ("32", 32),
@@ -293,6 +294,14 @@ SLOWFAST = Model(system="slowfast_4x16", weights=None)
             {"model": SLOWFAST},
             r"sampling\.num_segments: got 8, expected 32 for slowfast_4x16, its fast pathway",
         ),
+        (Model, {"stages": ("res6",)}, r"model\.stages: got \('res6',\), expected a tuple, each of it one of 'res2', "),
+        (Model, {"stages": ()}, r"model\.stages: got \(\), expected one or more different stages, or None"),
+        (Model, {"stages": ("res5", "res5")}, r"model\.stages: got \('res5', 'res5'\), expected one or more different"),
+        (
+            Model,
+            {"system": "tsm", "stages": ("res5",)},
+            r"stages: got \('res5',\), expected None, as the places of tsm",
+        ),
         (Model, {"dropout": 1.0}, r"model\.dropout: got 1\.0, expected at least 0 and below 1"),
         (Model, {"kernel_size": 4}, r"model\.kernel_size: got 4, expected an odd number above 0"),
         (Model, {"alpha": 0}, r"model\.alpha: got 0, expected at least 1"),
@@ -342,6 +351,7 @@ def test_a_recipe_of_before_fields_were_added(name):
         ("optimization", "warmup_start"),
         ("optimization", "nesterov"),
         ("optimization", "norm_decay"),
+        ("model", "stages"),
     ):
         del plain[group][field]
     assert Recipe.from_json(json.dumps(plain)) == RECIPES[name]
