@@ -17,6 +17,7 @@ from torch.distributed.run import get_args_parser
 import bench.__main__
 import tam_triton.command
 import train.__main__
+from tam_triton.nets import list_models
 from tests.support import pages
 from tests.support.pages import ROOT, command_lines
 
@@ -207,3 +208,15 @@ def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, caps
                 continue
             for option in re.findall(r"--[a-z][\w.-]*(?<![.…])", span):
                 assert re.search(rf"{re.escape(option)}[\s,.]", known), (page, option)
+
+
+def test_every_system_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the paper's tables; each command writes into a place of its own."""
+    systems = set()
+    for _, line in command_lines("docs/paper-tables.md"):
+        words = parts("docs/paper-tables.md", line)
+        if words and words[0][3:4] == ["fit"]:
+            systems.add(parse(monkeypatch, "train", words[0][3:]).recipe.model.system)
+    assert systems == set(list_models())
+    places = [match for _, line in command_lines("docs/paper-tables.md") for match in re.findall(r"--out (\S+)", line)]
+    assert len(places) == len(set(places))
