@@ -31,12 +31,14 @@ RUN_HERE = [page for page in pages.pages() if page not in RUN_BY and python_bloc
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What a reader has, by the place where the pages have it: a trained network, videos, a published checkpoint."""
     folder = tmp_path_factory.mktemp("files")
-    authors = {f"module.{name}": value for name, value in published_state(tanet50(num_classes=174), "authors").items()}
-    torch.save({"epoch": 50, "state_dict": authors}, folder / "authors.pth")
+    network = tanet50(num_classes=174)
+    for form in ("authors", "mmaction2"):
+        torch.save({"epoch": 50, "state_dict": published_state(network, form)}, folder / f"{form}.pth")
     video = encode(folder / "one.mp4", striped_frames(16))
     return {
         "runs/own/checkpoints/best.pt": trained(folder / "best.pt", RECIPES["demo"]),
         "tanet_r50_8f_sthv2.pth": folder / "authors.pth",
+        "tanet_mmaction2.pth": folder / "mmaction2.pth",
         "video.mp4": video,
         "videos/val/waving/one.mp4": video,
     }

@@ -20,6 +20,7 @@ import train.__main__
 from tam_triton.nets import list_models
 from tests.support import pages
 from tests.support.pages import ROOT, command_lines
+from train.recipes import RECIPES
 
 ON_TRAINING = ("docs/kinetics-400.md", "docs/something-something.md", "docs/training.md")
 ON_USE = ("docs/predicting.md", "docs/export.md")
@@ -195,28 +196,34 @@ def test_overrides_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Options in running text, such as `--loading.timeout`, are options of some command."""
+    """Options in running text, such as `--loading.timeout`, are options of some command; of tables the last column."""
     known = ""
-    for command in ("prepare", "fit k400-8f", "test", "ensemble", "predict", "extract", "export"):
+    for name in train.__main__.COMMANDS:
         with pytest.raises(SystemExit):
-            train.__main__.main([*command.split(), "--help"])
+            train.__main__.main([name, *(["k400-8f"] if name in ("fit", "compare") else []), "--help"])
         known += capsys.readouterr().out
-    for page in (*ON_TRAINING, *ON_USE):
+    for page in pages.pages():
+        if page == "bench/README.md":
+            continue
         text = re.sub(r"^```\n.*?^```$", "", pages.text(page), flags=re.M | re.S)
+        text = re.sub(r"^\|.*\|([^|]*)\|$", r"\1", text, flags=re.M)
         for span in re.findall(r"`([^`\n]*--[^`\n]*)`", text):
-            if "bench" in span:
+            if re.search(r"bench|tests|pytest|-m train --|tam-triton", span):
                 continue
-            for option in re.findall(r"--[a-z][\w.-]*(?<![.…])", span):
-                assert re.search(rf"{re.escape(option)}[\s,.]", known), (page, option)
+            for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*(?<![.…])", span):
+                assert re.search(rf"{re.escape(option)}[\s,.]", known) or option in TORCHRUN, (page, option)
 
 
-def test_every_system_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+TORCHRUN = {string for action in get_args_parser()._actions for string in action.option_strings}
+
+
+def test_every_system_has_its_row() -> None:
     """Of the paper's tables; each command writes into a place of its own."""
     systems = set()
     for _, line in command_lines("docs/paper-tables.md"):
-        words = parts("docs/paper-tables.md", line)
-        if words and words[0][3:4] == ["fit"]:
-            systems.add(parse(monkeypatch, "train", words[0][3:]).recipe.model.system)
+        if recipe := re.search(r"-m train fit (\S+)", line):
+            system = re.search(r"--model\.system (\S+)", line)
+            systems.add(system[1] if system else RECIPES[recipe[1]].model.system)
     assert systems == set(list_models())
     places = [match for _, line in command_lines("docs/paper-tables.md") for match in re.findall(r"--out (\S+)", line)]
     assert len(places) == len(set(places))
