@@ -18,6 +18,7 @@ BESIDE = ("README.md", "CONTRIBUTING.md", "bench/README.md")
 RUN_BY = {
     "docs/adding-a-kernel.md": "tests/library/test_docs.py",
     "docs/export.md": "tests/train/export/test_files.py",
+    "docs/kinetics-400.md": "tests/train/test_own_data_set.py",
     "docs/own-data-set.md": "tests/train/test_own_data_set.py",
     "docs/predicting.md": "tests/train/evaluation/test_extract.py",
     "docs/streaming.md": "tests/library/test_streaming.py",

@@ -1,11 +1,15 @@
-"""docs/own-data-set.md, from its first block to its last: what it writes, its commands, its program."""
+"""docs/own-data-set.md, from its first block to its last: what it writes, its commands, its program.
 
+And docs/kinetics-400.md of what that has tested.
+"""
+
+import re
 import shlex
 from typing import Any
 
 import pytest
 
-from tests.support.pages import Block, blocks, run_block
+from tests.support.pages import Block, blocks, run_block, run_page
 from train.__main__ import main
 
 PAGE = "docs/own-data-set.md"
@@ -50,4 +54,7 @@ def test_the_page(tmp_path, monkeypatch, capfd):
     for expected in ("18 of 18 usable", "18 videos of 3 classes to train on, 6 to validate on", "tested 6 of 6 videos"):
         assert expected in said, expected
     assert (tmp_path / "runs/trial/test/confusion.png").exists()
+    run_page("docs/kinetics-400.md")
+    row = capfd.readouterr().out
+    assert re.fullmatch(r"\| runs/trial/test \| 1 × 1 of 64 \| [\d.]+% / 100.0% \| 6 of 6 videos \|\n", row), row
     assert {name for name, _ in names["model"].predict(names["video"])} == set(names["model"].class_names)
