@@ -27,12 +27,12 @@ NAMED = re.compile(r"# (\w+)\.py\n")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModuleType]]:
     """The guide's blocks as modules, imported in the page's order. Triton reads a kernel's source from its file."""
     folder = tmp_path_factory.mktemp("example")
-    names = []
+    names: list[str] = []
     for block in pages.python_blocks("docs/adding-a-kernel.md"):
-        name = NAMED.match(block.code)
-        assert name is not None, f"{GUIDE}:{block.line}: begins with no name of a file"
-        names.append(name[1])
-        (folder / f"{name[1]}.py").write_text(block.code, encoding="utf-8")
+        first = NAMED.match(block.code)
+        assert first is not None, f"{GUIDE}:{block.line}: begins with no name of a file"
+        names.append(first[1])
+        (folder / f"{first[1]}.py").write_text(block.code, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield {name: importlib.import_module(name) for name in names}
