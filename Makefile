@@ -42,12 +42,14 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m bench ops --out runs/bench/ops.json --plot runs/bench/ops.png
 
-# The site, in runs/site. Warnings are errors: those of links by --strict, those of docstrings as they are printed.
+# The site, in runs/site. Warnings are errors: those of links by --strict, those of docstrings as they are printed; and so is a
+# page that would fetch anything from elsewhere.
 docs: $(DOCS)/.ready
 	mkdir -p runs
 	$(DOCS)/bin/zensical build --config-file mkdocs.yml --clean --strict >runs/site.log 2>&1 || { cat runs/site.log; exit 1; }
 	cat runs/site.log
 	! grep -E "^(griffe|mkdocstrings|mkdocs_autorefs|WARNING)" runs/site.log
+	! grep -rE '<(script|link|img|iframe)[^>]*(src|href)="(https?:)?//' runs/site --include=*.html
 
 sanitize: $(SANITIZE)/.ready
 	$(SANITIZE)/bin/python -m pytest tests/sanitize
