@@ -128,6 +128,25 @@ def test_what_the_reference_shows_is_there() -> None:
             assert pkgutil.resolve_name(path) is not None, (page, path)
 
 
+def test_a_block_knows_where_it_stands(tmp_path: Path) -> None:
+    """By its line in the page, which a traceback shows; and a remark is of the block below it alone."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Title\n\n```python\nx = 1\n```\n<!-- not run: a GPU -->\n```python\nx = 2\n```\n\n```\nmake x\n\n```\n"
+        "```python\n\nraise KeyError(x)\n```\n",
+        encoding="utf-8",
+    )
+    found = [(block.line, block.language, block.reason) for block in blocks(str(page))]
+    assert found == [(4, "python", None), (8, "python", "a GPU"), (12, "", None), (16, "python", None)]
+    assert list(pages.command_lines(str(page))) == [(12, "make x")]
+    with pytest.raises(KeyError, match="1") as raised:
+        run_page(str(page))
+    assert (str(raised.traceback[-1].path), raised.traceback[-1].lineno) == (str(page), 16)  # counted from 0
+    page.write_text("```python\nx = 1\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="the block of line 1 has no end"):
+        blocks(str(page))
+
+
 def test_the_site_needs_no_network() -> None:
     """Neither a font nor a script is fetched by its pages."""
     assert re.search(r"^  font: false\b", SITE, re.MULTILINE)
