@@ -60,7 +60,7 @@ older: $(SANITIZE)/.ready
 		tests/library/test_ops.py tests/library/test_opcheck.py
 
 clean:
-	rm -rf $(VENV) $(SANITIZE) $(DOCS) runs
+	rm -rf $(VENV) $(SANITIZE) $(DOCS) .cache runs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
