@@ -20,7 +20,7 @@ from train.evaluation.predict_config import PredictConfig
 from train.evaluation.predictor import Predictor
 from train.evaluation.stream import StreamReader
 from train.evaluation.timeline import SUFFIXES, Seen, Timeline, with_suffix
-from train.evaluation.windows import TOLERANCE, Window, WindowCutter, window_length
+from train.evaluation.windows import TOLERANCE, Window, WindowCutter, stride_length, window_length
 from train.fields import to_plain
 
 
@@ -31,6 +31,7 @@ class WindowRun:
         predictor: the network.
         reader: entered; it is iterated.
         window, stride: seconds; None as the command line has it.
+        every: frames from one window's start to the next one's, in place of `stride`.
         top: classes of each window.
         say: told what a user is to know.
     """
@@ -43,9 +44,10 @@ class WindowRun:
         stride: float | None,
         top: int = 1,
         say: Callable[[str], None] = lambda text: None,
+        every: int | None = None,
     ) -> None:
         self.predictor, self.reader, self.window, self.stride, self.top = predictor, reader, window, stride, top
-        self.say = say
+        self.say, self.every = say, every
         self.predictions, self.seconds, self.cutter = 0, 0.0, WindowCutter(1.0, 1.0)
         self.late = 0
         """Windows that were left out since frames of a later one waited already."""
@@ -72,7 +74,7 @@ class WindowRun:
 
     def _start(self) -> None:
         self.window = window_length(self.predictor.trained.recipe.sampling, self.reader.rate, self.window)
-        self.stride = self.stride or self.window / 2
+        self.stride = stride_length(self.reader.rate, self.every) or self.stride or self.window / 2
         self.cutter = WindowCutter(self.window, self.stride)
 
     def _see(self, window: Window) -> Seen:
@@ -175,7 +177,7 @@ def _run_one(
 ) -> None:
     short_side, drops = predictor.views.short_side, {"auto": None, "yes": True, "no": False}[config.drop]
     with StreamReader(open_stream, name, short_side, config.buffer, drops, config.timeout) as reader:
-        run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say)
+        run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say, config.every)
         timeline = Timeline(name, predictor.class_names, dict(origin))
         try:
             for seen in run:

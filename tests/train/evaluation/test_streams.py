@@ -123,6 +123,8 @@ def test_a_pipe_is_predicted_as_the_file(place, pipe, capsys, tmp_path):
     assert (written["sampling"]["reach"], written["views"]["clips"], written["stride"]) == (16, 1, 16 / 30 / 2)
     (table,) = out.rglob("long.mkv.csv")
     assert (out / "stdin.csv").read_bytes() == table.read_bytes()
+    _, lines, _ = predicted(capsys, place / "dense.pt", path, "--every", "24", "--json")
+    assert [json.loads(line)["start"] for line in lines[:-1]] == [0, 0.8, 1.6, 2.4]
     status, lines, said = predicted(capsys, place / "dense.pt", path, "--timeline", out)
     assert (status, lines) == (1, [])
     assert "is there already; take another folder, or --overwrite" in said
@@ -258,6 +260,8 @@ def test_what_cannot_be_read_so(place, pipe, capsys, arguments, message):
         ("long.mp4", {"drop": "yes"}, "drop: got 'yes', expected auto, as only a stream"),
         ("long.mp4", {"input": InputConfig("ts")}, "format: got 'ts', expected None, as only streams"),
         ("long.mp4", {"stride": 0.0}, "stride: got 0.0, expected seconds from 0.01"),
+        ("long.mp4", {"every": 0}, "every: got 0, expected at least 1"),
+        ("long.mp4", {"every": 8, "stride": 1.0}, r"every: got 8 beside a stride of 1\.0 s, expected one of them"),
         ("-", {"timeout": 0.0}, "timeout: got 0.0, expected a number of seconds above 0"),
         ("long.mp4", {"overwrite": True}, "overwrite: got True without --timeline"),
     ],
