@@ -157,3 +157,19 @@ def test_wrong_options_are_named(arguments: list[str], message: str, capsys: pyt
     with pytest.raises(SystemExit):
         main(["profile", *arguments])
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.gpu
+def test_kernels_of_a_gpu(tmp_path: Path) -> None:
+    """This library's with what they state, torch's with what their operator moves; memory, and Proton's file."""
+    out, memory, proton = (tmp_path / name for name in ("out.json", "memory.png", "step.hatchet"))
+    arguments = ["--device", "cuda", "--backbone", "resnet18", "--pixels", "64", "--rounds", "3", "--seconds", "0"]
+    files = ["--out", str(out), "--memory", str(memory), "--proton", str(proton)]
+    assert main(["profile", "step", *arguments, *files, "--clips", "1"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    ours = [row for row in rows if row["name"].startswith("banded_kernel ")]
+    assert ours
+    assert all(row["moved"] > 0 and row["operator"].startswith("tam_triton::") for row in ours)
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert memory.exists()
+    assert proton.exists()

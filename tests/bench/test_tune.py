@@ -111,3 +111,14 @@ def test_wrong_options_are_named(arguments: list[str], message: str, capsys: pyt
     with pytest.raises(SystemExit):
         main(["tune", "--out", "t.json", *arguments])
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.gpu
+def test_times_and_results_on_a_gpu(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.json"
+    arguments = ["--shapes", "64", "14", "--operators", "squeeze", "batch_statistics", "--tries", "4"]
+    assert main(["tune", "--out", str(file), *arguments, "--layouts", "channels_last", "--least", "0"]) == 0
+    entries = json.loads(file.read_text())["launches"]
+    assert all(entry["times"] == "measured" for entry in entries)
+    assert tuned.use(file) == len(entries)
+    assert tuned.use(None) == 0
