@@ -34,6 +34,8 @@ class Compute:
     """Keep only the inputs of residual blocks and compute the rest again (activation checkpointing)."""
     sync_batchnorm: bool = False
     """Take BatchNorm's statistics over all processes; on GPUs only."""
+    tuned: Path | None = None
+    """A file of launches that `python -m bench tune` wrote for this kind of GPU, in place of the library's own."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average. It rises
     to that: after step s it is 1 − s^(−2/3) where this is less, so that short runs forget the weights at the start."""

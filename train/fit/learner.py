@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,8 @@ class Learner:
         on_gpu = self.device.type == "cuda"
         if self.compute.sync_batchnorm and not on_gpu:
             raise InputError("compute.sync_batchnorm: torch has it for GPUs only, and this run computes on the CPU")
+        if self.compute.tuned is not None:
+            use_tuned(self.compute.tuned, on_gpu)
         network = network.to(self.device).train()
         if self.compute.channels_last:
             network = network.to(memory_format=torch.channels_last)
@@ -149,3 +152,15 @@ class Learner:
         if self.average:
             self.average.network.load_state_dict(state["average"])
         self.steps = state["steps"]
+
+
+def use_tuned(path: Path, on_gpu: bool) -> None:
+    """Launch kernels as the file says from now on. Raises InputError for one that is not for this device."""
+    if not on_gpu:
+        raise InputError(f"compute.tuned: got {path}, but nothing is launched where a run computes on the CPU")
+    from tam_triton.kernels import tuned
+
+    try:
+        tuned.use(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"compute.tuned: {error}") from error

@@ -27,6 +27,7 @@ MAY_DIFFER = (
     "compute.channels_last",
     "compute.compile",
     "compute.recompute",
+    "compute.tuned",
 )
 """Settings that change neither what is computed nor on what: where files are (the videos themselves are compared), how
 the network is tested, and, but for rounding, how fast it learns. Whatever is in none of recipe, compute and data, such
