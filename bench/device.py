@@ -118,6 +118,10 @@ def plan(options: Device) -> list[Step]:
         ),
         Step("values", "executed and measured values", 90, (*tests, "tests/executed", "-k", "values")),
         Step("train", "a training step, taken apart", 40, bench("train", *model[:8], *where)),
+        Step(
+            "profile", "a training step by kernel", 40,
+            bench("profile", "step", *model, *measured("profile", "bfloat16"), "--memory", f"{out}/memory.png"),
+        ),
     ]  # fmt: skip
 
 
