@@ -73,8 +73,9 @@ def _weights(path: Path) -> Iterator[tuple[str, str, Any]]:
     for line, row in numbered_rows(path):
         if len(row) != len(HEADER):
             raise InputError(f"{path}, line {line}: expected a class and its weight, got {len(row)} fields")
-        if (line, *row) != (1, *HEADER):
-            yield f"{path}, line {line}", *row
+        name, weight = row
+        if (line, name, weight) != (1, *HEADER):
+            yield f"{path}, line {line}", name, weight
 
 
 def _number(where: str, name: str, weight: Any) -> float:

@@ -10,7 +10,7 @@ from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
 from train.data.index import Index, read_index, require_some
 from train.errors import InputError
-from train.fields import to_plain
+from train.fields import require, to_plain
 from train.fit import announce
 from train.fit.batch import choose_batch
 from train.fit.class_weights import class_weights
@@ -73,11 +73,10 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         epochs, seed = optimization.epochs, recipe.seed
         order = TrainingBatches(len(train), size, epochs, seed, team.rank, team.size, compute.accumulate, labels)
         objective = Objective.of(recipe, weights)
-        if objective.mixes and order.part_size < 2:
-            raise InputError(
-                f"augmentation.mixup, augmentation.cutmix: got one, but of the {size} clips of a step a process computes "
-                "a single one at a time, expected at least 2, which are mixed"
-            )
+        for name in ("mixup", "cutmix"):
+            fits = getattr(recipe.augmentation, name) is None or order.part_size > 1
+            expected = f"None where a process computes one clip at a time, as of {size} a step here"
+            require(recipe.augmentation, name, fits, expected)
         views = EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder)
         seed_generators(team.device, seed)
         # A run that goes on has its weights from its checkpoint; those that it started from may be gone.

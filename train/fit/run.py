@@ -217,8 +217,8 @@ class Run:
         # Of equal accuracies, as small validation sets have many, the lower loss is the better.
         is_best = former is None or (val.accuracy, -val.loss) > (former["accuracy"], -former["loss"])
         if is_best:
-            is_better = former is None or val.accuracy > former["accuracy"]
-            since = epoch if is_better else former.get("since", former["epoch"])
+            is_same = former is not None and val.accuracy == former["accuracy"]
+            since = former.get("since", former["epoch"]) if former and is_same else epoch
             self.best = {"step": step, "epoch": epoch, "accuracy": val.accuracy, "loss": val.loss, "since": since}
         if not self._save(is_best=is_best, required=step == self.total or self.ends_early):
             self.best = former
