@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from train.data.entries import Split
-from train.data.sources.text import numbered_rows, read_text, unicode_form
+from train.data.sources.text import numbered_rows, read_json, unicode_form
 from train.errors import InputError
-from train.fields import parse_json
 from train.recipe import BALANCED
 
 HEADER = ("class", "weight")
@@ -62,10 +61,7 @@ def describe_weights(weights: Tensor) -> str:
 def _weights(path: Path) -> Iterator[tuple[str, str, Any]]:
     """Where it stands, the name and the weight, of each class in the file."""
     if path.suffix.lower() == ".json":
-        try:
-            pairs = parse_json(read_text(path), pairs=list)  # a dict would hide a name that is there twice
-        except InputError as error:
-            raise InputError(f"{path}, {error}") from error
+        pairs = read_json(path, pairs=list)  # a dict would hide a name that is there twice
         if not (isinstance(pairs, list) and pairs and all(isinstance(pair, tuple) for pair in pairs)):
             raise InputError(f"{path}: expected an object of names and weights")
         yield from ((str(path), name, weight) for name, weight in pairs)
