@@ -208,3 +208,18 @@ def test_of_a_recipe():
     recipe = replace(recipe, augmentation=replace(recipe.augmentation, mixup=0.2, cutmix=1.0), seed=4)
     recipe = replace(recipe, optimization=replace(recipe.optimization, label_smoothing=0.1))
     assert Objective.of(recipe, None) == Objective(0.1, None, 0.2, 1.0, 4)
+
+
+def test_a_compiled_network_is_compiled_once(monkeypatch):
+    """Mixed clips, of bytes or not, look to it like others."""
+    graphs = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compile_(module, backend=lambda g, _: graphs.append(g) or g))
+    clips, labels = make_clips((6, 2, 4, 4))
+    compute, objective = Compute(compile=True), Objective(mixup=1.0, cutmix=1.0)
+    learner = Learner(Flat(), Optimization(lr=0.01), lambda _: 1.0, compute, objective=objective)
+    kinds = {objective.mix(clips, labels, (step, 0, 1)).clips.dtype for step in range(6)}
+    for _ in range(6):
+        learner.step([Batch(clips, labels)])
+    assert kinds == {torch.uint8, torch.float32}
+    assert len(graphs) == 1
