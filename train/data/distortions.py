@@ -102,7 +102,7 @@ def _move(clip: Tensor, operation: str, strength: float) -> Tensor:
 def jitter(clip: Tensor, strengths: tuple[float, ...], rng: np.random.Generator) -> Tensor:
     """`clip` with brightness, contrast, saturation and hue changed, in an order and to degrees that `rng` draws.
 
-    After arXiv 1312.5402, section 2, in torchvision's terms: each of the first three is multiplied by a factor from
+    After arXiv 1312.5402, in torchvision's terms: each of the first three is multiplied by a factor from
     1 − s to 1 + s, and the hue moves by up to s of a turn. One of `strengths` is that of the first three.
     """
     strengths = 3 * strengths if len(strengths) == 1 else strengths
