@@ -1,6 +1,7 @@
 """What the pictures of a test say: read from their axes before they are saved."""
 
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from train.evaluation.pictures import plot_classes, plot_confusion
 @pytest.fixture
 def drawn(monkeypatch):
     """The axes of the last picture."""
-    seen = []
+    seen: list[Any] = []
     figure = pictures.figure
 
     @contextmanager

@@ -180,7 +180,7 @@ def test_wandb_gets_what_tensorboard_gets(tmp_path, videos, wandb, monkeypatch):
     assert (first.options["project"], first.options["dir"]) == ("project", str(config.out))
     assert first.options["config"]["recipe"]["optimization"]["lr"] == 0.005
     assert log_of(config, "wandb") == [{"event": "wandb", "project": "project", "id": "run0"}]
-    drawn = {}
+    drawn: dict[str, list[tuple[int, float]]] = {}
     for point in (point for run in wandb.runs for point in run.points):
         position = point["epoch"] if "epoch" in point else point["step"]
         for name, value in point.items():
