@@ -75,7 +75,7 @@ class Run:
 
     @property
     def ends_early(self) -> bool:
-        """Whether the run is at its end although there are steps left, as its validations give up hope."""
+        """Whether as many validations as the run is to wait for have brought nothing better."""
         return self.config.stop_after is not None and self.stale >= self.config.stop_after
 
     def train(self) -> Outcome:
