@@ -78,10 +78,11 @@ def plan(options: Device) -> list[Step]:
     out, on_gpu = options.out.absolute(), torch.device(options.device).type == "cuda"
     where = ("--device", options.device)
     ops: tuple[str, ...] = ("--clips", "8", "--rounds", "30", "--seconds", "0.15")
-    model, sites = ops, tuple[str, ...]()
+    model, sites, backbone = ops, tuple[str, ...](), "resnet50"
     if not on_gpu:
         small = ("--clips", "1", "--rounds", "2", "--seconds", "0", "--segments", "4")
         ops, model = (*small, "--shapes", "512x7x7"), (*small, "--pixels", "32")
+        backbone = "resnet18"
         sites = ("--shapes", "512", "7", "--jobs", "1", "--operators", "squeeze")
 
     def bench(name: str, *rest: str) -> tuple[str, ...]:
@@ -118,6 +119,13 @@ def plan(options: Device) -> list[Step]:
         ),
         Step("values", "executed and measured values", 90, (*tests, "tests/executed", "-k", "values")),
         Step("train", "a training step, taken apart", 40, bench("train", *model[:8], *where)),
+        Step(
+            "profile", "a training step by kernel", 40,
+            bench(
+                "profile", "step", "--backbone", backbone, *model, *measured("profile", "bfloat16"),
+                "--memory", f"{out}/memory.png",
+            ),
+        ),
     ]  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class Work:
     optimizer: torch.optim.Optimizer
 
     @classmethod
-    def of(cls, network: C2D, batch: Batch, options: Options, compiled: bool = False) -> "Work":
+    def of(cls, network: nn.Module, batch: Batch, options: Options, compiled: bool = False) -> "Work":
         """SGD with momentum and weight decay as in the paper, at a learning rate of 0: every step is the same work."""
         optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
         called = torch.compile(network, dynamic=False) if compiled else network

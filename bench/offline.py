@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -117,6 +117,11 @@ def own_cache() -> Iterator[None]:
         yield
 
 
+def absent(target: str) -> AbstractContextManager[object]:
+    """Launch rules inside answer for the target."""
+    return mock.patch.object(driver, "_active", AbsentDevice(target))
+
+
 @contextmanager
 def launches(target: str) -> Iterator[list[Launch]]:
     """Turns every launch inside into a compilation for `target`, and appends it to the list that is yielded.
@@ -145,7 +150,7 @@ def launches(target: str) -> Iterator[list[Launch]]:
 
     with (
         own_cache(),
-        mock.patch.object(driver, "_active", AbsentDevice(target)),
+        absent(target),
         mock.patch.object(JITFunction, "run", compile_only),
     ):
         try:

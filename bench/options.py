@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from bench.shapes import DTYPES
+from tam_triton.kernels import tuned
 from train.allocator import keep_freed_memory
 
 DType = Literal["float32", "float16", "bfloat16"]
@@ -39,6 +40,8 @@ class Options:
     """At least this long for the candidates of one comparison together: more rounds where they are short."""
     threads: int = 2
     """torch.set_num_threads, on the CPU."""
+    tuned: Path | None = None
+    """On a GPU: a file of launches that `bench tune` wrote for it, used in place of the launch rules'."""
     out: Path | None = None
     """A JSON file for the results."""
     profile: Path | None = None
@@ -54,6 +57,10 @@ class Options:
             raise ValueError(f"device: got {self.device!r}, expected cpu, cuda or cuda:INDEX")
         if kind == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device: got {self.device!r}, but torch finds no such device here")
+        if self.tuned is not None:
+            if kind != "cuda":
+                raise ValueError(f"tuned: got device {self.device!r}, expected a GPU: elsewhere nothing is launched")
+            tuned.read(self.tuned)
         if self.seconds < 0:
             raise ValueError(f"seconds: got {self.seconds}, expected 0 or more")
 
@@ -64,7 +71,7 @@ class Options:
         return torch.autocast(torch.device(self.device).type, DTYPES[self.dtype])
 
     def prepare(self, *files: Path | None) -> bool:
-        """Sets the threads and the device, and makes the folders of the files, so that no finished run is lost.
+        """Sets threads, device and tuned launches, and makes the files' folders, so that no finished run is lost.
 
         Returns whether the process keeps what tensors on the CPU free, which it is asked to there.
         """
@@ -72,6 +79,7 @@ class Options:
         device = torch.device(self.device)
         if device.type == "cuda" and device.index is not None:  # older releases of torch refuse a device without one
             torch.cuda.set_device(device)
+        tuned.use(self.tuned)
         for file in (self.out, self.profile, *files):
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)

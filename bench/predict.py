@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import triton
@@ -39,6 +39,7 @@ TAM = ("squeeze", "aggregate", "weight_gradients", "input_gradient")
 """The operators of a TAM in training whose kernels read tensors of X's size."""
 
 
+T = TypeVar("T")
 Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 HERE = cast(Target | None, devices.here())
 
@@ -186,7 +187,7 @@ def run(options: Predict) -> list[Row]:
         (options, dtype, layout, shape) for dtype in options.dtypes for layout in options.layouts for shape in shapes
     ]
     rows: list[Row] = []
-    for found in predicted(parts):
+    for found in in_parallel(rows_of, parts, 1 if options.measure else options.jobs):
         rows += found
         for row in found:
             print(row)
@@ -223,14 +224,13 @@ def sass_targets() -> set[str]:
     return {name for name in devices.DEVICES if name.startswith("sm_")}
 
 
-def predicted(parts: Sequence[tuple[Predict, DType, Layout, Shape]]) -> Iterator[list[Row]]:
-    """The rows of each part, in order."""
-    options = parts[0][0]
-    if options.measure or min(options.jobs, len(parts)) == 1:
-        yield from (rows_of(*part) for part in parts)
+def in_parallel(work: Callable[..., T], parts: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[T]:
+    """What `work` gives of each part, in order, from so many processes; of one, from this."""
+    if min(jobs, len(parts)) == 1:
+        yield from (work(*part) for part in parts)
         return
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(rows_of, *zip(*parts, strict=True))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(work, *zip(*parts, strict=True))
 
 
 def rows_of(options: Predict, dtype: DType, layout: Layout, shape: Shape) -> list[Row]:

@@ -13,14 +13,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 class Trace:
     """Calls profiled one by one and written as one file, so that nothing but these calls is in it."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, memory: bool = False) -> None:
+        self.memory = memory  # whether what is allocated and given back is in it, too
         self.on_gpu = torch.device(device).type == "cuda"
         self.document: dict[str, Any] = {"traceEvents": []}
 
     def add(self, name: str, run: Callable[[], object]) -> None:
         """One call of `run`, under `name`; whatever it does once was done before."""
         gpu = [ProfilerActivity.CUDA] if self.on_gpu else []
-        with profile(activities=[ProfilerActivity.CPU, *gpu]) as profiler:
+        with profile(activities=[ProfilerActivity.CPU, *gpu], profile_memory=self.memory) as profiler:
             with record_function(name.replace("×", "x")):  # the profiler writes ASCII
                 run()
             if self.on_gpu:

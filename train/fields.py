@@ -32,10 +32,13 @@ _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false"
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
-def parse_json(text: str) -> Any:
-    """The value that `text` is the JSON of. Raises InputError, also for one too deep or a number too long to read."""
+def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value that `text` is the JSON of, in which `pairs`, dict by default, makes the objects.
+
+    Raises InputError, also for one too deep or a number too long to read.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         raise InputError(f"line {error.lineno}: is not JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What a run says of itself: JSON lines, lines and a bar on the console, and TensorBoard where it is asked for."""
+"""What a run says of itself: JSON lines, lines and a bar on the console, and curves where they are asked for."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from tqdm import tqdm
 
 from train.appended import AppendedFile
-from train.curves import Curves, require_tensorboard
+from train.curves import Curves, CurveWriter, WandbCurves, require_curves
 
 Value = TypeVar("Value")
 
@@ -97,18 +97,26 @@ def read_events(path: Path, event: str) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """The log of a training run: `log.jsonl` in its folder, the console, and TensorBoard's files in `tensorboard/`.
+    """The log of a training run: `log.jsonl` in its folder, the console, and curves for TensorBoard and for W&B.
 
-    In the processes that do not lead, give `folder=None`: they write and print nothing. `curves` asks for TensorBoard's
-    files; InputError where it is not installed.
+    In the processes that do not lead, give `folder=None`: they write and print nothing. `tensorboard` asks for files in
+    `tensorboard/`, `wandb` for a run of that project, shown with `settings`. InputError where either is not installed.
     """
 
-    def __init__(self, folder: Path | None, *, append: bool = False, curves: bool = False) -> None:
-        if curves and folder:
-            require_tensorboard()
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        append: bool = False,
+        tensorboard: bool = False,
+        wandb: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if folder:
+            require_curves(tensorboard, wandb is not None)
         self._lines = None if folder is None else JsonLines(folder / "log.jsonl", append)
-        self._curves_folder = folder / "tensorboard" if curves and folder else None
-        self._curves: Curves | None = None
+        self._folder, self._tensorboard, self._wandb, self._settings = folder, tensorboard, wandb, settings
+        self._curves: list[CurveWriter] = []
         self._bar: Any = None
 
     def rewind(self, step: int, epochs: int) -> None:
@@ -125,9 +133,14 @@ class RunLog:
             self._lines.keep(is_kept)
 
     def begin(self, step: int, total: int) -> None:
-        """Show the bar and open TensorBoard's file: `step` of `total` steps are done, later points there are purged."""
-        if self._curves_folder:
-            self._curves = Curves(self._curves_folder, _warn, purge_step=step + 1)
+        """Show the bar and begin the curves: `step` of `total` steps are done; TensorBoard's later points are purged.
+
+        Raises InputError, or OSError, where they cannot begin.
+        """
+        if self._folder and self._tensorboard:
+            self._curves.append(Curves(self._folder / "tensorboard", _warn, purge_step=step + 1))
+        if self._folder and self._wandb is not None:
+            self._curves.append(self._begin_wandb(self._folder, self._wandb))
         # None: on a terminal only, so that the log of a batch job holds lines alone.
         disable = None if self._lines else True
         self._bar = tqdm(initial=step, total=total, unit="step", dynamic_ncols=True, disable=disable)
@@ -148,13 +161,13 @@ class RunLog:
         self.say(f"warning: {message}")
 
     def steps(self, step: int, epoch: float, metrics: Mapping[str, float], text: str) -> None:
-        """What the last steps were like, to all three; `epoch` is how many are done, `text` the console's line."""
+        """What the last steps were like, everywhere; `epoch` is how many are done, `text` the console's line."""
         self.event("step", step=step, epoch=epoch, **metrics)
         self.say(text)
         self._curve("train", step, metrics)
 
     def epoch(self, step: int, epoch: int, scores: Mapping[str, Mapping[str, float]], text: str) -> None:
-        """How an epoch ended, to all three: {"train" or "val": {name: value}}."""
+        """How an epoch ended, everywhere: {"train" or "val": {name: value}}."""
         self.event("epoch", step=step, epoch=epoch, **scores)
         self.say(text)
         for part, values in scores.items():
@@ -176,13 +189,23 @@ class RunLog:
             _on_console(self._bar.close)
         if self._lines:
             self._lines.close()
-        if self._curves:
-            self._curves.close()
+        for writer in self._curves:
+            writer.close()
+
+    def _begin_wandb(self, folder: Path, project: str) -> WandbCurves:
+        """A run of `project`, or that which the log names as this run's."""
+        known = [
+            line.get("id") for line in read_events(folder / "log.jsonl", "wandb") if line.get("project") == project
+        ]
+        number = known[-1] if known and isinstance(known[-1], str) else None
+        writer = WandbCurves(folder, project, _warn, number, self._settings)
+        if writer.number != number:
+            self.event("wandb", project=project, id=writer.number)
+        return writer
 
     def _curve(self, group: str, position: int, values: Mapping[str, float]) -> None:
-        if self._curves:
-            for name, value in values.items():
-                self._curves.add_scalar(f"{group}/{name}", value, position)
+        for writer in self._curves:
+            writer.add(group, values, position)
 
 
 def accuracy_text(top1: float, top5: float, num_classes: int) -> str:

@@ -85,6 +85,8 @@ class Data:
 
 FORMER_KINDS = {"formerly": "kind", "values": {"TANet": "tanet", "C2D": "c2d"}}
 OPTIONS = ("kernel_size", "alpha", "beta", "local_kernel_size")
+BALANCED = "balanced"
+"""Of class weights: as the training videos have it, and no file."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,12 @@ class Optimization:
     fast_kernels: bool = False
     """Let the Linears of TAM's global branch learn five times as fast. The authors' code does, by a rule meant for fc;
     mmaction2's does not, and the paper says nothing of it, so neither does this."""
+    label_smoothing: float = dataclasses.field(default=0.0, metadata=ADDED)
+    """ε, the share of a label that goes to all classes alike, such as 0.1. In no recipe; arXiv 1512.00567, section 7.
+    """
+    class_weights: str | None = dataclasses.field(default=None, metadata=ADDED)
+    """What a clip's loss is multiplied by. balanced: the more, the fewer training videos its class has, 1 on average
+    over the videos. Or a file: JSON, {"class": weight}, or CSV, a line `class,weight` for each. In no recipe."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -247,6 +255,8 @@ class Optimization:
         require(self, "nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0")
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "a number above 0")
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")
+        require(self, "class_weights", self.class_weights != "", "balanced, a file, or None")
 
     @property
     def milestone_epochs(self) -> tuple[float, ...]:
@@ -287,6 +297,10 @@ class Recipe:
         for views in (self.validation, self.test):
             fits = views.per_video * row * views.crop_size**2 <= MOST_BYTES
             require(views, "clips", fits, "so many that a video's views take at most 1 TiB")
+        twice = self.data.balanced and self.optimization.class_weights == BALANCED
+        require(
+            self.optimization, "class_weights", not twice, "None or a file where data.balanced evens the classes out"
+        )
         if self.model.system in CONFIGS:
             expected = CONFIGS[self.model.system].num_segments
             fits = self.sampling.num_segments == expected
@@ -304,6 +318,8 @@ class Recipe:
             optimization = replace(optimization, batch_size=batch_size, scale_lr=True)
         if optimization.batch_size is not None:
             optimization = replace(optimization, lr=optimization.scaled_lr, scale_lr=False)
+        if optimization.class_weights not in (None, BALANCED):
+            optimization = replace(optimization, class_weights=str(Path(str(optimization.class_weights)).absolute()))
         paths = {name: getattr(self.data, name) for name in ("train", "val", "train_root", "val_root")}
         data = replace(self.data, **{name: path and path.absolute() for name, path in paths.items()})
         mirrored = self.augmentation.mirrored

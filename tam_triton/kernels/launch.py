@@ -1,9 +1,13 @@
-"""Launch rules: block sizes, warps and grids as pure functions of shapes. Nothing is tuned at the first call."""
+"""Launch rules: block sizes, warps and grids as pure functions of shapes. Nothing is tuned at the first call.
 
+What some rules answer can be replaced by a file of tuned launches, when `tuned.use` is told to.
+"""
+
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import triton.language as tl
@@ -78,6 +82,22 @@ class Device(NamedTuple):
 ASSUMED = Device(132, 32)  # an H100, where kernels are interpreted
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+CHOSEN: dict[tuple[Any, ...], Any] = {}  # answers in place of a rule's, by its name and arguments: `tuned` fills it
+
+
+def tunable(rule: Callable[P, R]) -> Callable[P, R]:
+    """A rule whose answers may stand in `CHOSEN`, which is empty unless a user says otherwise."""
+
+    @wraps(rule)
+    def choose(*args: P.args, **kwargs: P.kwargs) -> R:
+        chosen: R | None = CHOSEN.get((rule.__name__, *args)) if CHOSEN else None
+        return rule(*args, **kwargs) if chosen is None else chosen
+
+    return choose
+
+
 def accumulator(dtype: torch.dtype) -> tl.dtype:
     """The dtype in which sums over values of `dtype` are taken."""
     return tl.float64 if dtype == torch.float64 else tl.float32
@@ -88,6 +108,7 @@ def partial_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@tunable
 def temporal_block(channels: int, pixels: int, channels_last: bool, itemsize: int) -> Block:
     """One warp, two vectors a thread where they are single elements.
 
@@ -112,6 +133,7 @@ def frames_of_part(programs: int, num_segments: int, most: int) -> int:
     return max(1, min(to_fill, ceil_div(num_segments, ceil_div(num_segments, most))))
 
 
+@tunable
 def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
     """For the squeeze of so many frames: rows as they stand, in vectors that divide them.
 
@@ -143,6 +165,7 @@ def squeeze_tile(frames: int, channels: int, pixels: int, channels_last: bool, i
     return Tile(across, down, vector, num_warps, ceil_div(total, steps * unroll), steps, unroll)
 
 
+@tunable
 def moments_tile(frames: int, channels: int, pixels: int, channels_last: bool, itemsize: int) -> Tile:
     """For mean and variance of each channel over all frames: two warps, and a part is of all frames together.
 
@@ -184,6 +207,7 @@ def band_frames(num_segments: int, kernel_size: int, bands: int = 1) -> int:
     return ceil_div(num_segments, ceil_div(num_segments, most))
 
 
+@tunable
 def band_tile(clips: int, channels: int, pixels: int, channels_last: bool, itemsize: int, bands: int = 1) -> Tile:
     """For the gradients of V and Θ, where a thread has all frames of its pixels in flight, of X and of dY.
 

@@ -197,6 +197,7 @@ def test_every_option_has_a_text(name: str) -> None:
         (["ops", "--kernel-size", "4"], "kernel_size: got 4, expected an odd number"),
         (["ops", "--plot", "picture.jpg"], "plot: got picture.jpg, expected a name that ends in .png"),
         (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
+        (["ops", "--tuned", "tuned.json", "--device", "cpu"], "tuned: got device 'cpu', expected a GPU"),
         (["model", "--pixels", "8"], "pixels: got 8, expected at least 32"),
         (["model", "--graphs"], "graphs: got device 'cpu', expected a GPU"),
     ],

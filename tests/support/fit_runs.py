@@ -213,11 +213,12 @@ def sweep(folder: Path, processes: int, kills: int, seed: int) -> dict:
 
 
 def pair(folder: Path) -> dict:
-    """Two processes: one of them is told to stop; the run is resumed; another is resumed by one process alone."""
+    """Two processes that mix and distort clips: one of them is told to stop; the run is resumed; another is resumed by
+    one process alone."""
     videos = Videos.make(folder / "data")
-    whole = tiny_config(folder / "whole")
+    whole = beyond(tiny_config(folder / "whole"))
     assert finish(start(whole, videos, 2, folder / "whole.txt")) == [0, 0]
-    stopped = tiny_config(folder / "stopped", resume=True)
+    stopped = beyond(tiny_config(folder / "stopped", resume=True))
     children = start(stopped, videos, 2, folder / "stopped.txt")
     while not list((stopped.out / "checkpoints").glob("step-*.pt")):
         time.sleep(0.01)
@@ -233,6 +234,15 @@ def pair(folder: Path) -> dict:
     other = replace(stopped, recipe=replace(stopped.recipe, seed=4))
     report["other recipe"] = finish(start(other, videos, 2, folder / "other.txt"))
     return report
+
+
+def beyond(config: FitConfig) -> FitConfig:
+    """`config` with all that a recipe may have beyond the published ones."""
+    recipe = config.recipe
+    augmentation = replace(recipe.augmentation, color_jitter=(0.4,), randaugment="2,9", mixup=0.4, cutmix=1.0)
+    optimization = replace(recipe.optimization, label_smoothing=0.1, class_weights="balanced")
+    recipe = replace(recipe, augmentation=augmentation, optimization=optimization)
+    return replace(config, recipe=recipe, compute=replace(config.compute, ema=0.9))
 
 
 def without(split: Split, *numbers: int) -> Split:

@@ -1,6 +1,7 @@
 """Every command that a page shows is one that its program takes: the real parser reads it."""
 
 import importlib.util
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -147,11 +148,17 @@ def test_the_reference_has_every_option(monkeypatch: pytest.MonkeyPatch) -> None
             if (place := [i for i, word in enumerate(words) if word in ("train", "bench")]) and words[-1] != "--help":
                 program, *arguments = words[place[0] :]
                 examples[program, arguments[0] if arguments else ""] = arguments
-    missing = set()
+    classes = set[str]()
     for program, name in headings:
-        kind = type(parse(monkeypatch, program, examples.get((program, name), [name])))
-        missing |= option_classes(kind) - shown
-    assert missing == set()
+        classes |= option_classes(type(parse(monkeypatch, program, examples.get((program, name), [name]))))
+    assert classes - shown == set()
+    for path in classes:  # what is no field is none
+        kind = pkgutil.resolve_name(path)
+        (directive,) = re.findall(rf"^::: {re.escape(path)}\n((?: +.*\n)*)", page, re.MULTILINE)
+        parents = kind.__mro__ if "inherited_members: true" in directive else [kind]
+        for method in (name for parent in parents[: len(parents) - 1 or 1] for name in vars(parent)):
+            if not method.startswith("_") and method not in {field.name for field in fields(kind)}:
+                assert f'"!^{method}$"' in directive, (path, method)
 
 
 def names(page: str) -> set[str]:
@@ -198,17 +205,17 @@ def test_overrides_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_that_the_text_names_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Options in running text, such as `--loading.timeout`, are options of some command; of tables the last column."""
     known = ""
-    for name in train.__main__.COMMANDS:
+    programs = {train.__main__: train.__main__.COMMANDS, bench.__main__: bench.__main__.COMMANDS}
+    for program, name in ((program, name) for program, commands in programs.items() for name in commands):
+        recipe = ["k400-8f"] if program is train.__main__ and name in ("fit", "compare") else []
         with pytest.raises(SystemExit):
-            train.__main__.main([name, *(["k400-8f"] if name in ("fit", "compare") else []), "--help"])
+            program.main([name, *recipe, "--help"])
         known += capsys.readouterr().out
     for page in pages.pages():
-        if page == "bench/README.md":
-            continue
         text = re.sub(r"^```\n.*?^```$", "", pages.text(page), flags=re.M | re.S)
         text = re.sub(r"^\|.*\|([^|]*)\|$", r"\1", text, flags=re.M)
         for span in re.findall(r"`([^`\n]*--[^`\n]*)`", text):
-            if re.search(r"bench|tests|pytest|-m train --|tam-triton", span):
+            if re.search(r"tests|pytest|-m train --|tam-triton", span):
                 continue
             for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*(?<![.…])", span):
                 assert re.search(rf"{re.escape(option)}[\s,.]", known) or option in TORCHRUN, (page, option)

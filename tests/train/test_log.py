@@ -20,8 +20,8 @@ class FakeCurves:
     def __init__(self):
         self.points, self.purge_steps, self.closed = [], [], False
 
-    def add_scalar(self, curve, value, position):
-        self.points.append((curve, value, position))
+    def add(self, group, values, position):
+        self.points += [(f"{group}/{name}", value, position) for name, value in values.items()]
 
     def close(self):
         self.closed = True
@@ -64,7 +64,7 @@ def test_what_comes_again_is_left_out(tmp_path, curves):
     """A run that was killed goes on from before its last lines, and writes them again."""
     path = tmp_path / "log.jsonl"
     path.write_text("")
-    with closing(RunLog(tmp_path, append=True, curves=True)) as log:
+    with closing(RunLog(tmp_path, append=True, tensorboard=True)) as log:
         for step in (2, 4, 6):
             log.event("step", step=step)
         for epoch in (1, 2):
@@ -103,8 +103,8 @@ def test_lines_of_other_programs_stay(tmp_path):
     assert read_events(path, "step") == [{"event": "step", "step": 3, "path": "a\u2028b\x85c"}]
 
 
-def test_all_three_say_the_same(tmp_path, capsys, curves):
-    with closing(RunLog(tmp_path, curves=True)) as log:
+def test_all_say_the_same(tmp_path, capsys, curves):
+    with closing(RunLog(tmp_path, tensorboard=True)) as log:
         log.begin(0, 10)
         log.steps(4, 0.5, {"loss": 2.5, "lr": 0.1}, "step 4: fine")
         log.progress(4)
@@ -137,7 +137,7 @@ def test_processes_that_do_not_lead_say_nothing(tmp_path, capsys):
 def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(InputError, match="tensorboard: is not installed"):
-        RunLog(tmp_path, curves=True)
+        RunLog(tmp_path, tensorboard=True)
 
 
 def test_meter(monkeypatch):

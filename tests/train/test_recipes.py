@@ -154,6 +154,12 @@ OVERRIDES = {
     "augmentation.positions": ("any", "any"),
     "augmentation.flip": ("0", 0.0),
     "augmentation.mirrored": ("pairs.txt", Path("pairs.txt")),
+    "augmentation.color_jitter": ("0.4", (0.4,)),
+    "augmentation.randaugment": ("2,9,color", "2,9,color"),
+    "augmentation.mixup": ("0.2", 0.2),
+    "augmentation.cutmix": ("1", 1.0),
+    "optimization.label_smoothing": ("0.1", 0.1),
+    "optimization.class_weights": ("balanced", "balanced"),
     "optimization.batch_size": ("256", 256),
     "optimization.lr": ("0.04", 0.04),
     "optimization.lr_batch_size": ("32", 32),
@@ -345,14 +351,13 @@ def with_list(plain):
 @pytest.mark.parametrize("name", [*PUBLISHED, "demo"])
 def test_a_recipe_of_before_fields_were_added(name):
     plain = json.loads(RECIPES[name].to_json())
-    for group, field in (
-        ("data", "balanced"),
-        ("augmentation", "short_sides"),
-        ("optimization", "warmup_start"),
-        ("optimization", "nesterov"),
-        ("optimization", "norm_decay"),
-        ("model", "stages"),
-    ):
+    added = {
+        "data": ("balanced",),
+        "augmentation": ("short_sides", "color_jitter", "randaugment", "mixup", "cutmix"),
+        "model": ("stages",),
+        "optimization": ("warmup_start", "nesterov", "norm_decay", "label_smoothing", "class_weights"),
+    }
+    for group, field in ((group, field) for group, names in added.items() for field in names):
         del plain[group][field]
     assert Recipe.from_json(json.dumps(plain)) == RECIPES[name]
 

@@ -14,6 +14,7 @@ from train.atomic import write_text
 from train.checkpoint import DAMAGE, RunCheckpoints, load_checkpoint
 from train.compare.config import CompareConfig
 from train.compare.report import RunResult, describe, summarize, write_runs, write_summary
+from train.curves import require_curves
 from train.data.index import Index
 from train.errors import InputError
 from train.evaluation.report import write_report
@@ -46,6 +47,7 @@ def run_compare(config: CompareConfig) -> int | None:
     """
     if config.recipe.optimization.batch_size is None:
         raise InputError("optimization.batch_size: got None, expected a number, for all systems and on every machine")
+    require_curves(config.tensorboard, config.wandb is not None)
     with (
         stop_on_signals() as stop,
         join_team(config.device, config.timeout) as team,

@@ -28,6 +28,7 @@ class CompareConfig(FitConfig):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each system is trained once by each: of its weights, of the videos' order and of their augmentation."""
     resume: tyro.conf.Suppress[bool] = True
+    stop_after: tyro.conf.Suppress[int | None] = None  # all are to learn for as long, and to be tested on the last step
     find_batch: tyro.conf.Suppress[bool] = False
 
     def __post_init__(self) -> None:

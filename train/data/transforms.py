@@ -1,4 +1,4 @@
-"""Augmentation of clips: one crop and one flip for all its frames, which stay uint8 (T, H, W, 3) until the network.
+"""Augmentation of clips: one crop, one flip and so on for all frames, which stay uint8 (T, H, W, 3) until the network.
 
 Where a crop is a share of the frame it is cut out of the frames as they were decoded, and what was cut out is resized
 once: the published pipelines first resize every frame to a short side of 256 and then throw half of it away.
@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from tam_triton.clips import resize
+from train.data.distortions import RandAugment, jitter
 from train.fields import ADDED, check_types, require
 
 
@@ -38,6 +39,18 @@ class Augmentation:
     mirrored: Path | None = field(default=None, metadata=ADDED)
     """File of the classes that a flip exchanges, a line `name<TAB>name` for each pair, or `name` alone for a class that
     must not be flipped; other classes go by their names. For directions in other words than the English ones."""
+    color_jitter: tuple[float, ...] | None = field(default=None, metadata=ADDED)
+    """How much brightness, contrast and saturation change, such as 0.4: by a factor from 0.6 to 1.4; or a number for
+    each, and a fourth for the hue, at most 0.5 of a turn. The same for all frames. In no recipe; arXiv 1312.5402."""
+    randaugment: str | None = field(default=None, metadata=ADDED)
+    """N,M: N of 14 distortions, drawn for the clip, one after the other, each of magnitude M out of 10, such as 2,9.
+    N,M,color leaves out those that move pixels, for classes that mean a direction. In no recipe; arXiv 1909.13719."""
+    mixup: float | None = field(default=None, metadata=ADDED)
+    """α: clips of a step are mixed in pairs, and their labels, by a share drawn from Beta(α, α), such as 0.2. One share
+    for all clips that a process computes at a time. In no recipe; arXiv 1710.09412."""
+    cutmix: float | None = field(default=None, metadata=ADDED)
+    """α: a box of the pair's other clip is laid over all frames, as large as a share drawn from Beta(α, α), such as 1.
+    With mixup given too, either one comes half the time. In no recipe; arXiv 1905.04899."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -49,6 +62,23 @@ class Augmentation:
             require(self, "short_sides", holds, f"two rising numbers from crop_size ({self.crop_size}) on, or None")
         require(self, "max_distortion", self.max_distortion >= 0, "at least 0")
         require(self, "flip", 0 <= self.flip <= 1, "a probability from 0 to 1")
+        strengths = self.color_jitter
+        holds = strengths is None or (
+            len(strengths) in (1, 3, 4)
+            and all(0 <= strength <= bound for strength, bound in zip(strengths, (1, 1, 1, 0.5), strict=False))
+        )
+        expected = "one number from 0 to 1, three of them, a fourth of at most 0.5 with them, or None"
+        require(self, "color_jitter", holds, expected)
+        known = self.randaugment is None or self.distortion is not None
+        require(self, "randaugment", known, "N,M or N,M,color, N from 1 to 16 and M from 0 to 10, or None")
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            require(self, name, alpha is None or 0 < alpha <= 100, "a number above 0, at most 100, or None")
+
+    @property
+    def distortion(self) -> RandAugment | None:
+        """What `randaugment` says."""
+        return None if self.randaugment is None else RandAugment.parse(self.randaugment)
 
     def __call__(
         self, frames: Tensor, label: int, mirrored: Sequence[int | None], rng: np.random.Generator
@@ -57,6 +87,10 @@ class Augmentation:
         top, left, height, width = self.draw_crop(frames.shape[1], frames.shape[2], rng)
         clip = resize(frames[:, top : top + height, left : left + width], (self.crop_size, self.crop_size))
         clip, label = random_flip(clip, label, mirrored, rng, self.flip)
+        if self.color_jitter is not None:
+            clip = jitter(clip, self.color_jitter, rng)
+        if self.distortion is not None:
+            clip = self.distortion(clip, rng)
         return clip.contiguous(), label
 
     def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,5 +1,6 @@
 """Features of videos, a file for each: those that are there already are kept, so an interrupted command goes on."""
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -7,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -24,6 +26,7 @@ from train.evaluation.feature_files import read_metadata, write_features
 from train.evaluation.places import absolute, find_videos, fingerprint, output_paths
 from train.evaluation.predict import load_network
 from train.evaluation.predictor import clips_of
+from train.evaluation.protocols import choose_views
 from train.fields import to_plain
 from train.lock import Lock
 from train.precision import computing, logits_of
@@ -70,7 +73,9 @@ class Extractor:
 
     def __init__(self, trained: TrainedNetwork, config: ExtractConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.trained, recipe, views = trained, trained.recipe, trained.recipe.validation
+        self.trained, recipe = trained, trained.recipe
+        validation = recipe.validation
+        self.views = views = choose_views(config, validation if config.protocol == "validation" else recipe.test)
         self.network = trained.network.to(device).to(memory_format=torch.channels_last)
         self.settings: dict[str, Any] = {
             "network": str(absolute(config.network_path)),
@@ -90,6 +95,7 @@ class Extractor:
             "precision": config.precision,
             "features": "per segment (T, D)" if config.per_segment else "mean over segments (D,)",
             "maps": list(config.maps),
+            **({} if views.per_video == 1 and views.placement == "middle" else {"views": to_plain(views)}),
         }
 
     def metadata(self, entry: Entry) -> dict[str, Any]:
@@ -122,34 +128,41 @@ class Extractor:
 
     def run(self, todo: Mapping[Path, Entry]) -> Iterator[tuple[Path, str | None]]:
         """Write the files of `todo`; gives each one's path and None, or why its video cannot be read."""
-        clips = clips_of(self.trained, tuple(todo.values()), self.trained.recipe.validation)
+        clips = clips_of(self.trained, tuple(todo.values()), self.views)
         loading = Loading(workers=self.config.workers).for_device(self.device)
-        with closing(evaluation_batches(clips, 1, loading)) as loader:
-            for (path, entry), batch in zip(todo.items(), loader, strict=True):
-                if batch.failures:
-                    yield path, batch.failures[0].reason
+        with closing(evaluation_batches(clips, min(self.config.batch_size, self.views.per_video), loading)) as loader:
+            batches = iter(loader)
+            for path, entry in todo.items():
+                of_entry = list(itertools.islice(batches, len(loader) // len(todo)))
+                if failures := [failure for batch in of_entry for failure in batch.failures]:
+                    yield path, failures[0].reason
                     continue
-                write_features(path, self.arrays(batch.clips), self.metadata(entry), self.config.format)
+                parts = [self.arrays(batch.clips) for batch in of_entry]
+                arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                if self.views.per_video == 1:
+                    arrays = {name: array[0] for name, array in arrays.items()}
+                write_features(path, arrays, self.metadata(entry), self.config.format)
                 yield path, None
 
     @torch.inference_mode()
     def arrays(self, clips: torch.Tensor) -> dict[str, NDArray[Any]]:
-        """What is written of one clip uint8 (1, T, S, S, 3). Raises InputError for layers that there are not."""
+        """What is written of clips uint8 (V, T, S, S, 3), a row each. Raises InputError for unknown layers."""
         config, network = self.config, self.network
 
         def call() -> object:
             return logits_of(network, clips, self.device, config.precision)
 
         try:
-            recorded = record_features(network, call, 1, config.maps)
+            recorded = record_features(network, call, len(clips), config.maps)
         except ValueError as error:
             raise InputError(f"maps: {str(error).removeprefix('layers: ')}") from error
         segments = self.trained.recipe.sampling.num_segments if config.per_segment else None
         try:
-            features = recorded._replace(features=recorded.features.float()).of_clip(0, segments)
+            recorded = recorded._replace(features=recorded.features.float())
+            features = torch.stack([recorded.of_clip(number, segments) for number in range(len(clips))])
         except ValueError as error:
             raise InputError(str(error)) from error
-        maps = {f"maps.{name}": maps[0].float() for name, maps in recorded.maps.items()}
+        maps = {f"maps.{name}": maps.float() for name, maps in recorded.maps.items()}
         return {name: array.contiguous().cpu().numpy() for name, array in {"features": features, **maps}.items()}
 
 

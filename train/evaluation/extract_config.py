@@ -1,10 +1,11 @@
 """What `python -m train extract` is asked for, apart from what does it, so that its help is there at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from train.evaluation.network_config import NetworkConfig
+from train.evaluation.view_changes import ViewChanges
 from train.fields import require
 
 
@@ -12,7 +13,7 @@ from train.fields import require
 class ExtractConfig(NetworkConfig):
     """Write what a trained network makes of videos on the way to its answer: a file of features for each.
 
-    The network sees a video by the one view of a validation.
+    By the one view of a validation, or by several.
     """
 
     out: Path = Path("runs/features")
@@ -22,6 +23,12 @@ class ExtractConfig(NetworkConfig):
     """Features (T, D), of each frame of a clip, and not their mean (D,)."""
     maps: tuple[str, ...] = ()
     """Names of layers, such as layer3, whose feature maps (T, C, H, W) are written beside, as maps.layer3."""
+    protocol: Literal["validation", "recipe", "10x3", "4x3", "2x3", "1x1"] = "validation"
+    """As how many views a video is seen, as for `predict`. Of several each has its own row: features (V, D) or
+    (V, T, D), maps (V, T, C, H, W), crops of a clip in a row."""
+    views: ViewChanges = field(default_factory=ViewChanges)
+    batch_size: int = 8
+    """Views computed at a time."""
     format: Literal["safetensors", "npz"] = "safetensors"
     """npz is NumPy's; it has what made the file as JSON in the array `metadata`."""
     overwrite: bool = False
@@ -31,5 +38,6 @@ class ExtractConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
         require(self, "workers", self.workers >= 0, "at least 0")
         require(self, "maps", len(set(self.maps)) == len(self.maps), "names of layers, each once")

@@ -33,7 +33,7 @@ class InputConfig:
 class PredictConfig(NetworkConfig):
     """Name what is in videos: the most probable classes of a trained network, with their probabilities.
 
-    One answer a video; or, for a stream and with --window, --stride or --timeline, one for each window of time.
+    One answer a video; or, for a stream and with --window, --stride, --every or --timeline, one a window of time.
     """
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CHECKPOINT VIDEO …")]
@@ -56,6 +56,11 @@ class PredictConfig(NetworkConfig):
     networks that saw whole videos (Something-Something) need it: as long as these were."""
     stride: float | None = None
     """Seconds from one window's start to the next one's; by default half a window."""
+    every: int | None = None
+    """Frames from one window's start to the next one's, by the stream's frames a second: in place of `stride`."""
+    recompute: int | None = None
+    """Predict at each frame that is taken, one of `every`, and keep what the ones before gave: how many of a window's
+    frames are computed again behind the first temporal module. All of them, T, is exact; see docs/streaming.md."""
     timeline: Path | None = None
     """Folder for the classes over time: NAME.png, NAME.csv and NAME.json for each video."""
     overwrite: bool = False
@@ -77,6 +82,14 @@ class PredictConfig(NetworkConfig):
         for name in ("window", "stride"):
             value = getattr(self, name)
             require(self, name, value is None or 0.01 <= value <= 86400, "seconds from 0.01 to 86400")
+        require(self, "every", self.every is None or self.every >= 1, "at least 1")
+        if self.every is not None and self.stride is not None:
+            raise InputError(f"every: got {self.every} beside a stride of {self.stride} s, expected one of them")
+        require(self, "recompute", self.recompute is None or self.recompute >= 1, "at least 1")
+        if self.recompute is not None and self.stride is not None:
+            raise InputError(f"stride: got {self.stride} s, expected none with --recompute, which predicts by --every")
+        if self.recompute is not None and self.window is not None and self.every is not None:
+            raise InputError(f"window: got {self.window} s, expected none with --recompute and --every, which say it")
         require(self, "timeout", self.timeout > 0, "a number of seconds above 0")
         if self.overwrite and self.timeline is None:
             raise InputError("overwrite: got True without --timeline, which is all that is written")
@@ -96,4 +109,5 @@ class PredictConfig(NetworkConfig):
     @property
     def in_windows(self) -> bool:
         """Whether windows of time are predicted, and not whole videos."""
-        return self.stream is not None or any(value is not None for value in (self.window, self.stride, self.timeline))
+        asked = (self.window, self.stride, self.every, self.recompute, self.timeline)
+        return self.stream is not None or any(value is not None for value in asked)

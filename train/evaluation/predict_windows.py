@@ -3,8 +3,7 @@
 import json
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,107 +14,15 @@ from train.data.reader.live import LiveStream
 from train.data.reader.stream import Stream
 from train.data.sources.files import CAMERA, STDIN
 from train.errors import InputError
+from train.evaluation.frame_run import FrameRun
 from train.evaluation.places import find_videos, fingerprint, output_paths, shown_name
 from train.evaluation.predict_config import PredictConfig
 from train.evaluation.predictor import Predictor
 from train.evaluation.stream import StreamReader
 from train.evaluation.timeline import SUFFIXES, Seen, Timeline, with_suffix
-from train.evaluation.windows import TOLERANCE, Window, WindowCutter, window_length
+from train.evaluation.window_run import WindowRun
+from train.evaluation.windows import window_length
 from train.fields import to_plain
-
-
-class WindowRun:
-    """The predictions of one video or stream, which iterating gives as they are known, and what was counted.
-
-    Args:
-        predictor: the network.
-        reader: entered; it is iterated.
-        window, stride: seconds; None as the command line has it.
-        top: classes of each window.
-        say: told what a user is to know.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        reader: StreamReader,
-        window: float | None,
-        stride: float | None,
-        top: int = 1,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self.predictor, self.reader, self.window, self.stride, self.top = predictor, reader, window, stride, top
-        self.say = say
-        self.predictions, self.seconds, self.cutter = 0, 0.0, WindowCutter(1.0, 1.0)
-        self.late = 0
-        """Windows that were left out since frames of a later one waited already."""
-
-    def __iter__(self) -> Iterator[Seen]:
-        """Raises InputError where no window's length is known, and what iterating `reader` raises."""
-        buffer, taken, windows = self.reader.buffer, -1, list[Window]()
-        for moment, frame in self.reader:
-            if taken < 0:
-                self._start()
-                taken = 0
-            windows += self.cutter.add(moment, frame)
-            taken += 1
-            if buffer.drops:  # then the newest window is worth more than the frames that would be lost meanwhile
-                self.late += len(windows[:-1])
-                windows = windows[-1:]
-                if buffer.waiting and taken < buffer.size:
-                    continue
-            yield from map(self._see, windows)
-            taken, windows = 0, []
-        if taken < 0:
-            raise VideoError(self.reader.name, "no frame of it is ever shown")
-        yield from map(self._see, self.cutter.finish(self.reader.frame_seconds))
-
-    def _start(self) -> None:
-        self.window = window_length(self.predictor.trained.recipe.sampling, self.reader.rate, self.window)
-        self.stride = self.stride or self.window / 2
-        self.cutter = WindowCutter(self.window, self.stride)
-
-    def _see(self, window: Window) -> Seen:
-        length = window.end - window.start
-        if length < self.cutter.length - 2 * TOLERANCE:
-            self.say(
-                f"{self.reader.name}: lasts {length:.2f} s, less than a window of {self.cutter.length:.2f} s: one "
-                "window of all its frames"
-            )
-        began = time.perf_counter()
-        logits = self.predictor.logits_of_window(window)
-        seconds = time.perf_counter() - began
-        self.predictions, self.seconds = self.predictions + 1, self.seconds + seconds
-        best, probabilities = self.predictor.best(logits, self.top), logits.softmax(0).float().numpy()
-        return Seen(window.start, window.end, len(window.frames), probabilities, best, seconds)
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """Frames, predictions and what was lost, by name."""
-        mean = round(1000 * self.seconds / self.predictions, 2) if self.predictions else None
-        return {
-            "frames": self.reader.read,
-            "dropped": self.reader.buffer.dropped,
-            "damaged": self.reader.damaged,
-            "late_windows": self.late,
-            "empty_windows": self.cutter.empty,
-            "predictions": self.predictions,
-            "ms_per_prediction": mean,
-        }
-
-    def summary(self) -> str:
-        """The counts in words."""
-        counts = self.counts
-        parts = [f"{counts['frames']} frames", f"{counts['dropped']} dropped", f"{counts['predictions']} predictions"]
-        if counts["damaged"]:
-            parts.append(f"{counts['damaged']} packets could not be decoded")
-        if counts["late_windows"]:
-            parts.append(f"{counts['late_windows']} windows left out, being late")
-        if counts["empty_windows"]:
-            parts.append(f"{counts['empty_windows']} windows without a frame left out")
-        if counts["predictions"]:
-            parts.append(f"{counts['ms_per_prediction']:.1f} ms a prediction")
-        return f"{self.reader.name}: {', '.join(parts)}"
 
 
 def run_windows(config: PredictConfig, predictor: Predictor) -> None:
@@ -123,7 +30,8 @@ def run_windows(config: PredictConfig, predictor: Predictor) -> None:
 
     Raises InputError where something cannot be read, at the end; what was seen before is printed and written.
     """
-    window_length(predictor.trained.recipe.sampling, 1.0, config.window)  # before anything is waited for
+    if config.recompute is None or config.every is None:
+        window_length(predictor.trained.recipe.sampling, 1.0, config.window)  # before anything is waited for
     stream = config.stream
     if stream is not None:
         name = shown_name(stream)
@@ -175,7 +83,10 @@ def _run_one(
 ) -> None:
     short_side, drops = predictor.views.short_side, {"auto": None, "yes": True, "no": False}[config.drop]
     with StreamReader(open_stream, name, short_side, config.buffer, drops, config.timeout) as reader:
-        run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say)
+        if config.recompute is None:
+            run = WindowRun(predictor, reader, config.window, config.stride, config.top or 1, _say, config.every)
+        else:
+            run = FrameRun(predictor, reader, config.recompute, config.window, config.every, config.top or 1, _say)
         timeline = Timeline(name, predictor.class_names, dict(origin))
         try:
             for seen in run:

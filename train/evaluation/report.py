@@ -1,8 +1,8 @@
-"""What a test leaves: scores, a table by class, the confusion matrix as table and picture, and who is missing."""
+"""What a test leaves: scores, accuracy by class and the confusion matrix as tables and pictures, and who is missing."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.atomic import replacing, write_csv, write_text
+from train.atomic import write_csv, write_text
 from train.errors import InputError
 from train.evaluation.scores import VideoScores
 from train.log import accuracy_text
@@ -19,8 +19,6 @@ SCORES = "scores.npz"
 
 # Missing videos that are named on the console; a file has them all.
 _SHOWN = 10
-# Classes up to which the picture has their names beside it.
-_NAMED = 60
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -52,7 +50,8 @@ def describe(scores: VideoScores, whole: str = "of the index") -> str:
 
 
 def write_report(folder: Path, scores: VideoScores) -> str:
-    """Write `scores.npz`, `result.json`, `classes.csv`, `confusion.csv`, `confusion.png` and `missing.csv` to `folder`.
+    """Write `scores.npz`, `result.json`, `classes.csv`, `per_class.png`, `confusion.csv`, `confusion.png` and
+    `missing.csv` to `folder`.
 
     Returns a line that says so. Raises OSError, and InputError if no video has scores.
     """
@@ -71,8 +70,17 @@ def write_report(folder: Path, scores: VideoScores) -> str:
         folder / "missing.csv",
         [("video", "class", "reason"), *((row.video, names[row.label], row.reason) for row in scores.missing)],
     )
-    _plot_confusion(folder / "confusion.png", matrix, names)
-    return f"written to {folder}: {SCORES}, result.json, classes.csv, confusion.csv, confusion.png, missing.csv"
+    from train.evaluation.pictures import plot_classes, plot_confusion  # a second that `--help` need not wait for
+
+    plot_confusion(folder / "confusion.png", matrix, names)
+    right = np.bincount(scores.labels[scores.ranks < 5], minlength=len(names))
+    plot_classes(
+        folder / "per_class.png", matrix, right / np.maximum(matrix.sum(1), 1), names, missing=len(scores.missing)
+    )
+    return (
+        f"written to {folder}: {SCORES}, result.json, classes.csv, per_class.png, confusion.csv, confusion.png, "
+        "missing.csv"
+    )
 
 
 def confusion_matrix(scores: VideoScores) -> NDArray[np.int64]:
@@ -92,23 +100,3 @@ def _class_rows(scores: VideoScores, matrix: NDArray[np.int64]) -> Iterable[tupl
         shares = [f"{(own < k).mean():.4f}" if len(own) else "" for k in (1, 5)]
         most, times = int(errors[label].argmax()), int(errors[label].max())
         yield (label, name, len(own), missing[label], *shares, scores.class_names[most] if times else "", times)
-
-
-def _plot_confusion(path: Path, matrix: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    """Save the confusion matrix (classes, classes) as a PNG: what share of a row's videos was taken for each class."""
-    from matplotlib.figure import Figure  # a second that `--help` need not wait for
-
-    class_names = [name.encode(errors="backslashreplace").decode() for name in class_names]  # some are no text
-    classes = len(class_names)
-    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = 5 + 0.16 * classes if classes <= _NAMED else 12
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, vmin=0, vmax=100, cmap="magma_r", interpolation="nearest")
-    if classes <= _NAMED:
-        axes.set_xticks(range(classes), class_names, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(classes), class_names, fontsize=7, parse_math=False)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class' videos (%)")
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=130)

@@ -96,3 +96,10 @@ def window_length(sampling: Sampling, rate: float | None, asked: float | None) -
     if rate is None:
         raise InputError("window: got none, expected seconds, as the stream does not say how many frames a second has")
     return sampling.reach / rate
+
+
+def stride_length(rate: float | None, every: int | None) -> float | None:
+    """Seconds of `every` frames at `rate` a second; None where nothing is asked. Raises InputError without a rate."""
+    if every is not None and rate is None:
+        raise InputError(f"every: got {every}, but the stream does not say how many frames a second has; use --stride")
+    return None if every is None or rate is None else every / rate

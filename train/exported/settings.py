@@ -89,13 +89,14 @@ def settings_of(kind: Kind, recipe: Recipe, class_names: tuple[str, ...], device
     """The settings of what is exported now on `device`, for clips as `recipe.validation` crops them."""
     data = Data(num_classes=recipe.data.num_classes, decoder=recipe.data.decoder)
     augmentation = replace(recipe.augmentation, mirrored=None)
+    optimization = replace(recipe.optimization, class_weights=None)
     model = recipe.model
     if model.starts_from_file:
         model = replace(model, weights=None, weights_segments=None, weights_average=False)
     return Settings(
         kind=kind,
         class_names=class_names,
-        recipe=replace(recipe, data=data, augmentation=augmentation, model=model),
+        recipe=replace(recipe, data=data, optimization=optimization, augmentation=augmentation, model=model),
         device=device.type,
         machine=machine(device),
         made_by=f"tam_triton {tam_triton.__version__}, torch {torch.__version__}",

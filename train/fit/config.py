@@ -34,6 +34,8 @@ class Compute:
     """Keep only the inputs of residual blocks and compute the rest again (activation checkpointing)."""
     sync_batchnorm: bool = False
     """Take BatchNorm's statistics over all processes; on GPUs only."""
+    tuned: Path | None = None
+    """A file of launches that `python -m bench tune` wrote for this kind of GPU, in place of the library's own."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average. It rises
     to that: after step s it is 1 − s^(−2/3) where this is less, so that short runs forget the weights at the start."""
@@ -77,6 +79,11 @@ class FitConfig:
     """Steps between lines of the log."""
     tensorboard: bool = False
     """Write curves for TensorBoard too."""
+    wandb: str | None = None
+    """Project of Weights & Biases that the same curves are to go to, as one run, which --resume goes on with."""
+    stop_after: int | None = None
+    """Epochs in a row after whose validation top-1 has not become better that end the run early; None trains them all.
+    The learning rate falls as if there were none. In no recipe: the run then depends on the validation videos."""
     deterministic: bool | None = None
     """Take only algorithms that give the same bits each time; by default on the CPU alone, since GPUs lose speed."""
     threads: int | None = None
@@ -90,7 +97,9 @@ class FitConfig:
         check_types(self)
         for name in ("checkpoint_every", "keep", "log_every"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
+        for name in ("threads", "stop_after"):
+            require(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        require(self, "wandb", self.wandb != "", "the name of a project, or None")
         longest = self.loading.timeout
         require(
             self, "timeout", self.timeout > longest, f"more than the {longest:g} s that one clip may take to be read"

@@ -4,17 +4,21 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 
 from train.checkpoint import TrainedNetwork
+from train.curves import require_curves
 from train.data.batches import FailureTally, TrainingBatches, evaluation_batches
 from train.data.dataset import EvaluationClips, TrainingClips
 from train.data.entries import Split
 from train.data.index import Index, read_index, require_some
 from train.errors import InputError
+from train.fields import require, to_plain
 from train.fit import announce
 from train.fit.batch import choose_batch
+from train.fit.class_weights import class_weights
 from train.fit.config import Compute, FitConfig
 from train.fit.folder import RunFolder
 from train.fit.learner import Learner
 from train.fit.meter import Meter
+from train.fit.objective import Objective
 from train.fit.optimizer import build_schedule
 from train.fit.resume import describe_run, resume
 from train.fit.run import Outcome, Run
@@ -51,6 +55,8 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
     """
     recipe, compute = config.recipe.resolve(), config.compute
     _check_data(recipe, train, val)
+    weights = class_weights(recipe.optimization.class_weights, train)
+    team.on_leader(lambda: require_curves(config.tensorboard, config.wandb is not None))
     check_network(recipe.model, len(train.class_names), recipe.sampling.num_segments)
     folder = RunFolder(config.out, config.keep)
     with (
@@ -66,6 +72,11 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         labels = [entry.label for entry in train.entries] if recipe.data.balanced else None
         epochs, seed = optimization.epochs, recipe.seed
         order = TrainingBatches(len(train), size, epochs, seed, team.rank, team.size, compute.accumulate, labels)
+        objective = Objective.of(recipe, weights)
+        for name in ("mixup", "cutmix"):
+            fits = getattr(recipe.augmentation, name) is None or order.part_size > 1
+            expected = f"None where a process computes one clip at a time, as of {size} a step here"
+            require(recipe.augmentation, name, fits, expected)
         views = EvaluationClips(val, recipe.sampling, recipe.validation, recipe.data.decoder)
         seed_generators(team.device, seed)
         # A run that goes on has its weights from its checkpoint; those that it started from may be gone.
@@ -73,10 +84,17 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
         report = None
         if begins and recipe.model.starts_from_file:
             report = start_from_file(network, recipe.model, train.class_names)
-        learner = Learner(network, optimization, build_schedule(optimization, order.steps_per_epoch), compute, team)
+        schedule = build_schedule(optimization, order.steps_per_epoch)
+        learner = Learner(network, optimization, schedule, compute, team, objective)
         if begins:  # all that may be refused has been looked at
             team.on_leader(folder.write_recipe)
-        log = RunLog(config.out if team.leads else None, append=config.resume, curves=config.tensorboard)
+        log = RunLog(
+            config.out if team.leads else None,
+            append=config.resume,
+            tensorboard=config.tensorboard,
+            wandb=config.wandb,
+            settings={"recipe": to_plain(recipe), "compute": to_plain(compute)},
+        )
         stack.enter_context(closing(log))
         if report:
             log.event("weights", path=recipe.model.weights, **asdict(report), untouched=report.untouched)

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from train.data.batches import Batch
 from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.ema import MovingAverage
+from train.fit.objective import Objective
 from train.fit.optimizer import Schedule, build_sgd, set_rate
 from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
@@ -25,7 +27,7 @@ class StepResult(NamedTuple):
     """What one step was like. Both are on the device, so that no step waits for it."""
 
     loss: Tensor
-    """Mean cross-entropy of this process' clips."""
+    """Mean over this process' clips of what is minimized."""
     grad_norm: Tensor
     """Norm of all gradients before they were clipped."""
 
@@ -40,6 +42,7 @@ class Learner:
         schedule: factor of the learning rate by the number of steps done.
         compute: how to compute.
         team: this process and the others.
+        objective: what is minimized; by default the mean cross-entropy.
 
     Raises:
         InputError: `compute` asks for what the network or the device does not have.
@@ -52,6 +55,7 @@ class Learner:
         schedule: Schedule,
         compute: Compute | None = None,
         team: Team | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.compute = compute or Compute()
         self.team = team or Team(torch.device("cpu"))
@@ -59,6 +63,8 @@ class Learner:
         on_gpu = self.device.type == "cuda"
         if self.compute.sync_batchnorm and not on_gpu:
             raise InputError("compute.sync_batchnorm: torch has it for GPUs only, and this run computes on the CPU")
+        if self.compute.tuned is not None:
+            use_tuned(self.compute.tuned, on_gpu)
         network = network.to(self.device).train()
         if self.compute.channels_last:
             network = network.to(memory_format=torch.channels_last)
@@ -78,6 +84,9 @@ class Learner:
         self._forward: Any = self.parallel or network
         if self.compute.compile:
             self._forward = torch.compile(self._forward)
+        self.objective = objective or Objective()
+        if (weights := self.objective.class_weights) is not None:
+            self.objective = replace(self.objective, class_weights=weights.to(self.device))
         self.schedule = schedule
         self._lr = optimization.scaled_lr
         self.steps = 0
@@ -102,13 +111,14 @@ class Learner:
         loss = torch.zeros((), device=self.device)
         for number, batch in enumerate(parts, start=1):
             labels = batch.labels.to(self.device, non_blocking=True)
+            mixed = self.objective.mix(batch.clips, labels, (self.steps, self.team.rank, number))
             is_last = number == len(parts)  # after it alone the processes add up their gradients
             with nullcontext() if is_last or self.parallel is None else self.parallel.no_sync():
-                logits = logits_of(self._forward, batch.clips, self.device, precision, channels_last)
-                part = cross_entropy(logits, labels, reduction="sum") / total
+                logits = logits_of(self._forward, mixed.clips, self.device, precision, channels_last)
+                part = self.objective.loss(logits, mixed) / total
                 self.scaler.scale(part).backward()
             loss += part.detach()
-            self.tally.add(logits.detach(), labels)
+            self.tally.add(logits.detach(), mixed.main_labels)
         self.scaler.unscale_(self.optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -149,3 +159,15 @@ class Learner:
         if self.average:
             self.average.network.load_state_dict(state["average"])
         self.steps = state["steps"]
+
+
+def use_tuned(path: Path, on_gpu: bool) -> None:
+    """Launch kernels as the file says from now on. Raises InputError for one that is not for this device."""
+    if not on_gpu:
+        raise InputError(f"compute.tuned: got {path}, but nothing is launched where a run computes on the CPU")
+    from tam_triton.kernels import tuned
+
+    try:
+        tuned.use(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"compute.tuned: {error}") from error

@@ -8,6 +8,7 @@ from train.data.entries import Split, fingerprint
 from train.data.mirroring import read_mirrored
 from train.errors import InputError
 from train.fields import from_plain, to_plain
+from train.fit.class_weights import class_weights, describe_weights
 from train.fit.config import Compute
 from train.fit.optimizer import build_schedule
 from train.fit.run import Run
@@ -22,11 +23,13 @@ MAY_DIFFER = (
     "recipe.data.max_bad_share",
     "recipe.data.balanced",  # what it makes of the data is compared
     "recipe.augmentation.mirrored",  # what it says is compared
+    "recipe.optimization.class_weights",  # so is this
     "recipe.test",
     "compute.accumulate",
     "compute.channels_last",
     "compute.compile",
     "compute.recompute",
+    "compute.tuned",
 )
 """Settings that change neither what is computed nor on what: where files are (the videos themselves are compared), how
 the network is tested, and, but for rounding, how fast it learns. Whatever is in none of recipe, compute and data, such
@@ -83,8 +86,8 @@ def resume(run: Run) -> None:
     if (size, accumulate) != (state["processes"], state["accumulate"]):
         run.log.warn(
             f"the checkpoint is of {state['processes']} processes × {state['accumulate']} parts, this run has {size} × "
-            f"{accumulate}: every step has the same clips, but BatchNorm and dropout see them divided otherwise, so "
-            "the numbers will not be those of an unbroken run"
+            f"{accumulate}: every step has the same clips, but BatchNorm, dropout and mixing see them divided "
+            "otherwise, so the numbers will not be those of an unbroken run"
         )
 
 
@@ -95,6 +98,8 @@ def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> 
         data["classes"] = "balanced"
     if path := recipe.augmentation.mirrored:  # so is this
         data["mirrored"] = str(sorted(read_mirrored(path, train.class_names).items()))
+    if (weights := class_weights(recipe.optimization.class_weights, train)) is not None:
+        data["class weights"] = describe_weights(weights)
     return {"recipe": to_plain(recipe), "compute": to_plain(compute), "data": data}
 
 

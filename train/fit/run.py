@@ -68,10 +68,20 @@ class Run:
         """Steps of the whole run."""
         return self.order.steps_per_epoch * self.order.epochs
 
+    @property
+    def stale(self) -> int:
+        """Validations in a row up to the last one that have not brought a better top-1."""
+        return self.validated - self.best.get("since", self.best["epoch"]) if self.best else 0
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether as many validations as the run is to wait for have brought nothing better."""
+        return self.config.stop_after is not None and self.stale >= self.config.stop_after
+
     def train(self) -> Outcome:
-        """Take all steps that are left, or those until a signal comes."""
+        """Take all steps that are left, or those until a signal comes, or until nothing becomes better any more."""
         signal: int | None = None
-        self.log.begin(self.learner.steps, self.total)
+        self.team.on_leader(lambda: self.log.begin(self.learner.steps, self.total))
         try:
             with closing(self.validation):
                 if self.learner.steps // self.order.steps_per_epoch > self.validated:  # ended while it validated
@@ -80,8 +90,10 @@ class Run:
                 with closing(training_batches(self.clips, self.order, self.loading, start)) as loader:
                     self.meter.begin()
                     batches = iter(loader)
-                    while self.learner.steps < self.total:
+                    while self.learner.steps < self.total and not self.ends_early:
                         self._step(batches)
+            if self.learner.steps < self.total:
+                self.log.event("ended_early", step=self.learner.steps, epoch=self.validated, stale=self.stale)
         except Stopped as stopped:
             signal = stopped.signal
             self.log.event("stopped", step=self.learner.steps, signal=signal)
@@ -205,8 +217,10 @@ class Run:
         # Of equal accuracies, as small validation sets have many, the lower loss is the better.
         is_best = former is None or (val.accuracy, -val.loss) > (former["accuracy"], -former["loss"])
         if is_best:
-            self.best = {"step": step, "epoch": epoch, "accuracy": val.accuracy, "loss": val.loss}
-        if not self._save(is_best=is_best, required=step == self.total):
+            is_same = former is not None and val.accuracy == former["accuracy"]
+            since = former.get("since", former["epoch"]) if former and is_same else epoch
+            self.best = {"step": step, "epoch": epoch, "accuracy": val.accuracy, "loss": val.loss, "since": since}
+        if not self._save(is_best=is_best, required=step == self.total or self.ends_early):
             self.best = former
 
     def _validate(self) -> tuple[Score, list[Failure]]:

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -87,23 +88,30 @@ class Collected:
         return sets
 
 
-def list_videos(places: Mapping[str, Sequence[Path]], most: int) -> tuple[list[Listed], list[str]]:
-    """At most `most` videos of each data set, and a line on each. Raises InputError for places that hold none."""
+def list_videos(
+    places: Mapping[str, Sequence[Path]], most: int, roots: Mapping[str, Path] = MappingProxyType({})
+) -> tuple[list[Listed], list[str]]:
+    """At most `most` videos of each data set, and a line on each; `roots` are folders that indices' videos moved to.
+
+    Raises InputError for places that hold none, and for a root of a place that is no index.
+    """
     listed, lines = list[Listed](), list[str]()
     for name, where in places.items():
-        found = [video for place in where for video in _at(name, place)]
+        found = [video for place in where for video in _at(name, place, roots.get(name))]
         taken = [found[number] for number in spread(len(found), most)]
         lines.append(f"{name}: {len(taken)} of {len(found)} videos{', evenly spread' * (len(taken) < len(found))}")
         listed += taken
     return listed, lines
 
 
-def _at(name: str, place: Path) -> Iterator[Listed]:
+def _at(name: str, place: Path, root: Path | None) -> Iterator[Listed]:
     if name == GIVEN or not is_index(place):
+        if root is not None:
+            raise InputError(f"root: got {root} for {name}, which is {place}, expected an index")
         yield from (Listed(name, entry, None) for entry in find_videos([str(place)]))
         return
-    split = read_index(place).split
-    require_some(split, "they may have been moved since the index was written")
+    split = read_index(place, root).split
+    require_some(split, f"--root {name}=FOLDER takes the folder that they were moved to")
     yield from (Listed(name, replace(entry, label=0), split.class_names[entry.label]) for entry in split.entries)
 
 

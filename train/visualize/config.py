@@ -31,6 +31,8 @@ class VisualizeConfig(CheckpointOrWeights):
     data: tuple[str, ...] = ()
     """NAME=PLACE …: more videos, compared by these names. PLACE is an index, as `python -m train prepare` writes it, a
     folder of videos, or a pattern."""
+    root: tuple[str, ...] = ()
+    """NAME=FOLDER …: where the videos of the index of that name are, if they have moved since it was written."""
     most: int = 64
     """Videos of each data set that are looked at, spread evenly over it."""
     shown: int = 12
@@ -60,14 +62,26 @@ class VisualizeConfig(CheckpointOrWeights):
         if not self.videos and not self.data:
             got = " ".join(self.files) or "none"
             raise InputError(f"files: got {got}, and no --data, expected videos: VIDEO … or --data NAME=PLACE")
-        names = [GIVEN] * bool(self.videos)
-        for item in self.data:
-            name, sign, place = item.partition("=")
+        names = [GIVEN] * bool(self.videos) + self._names("data", "NAME=PLACE, such as k400=val.jsonl")
+        rooted = self._names("root", "NAME=FOLDER, such as k400=/videos")
+        for option, those in (("data", names), ("root", rooted)):
+            if twice := sorted({name for name in those if those.count(name) > 1}):
+                raise InputError(f"{option}: got {twice[0]!r} twice, expected another name for each of the data sets")
+        if unknown := sorted(set(rooted) - set(names) | set(rooted) & {GIVEN}):
+            raise InputError(f"root: got {unknown[0]!r}, expected a name of --data: {', '.join(names) or 'none'}")
+
+    def _names(self, option: str, form: str) -> list[str]:
+        """Of the items of an option. Raises InputError for those without a name or a place."""
+        parts = [item.partition("=") for item in getattr(self, option)]
+        for name, sign, place in parts:
             if not (sign and name.strip() and place):
-                raise InputError(f"data: got {item!r}, expected NAME=PLACE, such as k400=val.jsonl")
-            names.append(name)
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"data: got {twice[0]!r} twice, expected another name for each of the data sets")
+                raise InputError(f"{option}: got {name + sign + place!r}, expected {form}")
+        return [name for name, *_ in parts]
+
+    @property
+    def roots(self) -> dict[str, Path]:
+        """Where the videos of an index are, by the name of the data set."""
+        return {name: Path(folder) for name, _, folder in (item.partition("=") for item in self.root)}
 
     @property
     def places(self) -> dict[str, tuple[Path, ...]]:

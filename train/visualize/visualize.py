@@ -44,7 +44,7 @@ def run_visualize(config: VisualizeConfig) -> None:
     device, trained = choose_device(config.device), _load(config)
     blocks = choose_blocks(trained, config)
     filters = read_filters(config.i3d, blocks) if config.i3d else {}
-    listed, lines = list_videos(config.places, config.most)
+    listed, lines = list_videos(config.places, config.most, config.roots)
     with Lock(config.out), computing(device):
         if (config.out / TENSORS).exists() and not config.overwrite:
             raise InputError(f"out: {config.out} holds kernels already; take another folder, or --overwrite")

@@ -50,7 +50,7 @@ def here(place, monkeypatch):
 
 def extracted(capsys, *arguments, workers=0):
     options = ("--out", "out", "--device", "cpu", "--threads", "1", "--workers", workers)
-    status = main(["extract", *map(str, (*arguments, *options))])
+    status = main(["extract", *map(str, (*options, *arguments))])
     said = capsys.readouterr()
     return status, said.out.splitlines(), said.err
 
@@ -107,6 +107,27 @@ def test_segments_and_maps(here, capsys, form):
     for name, array in arrays.items():
         np.testing.assert_allclose(array, expected[name].numpy(), rtol=1e-4, atol=1e-5)
     assert extracted(capsys, "best.pt", "a/one.mp4", *options)[1] == ["0 of 1 videos written to out, 1 kept"]
+
+
+def test_several_views_have_a_row_each(here, capsys):
+    """The middle one of three crops of the middle clip is the view of a validation; files of one view are others."""
+    assert extracted(capsys, "best.pt", "a/one.mp4", "--maps", "layer4", "--out", "out/one")[0] == 0
+    views = ("--views.clips", "3", "--views.crops", "3", "--batch-size", "4", "--maps", "layer4", "--per-segment")
+    assert extracted(capsys, "best.pt", "a/one.mp4", *views, workers=1)[0] == 0
+    arrays, metadata = read("out/a/one.mp4.safetensors")
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "features": (9, 4, 128),
+        "maps.layer4": (9, 4, 128, 2, 2),
+    }
+    assert not np.allclose(arrays["features"][0], arrays["features"][8])
+    assert (json.loads(metadata["views"])["clips"], json.loads(metadata["views"])["crops"]) == (3, 3)
+    assert extracted(capsys, "best.pt", "a/one.mp4", *views)[1] == ["0 of 1 videos written to out, 1 kept"]
+    assert "was made otherwise" in extracted(capsys, "best.pt", "a/one.mp4")[2]
+    crops = ("--views.crops", "3", "--overwrite", "--maps", "layer4")
+    assert extracted(capsys, "best.pt", "a/one.mp4", *crops)[0] == 0
+    (three, _), (one, _) = read("out/a/one.mp4.safetensors"), read("out/one/a/one.mp4.safetensors")
+    for name, array in one.items():
+        np.testing.assert_allclose(three[name][1], array, rtol=1e-4, atol=1e-5)
 
 
 def test_files_of_other_settings_are_refused_and_named(here, capsys):

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+import tam_triton
 from tests.support.video_files import encode, striped_frames
 from tests.train.evaluation.test_testing import make_trained
 from train.__main__ import main
 from train.checkpoint import save_checkpoint
+from train.data.reader.forward import timed_frames
 from train.data.reader.live import LiveStream
 from train.data.reader.stream import Stream
 from train.errors import InputError
@@ -123,6 +125,8 @@ def test_a_pipe_is_predicted_as_the_file(place, pipe, capsys, tmp_path):
     assert (written["sampling"]["reach"], written["views"]["clips"], written["stride"]) == (16, 1, 16 / 30 / 2)
     (table,) = out.rglob("long.mkv.csv")
     assert (out / "stdin.csv").read_bytes() == table.read_bytes()
+    _, lines, _ = predicted(capsys, place / "dense.pt", path, "--every", "24", "--json")
+    assert [json.loads(line)["start"] for line in lines[:-1]] == [0, 0.8, 1.6, 2.4]
     status, lines, said = predicted(capsys, place / "dense.pt", path, "--timeline", out)
     assert (status, lines) == (1, [])
     assert "is there already; take another folder, or --overwrite" in said
@@ -258,6 +262,15 @@ def test_what_cannot_be_read_so(place, pipe, capsys, arguments, message):
         ("long.mp4", {"drop": "yes"}, "drop: got 'yes', expected auto, as only a stream"),
         ("long.mp4", {"input": InputConfig("ts")}, "format: got 'ts', expected None, as only streams"),
         ("long.mp4", {"stride": 0.0}, "stride: got 0.0, expected seconds from 0.01"),
+        ("long.mp4", {"every": 0}, "every: got 0, expected at least 1"),
+        ("long.mp4", {"every": 8, "stride": 1.0}, r"every: got 8 beside a stride of 1\.0 s, expected one of them"),
+        ("long.mp4", {"recompute": 0}, "recompute: got 0, expected at least 1"),
+        ("long.mp4", {"recompute": 2, "stride": 1.0}, r"stride: got 1\.0 s, expected none with --recompute"),
+        (
+            "long.mp4",
+            {"recompute": 2, "window": 1.0, "every": 2},
+            r"window: got 1\.0 s, expected none with --rec",
+        ),
         ("-", {"timeout": 0.0}, "timeout: got 0.0, expected a number of seconds above 0"),
         ("long.mp4", {"overwrite": True}, "overwrite: got True without --timeline"),
     ],
@@ -267,6 +280,49 @@ def test_options_that_do_not_go_together(files, options, message):
         PredictConfig(("c", *files.split()), **options)
     with pytest.raises(InputError, match="expected KEY=VALUE, which 'x' is not"):
         InputConfig(options=("x",))
+
+
+@pytest.mark.parametrize(("name", "every"), [("dense", None), ("whole", 5)])
+def test_frame_by_frame_is_the_stream_of_the_library(place, pipe, capsys, name, every):
+    """A line for each window that `VideoClassifier.stream` has of the file's frames, through a pipe too."""
+    model = tam_triton.load(place / f"{name}.pt")
+    stream = model.stream(every=4 if every is None else every)
+    frames = [stream(torch.from_numpy(frame.pixels), top=5) for frame in timed_frames(Stream(place / "long.mkv"))]
+    expected = [window for window in frames if window is not None]
+    options = ("--recompute", "4", "--top", "5", "--json", *(() if every is None else ("--every", str(every))))
+    status, lines, said = predicted(capsys, place / f"{name}.pt", place / "long.mkv", *options)
+    *windows, counts = map(json.loads, lines)
+    assert (status, counts["predictions"], counts["frames"]) == (0, len(windows), 90)
+    assert f"{len(windows)} predictions" in said
+    assert len(windows) == len(expected) > 10
+    for window, predictions in zip(windows, expected, strict=True):
+        assert [one["class_name"] for one in window["predictions"]] == [one.class_name for one in predictions]
+        found = [one["probability"] for one in window["predictions"]]
+        assert found == pytest.approx([one.probability for one in predictions], rel=1e-5)
+    step = (4 if every is None else every) / 30
+    assert [window["start"] for window in windows[:3]] == pytest.approx([0, step, 2 * step], abs=1e-3)
+    assert windows[0]["end"] == pytest.approx(4 * step, abs=1e-3)
+    pipe((place / "long.mkv").read_bytes())
+    _, lines, _ = predicted(capsys, place / f"{name}.pt", "-", *options)
+    assert [json.loads(line)["predictions"] for line in lines[:-1]] == [window["predictions"] for window in windows]
+
+
+def test_frame_by_frame_needs_one_view_and_a_whole_window(place, capsys):
+    for arguments, message in (
+        (
+            ("long.mp4", "--recompute", "9", "--every", "2"),
+            "recompute: got 9, expected at most the window",
+        ),
+        (
+            ("long.mp4", "--recompute", "4", "--views.crops", "3", "--every", "2"),
+            "with 3 views of a window, expected one",
+        ),
+        (("long.mp4", "--recompute", "4"), "window: got none, expected seconds"),
+        (("short.mp4", "--recompute", "4", "--every", "5"), "ends before a window is full: 1 of 4 frames"),
+    ):
+        status, lines, said = predicted(capsys, place / "whole.pt", place / arguments[0], *arguments[1:])
+        assert (status, lines) == (1, [])
+        assert message in said
 
 
 def test_networks_of_whole_videos_need_a_window(place, capsys):

@@ -37,7 +37,8 @@ HEIGHT, WIDTH = 40, 64
 LENGTHS = (70, 83, 76, 90, 64)
 ALONE, READING = Team(torch.device("cpu")), Loading(workers=0)
 SMALL = ("--views.short-side", "40", "--views.crop-size", "40", "--loading.workers", "0", "--threads", "1")
-FILES = {"scores.npz", "result.json", "classes.csv", "confusion.csv", "confusion.png", "missing.csv"}
+PICTURES = {"confusion.png", "per_class.png"}
+FILES = {"scores.npz", "result.json", "classes.csv", "confusion.csv", "missing.csv", *PICTURES}
 
 
 def make_video(folder, length, seed, height=HEIGHT, width=WIDTH):

@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,6 +28,7 @@ from train.exported import settings
 from train.exported.network import load_exported
 from train.exported.settings import FORMAT, PART
 from train.precision import logits_of
+from train.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -192,6 +194,18 @@ def check_operators(path, opset=OPSET):
             assert node.input[number] in known | {""}, node.name
     shapes = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.input]
     assert shapes == [["N", T, S, S, 3]]
+
+
+def test_no_file_of_the_training_is_named():
+    own = RECIPES["own"]
+    recipe = replace(
+        own,
+        data=replace(own.data, train=Path("/there/train.jsonl"), val_root=Path("/there")),
+        augmentation=replace(own.augmentation, mirrored=Path("/there/pairs.txt")),
+        optimization=replace(own.optimization, class_weights="/there/weights.csv"),
+        model=replace(own.model, weights="/there/weights.pth", weights_average=True),
+    )
+    assert "there" not in settings.settings_of("onnx", recipe, CLASSES, CPU).to_text()
 
 
 def test_operators_are_those_that_tensorrt_and_openvino_have(place):

@@ -10,10 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from tam_triton import TAM
 from tam_triton.clips import normalize
+from tam_triton.kernels import launch, tuned
+from tam_triton.kernels.launch import Block
 from train.data.batches import Batch
 from train.errors import InputError
 from train.fit.config import Compute
-from train.fit.learner import Learner
+from train.fit.learner import Learner, use_tuned
 from train.fit.optimizer import build_schedule, build_sgd, parameter_groups
 from train.networks import build_network, check_network
 from train.precision import reproducible
@@ -353,6 +355,21 @@ def _saved(state):
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(InputError, match=message):
         Compute(**settings)
+
+
+def test_tuned_launches_are_those_of_the_device(tmp_path):
+    file = tmp_path / "tuned.json"
+    with pytest.raises(InputError, match=r"compute.tuned: got .*tuned.json, but nothing is launched"):
+        small_learner(Compute(tuned=file))
+    with pytest.raises(InputError, match=r"compute.tuned: .*No such file"):
+        use_tuned(file, on_gpu=True)
+    key = ("temporal_block", 8, 16, False, 4)
+    tuned.write(file, tuned.Where("cuda:90", 132, 32), {key: Block(64, 2, 1)}, {})
+    try:
+        use_tuned(file, on_gpu=True)
+        assert {key: Block(64, 2, 1)} == launch.CHOSEN
+    finally:
+        tuned.use(None)
 
 
 def test_sync_batchnorm_needs_gpus():

@@ -28,7 +28,7 @@ from train.errors import InputError
 from train.evaluation.places import spread
 from train.networks import build_network
 from train.recipes import RECIPES
-from train.visualize.collect import Collected, Seen, motion_of
+from train.visualize.collect import Collected, Seen, list_videos, motion_of
 from train.visualize.config import VisualizeConfig
 from train.visualize.filters import read_filters
 from train.visualize.pictures import label, offsets, plot_motion, rank_correlation
@@ -147,6 +147,16 @@ def check_the_docs(place, seen, arrays, monkeypatch):
     assert np.array_equal(names["kernel"], arrays["layer3.0.tam.kernel"])
 
 
+def test_videos_that_have_moved(place, tmp_path):
+    header, *lines = (place / "val.jsonl").read_text().splitlines()
+    written = json.loads(header) | {"root": "/gone"}
+    written.pop("from_here", None)
+    index = tmp_path / "val.jsonl"
+    index.write_text("\n".join([json.dumps(written), *lines]) + "\n")
+    listed, _ = list_videos({"bars": (index,)}, 3, {"bars": place})
+    assert [video.entry.path for video in listed] == [place / "val" / f"00{i}" for i in (1, 3, 5)]
+
+
 def test_a_network_without_importance_maps_or_offsets(place, tmp_path, capsys):
     status, said, _ = run(
         capsys, place / "local.pt", place / "frames", "--blocks", "layer1.*", "--out", tmp_path / "out"
@@ -167,6 +177,7 @@ def test_a_network_without_importance_maps_or_offsets(place, tmp_path, capsys):
         ("{}/best.pt {}/in --out /proc/out", "/proc/out: cannot be written to: "),
         ("{}/in --weights {}/val.jsonl --recipe k400-8f", "weights: {}/val.jsonl"),
         ("{}/best.pt --data a={}/gone.jsonl", "{}/gone.jsonl: "),
+        ("{}/best.pt --data a={}/in --root a=/", "root: got / for a, which is {}/in, expected an index"),
     ],
 )
 def test_errors(place, tmp_path, capsys, arguments, message):
@@ -189,6 +200,11 @@ def test_errors(place, tmp_path, capsys, arguments, message):
             "recipe: got None with weights a.pt, expected both of them or nei",
         ),
         ({"files": ["best.pt"], "data": ("val.jsonl",)}, "data: got 'val.jsonl', expected NAME=PLACE"),
+        (
+            {"files": ["best.pt"], "data": ("a=v.jsonl",), "root": ("b=in",)},
+            "root: got 'b', expected a name of --data: a",
+        ),
+        ({"files": ["best.pt"], "data": ("a=v.jsonl",), "root": ("in",)}, "root: got 'in', expected NAME=FOLDER"),
         ({"files": ["best.pt", "in"], "data": ("videos=in",)}, "data: got 'videos' twice, expected another name"),
         ({"files": ["best.pt", "in"], "most": 0}, "visualizeconfig.most: got 0, expected at least 1"),
     ],

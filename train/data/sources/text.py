@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +29,11 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     return [(i, line.strip()) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises InputError."""
+def read_json(path: Path, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value in a JSON file, as `parse_json` makes it. Raises InputError."""
     text = read_text(path)
     try:
-        return parse_json(text)
+        return parse_json(text, pairs)
     except InputError as error:
         raise InputError(f"{path}, {error}") from error
 
