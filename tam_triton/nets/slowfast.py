@@ -171,8 +171,7 @@ class SlowFast(TimmProtocol):
         """The last maps of each resolution, of the slow pathway and of the fast one, with T as `num_segments`."""
         info = []
         for i, module in enumerate(("relu", *STAGES)):
-            for name in PATHWAYS:
-                path = self.get_submodule(name)
+            for name, path in zip(PATHWAYS, (self.slow_path, self.fast_path), strict=True):
                 width = path.conv1.out_channels * (1 if i == 0 else 2 * 2**i)
                 info.append(
                     {

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import timm
@@ -184,11 +185,16 @@ def test_features_are_where_they_are_said_to_be(name: str) -> None:
         for each, channels, reduction, said in zip(maps, told.channels(), told.reduction(), info, strict=True):
             frames = len(x) * said.get("num_segments", T)
             assert each.shape == (frames, channels, PIXELS // reduction, PIXELS // reduction)
-        got = FeatureGetterNet(network, out_indices=[0, 2, -1])(x)
+        got = FeatureGetterNet(network, out_indices=(0, 2, -1))(x)
         assert all(torch.equal(a, b) for a, b in zip(got, (maps[0], maps[2], maps[-1]), strict=True))
         assert all(torch.equal(a, b) for a, b in zip(network.forward_intermediates(x, 2)[1], maps[-2:], strict=True))
         hooked = FeatureHookNet(network, out_indices=tuple(range(len(info))))(x)  # it removes the head
         assert all(torch.equal(a, b) for a, b in zip(hooked, maps, strict=True))
+
+
+def keep_size(sizes: list[int], tensor: Tensor) -> Tensor:
+    sizes.append(tensor.numel())
+    return tensor
 
 
 @each_network
@@ -205,10 +211,7 @@ def test_recomputing_changes_no_bits(name: str) -> None:
             network = copy.deepcopy(network)
         saved: list[int] = []
         torch.manual_seed(0)
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor, saved=saved: saved.append(tensor.numel()) or tensor,  # type: ignore[func-returns-value]
-            lambda tensor: tensor,
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(partial(keep_size, saved), lambda tensor: tensor):
             logits = network(clips())
         logits.square().sum().backward()
         results[enabled] = (
@@ -352,7 +355,7 @@ def test_what_is_not_known_is_refused() -> None:
     known = network_called("tanet on small")
     for arguments, message in (((-1,), "num_classes"), ((3, ""), "global_pool"), ((2.0,), "num_classes")):
         with pytest.raises((TypeError, ValueError), match=message):
-            known.reset_classifier(*arguments)  # type: ignore[arg-type]
+            known.reset_classifier(*arguments)
     with pytest.raises(ValueError, match="maps of 3 frames"):
         known.forward_head(normal(3, 128, 1, 1))
     with pytest.raises(ValueError, match="indices"):
