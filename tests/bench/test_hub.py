@@ -79,7 +79,6 @@ def test_it_computes_what_the_library_does(loaded: dict[str, ModuleType], traini
         theirs.load_state_dict(ours.state_dict())
         x = feature_maps(2)
         for got, expected in zip(results(theirs, x), results(small_tam(impl, training), x), strict=True):
-        ):
             assert torch.equal(got, expected)
         squeezed = module.squeeze(x, FRAMES, impl=impl)
         assert torch.equal(squeezed, tam_triton.squeeze(x, FRAMES, impl=impl))
