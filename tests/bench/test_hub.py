@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from bench.hub.sources import relative, sources
 from tests.support.networks import FRAMES, feature_maps, small_tam, small_tanet, videos
 
 BUILDS = ("torch-cpu", "torch-cuda")
+PAGE = Path(tam_triton.__file__).parents[1] / "docs" / "neighbors.md"
 
 
 @pytest.fixture(scope="module")
@@ -210,19 +212,28 @@ def test_it_writes_over_nothing(folder: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.filterwarnings("default")  # of `kernels`, and of what it imports
-def test_the_loader_of_kernels(folder: Path) -> None:
-    """The package itself loads the build, puts its layer into a network and finds the checksums right."""
+def test_the_loader_of_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself loads the build and puts its layer into a network; as on the page."""
     kernels = pytest.importorskip("kernels", reason="the package `kernels` is not installed")
-    module = kernels.get_local_kernel(folder)
-    x = feature_maps(2)
-    assert torch.equal(module.TAM(8, FRAMES).eval()(x).isfinite(), torch.ones_like(x).bool())
-    kernels.replace_kernel_forward_from_hub(tam_triton.TAM, "TAM")
-    mapping = {"TAM": {"cpu": kernels.LocalLayerRepository(repo_path=folder, layer_name="TAM")}}
-    for training, mode in ((True, kernels.Mode.TRAINING | kernels.Mode.TORCH_COMPILE), (False, kernels.Mode.INFERENCE)):
-        network, expected = small_tanet("torch", training), small_tanet("torch", training)
-        with kernels.use_kernel_mapping(mapping):
-            kernels.kernelize(network, mode=mode, device="cpu", use_fallback=False)
-        tams = [each for each in network.modules() if isinstance(each, tam_triton.TAM)]
-        assert tams
-        assert all(each.forward.__func__ is module.layers.TAM.forward for each in tams)  # type: ignore[attr-defined]
-        assert torch.equal(network(videos(2)), expected(videos(2)))
+    monkeypatch.chdir(folder.parent)
+    folder.rename(folder.with_name("hub"))
+    names: dict[str, Any] = {}
+    pattern = r"^```python\n# with the package kernels\n(.*?)^```$"
+    (block,) = re.findall(pattern, PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    try:
+        exec(block, names)
+        module, mapping = names["tam"], {"TAM": {"cpu": names["layer"]}}
+        assert names["y"].shape == (16, 64, 8, 8)
+        for training, mode in ((True, kernels.Mode.TRAINING), (False, kernels.Mode.INFERENCE)):
+            network, expected = small_tanet("torch", training), small_tanet("torch", training)
+            with kernels.use_kernel_mapping(mapping):
+                kernels.kernelize(network, mode=mode, device="cpu", use_fallback=False)
+            for net in (network, names["network"]):
+                tams: list[Any] = [each for each in net.modules() if isinstance(each, tam_triton.TAM)]
+                assert tams
+                assert all(each.forward.__func__ is module.layers.TAM.forward for each in tams)
+            for got, wanted in zip(results(network, videos(2)), results(expected, videos(2)), strict=True):
+                assert torch.equal(got, wanted)
+    finally:
+        folder.with_name("hub").rename(folder)
+        del tam_triton.TAM.kernel_layer_name  # type: ignore[attr-defined]
