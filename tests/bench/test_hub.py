@@ -115,21 +115,27 @@ def test_the_layer_lends_its_forward(loaded: dict[str, ModuleType], training: bo
     layer = loaded["torch-cpu"].layers.TAM
     x = feature_maps(2)
     lent, own = small_tam("torch", training), small_tam("torch", training)
-    lent.forward = layer.forward.__get__(lent)  # as `kernelize` does
+    lend(layer, lent)
     for got, expected in zip(results(lent, x), results(own, x), strict=True):
         assert torch.equal(got, expected)
     torch.testing.assert_close(dict(lent.state_dict()), dict(own.state_dict()), rtol=0, atol=0)
 
     other = nn.Module().train(training)
     again = small_tam("torch", training)
-    other.G, other.L, other.num_segments = again.G, again.L, FRAMES
+    other.G, other.L = again.G, again.L
+    vars(other)["num_segments"] = FRAMES
     assert torch.equal(layer.forward(other, x), small_tam("torch", training)(x))
 
-    network, expected = small_tanet("torch", training), small_tanet("torch", training)
+    network = small_tanet("torch", training)
     for module in network.modules():
         if isinstance(module, tam_triton.TAM):
-            module.forward = layer.forward.__get__(module)  # type: ignore[method-assign]
-    assert torch.equal(network(videos(2)), expected(videos(2)))
+            lend(layer, module)
+    assert torch.equal(network(videos(2)), small_tanet("torch", training)(videos(2)))
+
+
+def lend(layer: Any, module: nn.Module) -> None:
+    """As `kernelize` does."""
+    vars(module)["forward"] = layer.forward.__get__(module)
 
 
 def test_the_layer_is_pure(loaded: dict[str, ModuleType]) -> None:
@@ -149,7 +155,7 @@ def test_the_layer_compiles(loaded: dict[str, ModuleType]) -> None:
     """In one graph, as it says."""
     torch.compiler.reset()
     lent = small_tam("torch", training=True)
-    lent.forward = loaded["torch-cpu"].layers.TAM.forward.__get__(lent)
+    lend(loaded["torch-cpu"].layers.TAM, lent)
     compiled = torch.compile(lent, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(feature_maps(2)), small_tam("torch", training=True)(feature_maps(2)))
     torch.compiler.reset()
