@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--kernel-size", type=int, default=3, help="K, the taps of Θ; odd")
     parser.add_argument("--pixels", type=int, default=224, help="frames of this size give the shapes")
     parser.add_argument("--shapes", default="", help="CxHxW,…, such as 64x56x56, in place of TANet-50's")
-    parser.add_argument("--layout", choices=Layout.__args__, default="nchw", help="of the feature maps")
+    parser.add_argument("--layout", choices=get_args(Layout), default="nchw", help="of the feature maps")
     return parser.parse_args(arguments or [])
 
 
