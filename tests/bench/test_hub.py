@@ -130,6 +130,29 @@ def test_the_layer_lends_its_forward(loaded: dict[str, ModuleType], training: bo
     assert torch.equal(network(videos(2)), small_tanet("torch", training)(videos(2)))
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_the_layer_takes_the_kernels_of_the_branches(
+    loaded: dict[str, ModuleType], training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: those of this library's TAM, in training and in evaluation, to the bit."""
+    build = loaded["torch-cpu"]
+    monkeypatch.setattr(build.layers.functional, "choose", lambda impl, x: "triton")
+    lent, x = small_tam("torch", training), feature_maps(2)
+    lend(build.layers.TAM, lent)
+    called: list[nn.Module] = []
+
+    def call(layer: nn.Module, y: Tensor) -> Tensor:
+        called.append(layer)
+        return nn.Module.__call__(layer, y)
+
+    monkeypatch.setattr(nn.Linear, "__call__", call)
+    own = small_tam("triton", training)
+    for got, expected in zip(results(lent, x), results(own, x), strict=True):
+        assert torch.equal(got, expected)
+    torch.testing.assert_close(dict(lent.state_dict()), dict(own.state_dict()), rtol=0, atol=0)
+    assert called.count(lent.get_submodule("G.0")) == (0 if training else 1)  # with gradients, evaluation is by layers
+
+
 def lend(layer: Any, module: nn.Module) -> None:
     """As `kernelize` does."""
     vars(module)["forward"] = layer.forward.__get__(module)

@@ -243,6 +243,10 @@ def test_groups_go_from_the_frames_to_the_head(name: str) -> None:
         if not isinstance(network, SlowFast):
             trunk = [key for key in order if ".tam." not in key and ".non_local." not in key]
             assert [layers[key] for key in trunk] == sorted(layers[key] for key in trunk)
+        if isinstance(network, SlowFast):  # laterals are of the stage before them, and of both pathways
+            for stage in ("layer1", "layer2", "layer3"):
+                blocks = {layer for key, layer in layers.items() if f"_path.{stage}." in key}
+                assert {layers[f"slow_path.{stage}_lateral.conv.weight"]} == blocks
         for key, module in network.named_modules():
             if isinstance(module, TAM):  # it is of its block
                 block = key.rpartition(".")[0]
