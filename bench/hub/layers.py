@@ -15,7 +15,7 @@ from tam_triton.temporal.tam import run_branches
 class TAM(nn.Module):
     """The forward of a temporal adaptive module (arXiv 2005.06803, equations 1 to 5), for one that has these members.
 
-    So have this library's TAM and mmaction2's, and with them the parameters of the published checkpoints.
+    So have this library's TAM and mmaction2's, with its adaptive convolution's stride of 1 and padding of K // 2.
     """
 
     has_backward: bool = True
