@@ -25,6 +25,7 @@ COMMANDS = {
     "cost": ("Cost", "parameters, MACs and activations of every system on every backbone, beside published figures"),
     "saved": ("Saved", "bytes that a training step holds for its backward, by network, counted without memory"),
     "compare": ("Compare", "two files of results of one command: what differs by more than their noise"),
+    "hub": ("Hub", "no measurement: lays the kernels out as Hugging Face's `kernels` package loads them"),
     "traffic": ("Traffic", "bytes that the kernels ask of memory, counted in passes over X"),
 }
 

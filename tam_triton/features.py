@@ -43,16 +43,27 @@ def record_features(
         ValueError: `layers` has a name of no module, or of one that gives no feature maps or is not called.
     """
     given: list[Tensor] = []
-    outputs: dict[str, Any] = {}
-    with ExitStack() as hooks:
-        head = network.get_submodule(str(getattr(network, "head_name", "fc")))
-        hooks.callback(head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])).remove)
-        for name in layers:
-            hooks.callback(_layer(network, name).register_forward_hook(_keeper(outputs, name)).remove)
-        call()
+    head = network.get_submodule(str(getattr(network, "head_name", "fc")))
+    hook = head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    try:
+        _, outputs = record_outputs(network, call, layers)
+    finally:
+        hook.remove()
     features = given[0].flatten(0, -2)
     maps = {name: _as_maps(name, outputs.get(name), num_clips) for name in layers}
     return Features(features.unflatten(0, (num_clips, -1)), maps)
+
+
+def record_outputs(network: nn.Module, call: Callable[[], Any], layers: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """What `call` returns, and what it has the modules called `layers` give, by name.
+
+    Raises ValueError where there is no module of a name.
+    """
+    outputs: dict[str, Any] = {}
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.callback(_layer(network, name).register_forward_hook(_keeper(outputs, name)).remove)
+        return call(), outputs
 
 
 def _layer(network: nn.Module, name: str) -> nn.Module:

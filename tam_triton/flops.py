@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
+
+from tam_triton.ops import BY_NAME
 
 Size = Sequence[int]
 
@@ -135,8 +136,8 @@ FORMULAS: dict[str, Callable[..., int]] = {
 def register() -> None:
     """Puts the formulas into torch's registry; runs once, when this module is imported."""
     for name, formula in FORMULAS.items():
-        for namespace in (torch.ops.tam_triton, torch.ops.tam_triton_plain):
-            register_flop_formula(getattr(namespace, name))(formula)
+        for operators in BY_NAME.values():
+            register_flop_formula(getattr(operators, name))(formula)
 
 
 register()

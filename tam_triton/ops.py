@@ -19,6 +19,9 @@ from torch import Tensor
 
 from tam_triton import layout, plain
 
+NAMESPACE = "tam_triton"
+PLAIN = f"{NAMESPACE}_plain"
+"""Of `torch.ops`, for the operators and for the same in plain torch; no two copies of this library may share them."""
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # As Triton reads it when kernels are decorated; not imported for a variable that is not set.
 INTERPRETED = HAS_TRITON and bool(
@@ -232,25 +235,25 @@ def on_triton(name: str) -> Any:
 
 
 def register() -> None:
-    """Defines `torch.ops.tam_triton`, and `tam_triton_plain` for plain torch everywhere; runs once, at import."""
+    """Defines the operators, and those that are plain torch everywhere; runs once, at import."""
     # The fakes derive the result's strides from the input's: the compiler must not pass others.
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
     for name, (schema, fake) in OPERATORS.items():
-        full_name = f"tam_triton::{name}"
+        full_name = f"{NAMESPACE}::{name}"
         torch.library.define(full_name, schema, tags=tags)
         torch.library.register_fake(full_name, fake)
         torch.library.impl(full_name, "default", on_triton(name) if INTERPRETED else in_plain_torch(name))
         if HAS_TRITON and not INTERPRETED:
             torch.library.impl(full_name, "cuda", on_triton(name))
-        torch.library.define(f"tam_triton_plain::{name}", schema, tags=tags)
-        torch.library.impl(f"tam_triton_plain::{name}", "default", in_plain_torch(name))
+        torch.library.define(f"{PLAIN}::{name}", schema, tags=tags)
+        torch.library.impl(f"{PLAIN}::{name}", "default", in_plain_torch(name))
 
 
 register()
 
 BY_NAME = {
-    "triton": SimpleNamespace(**{name: getattr(torch.ops.tam_triton, name) for name in OPERATORS}),
-    "torch": SimpleNamespace(**{name: getattr(torch.ops.tam_triton_plain, name) for name in OPERATORS}),
+    "triton": SimpleNamespace(**{name: getattr(getattr(torch.ops, NAMESPACE), name) for name in OPERATORS}),
+    "torch": SimpleNamespace(**{name: getattr(getattr(torch.ops, PLAIN), name) for name in OPERATORS}),
 }
 IMPLEMENTATIONS = {
     "triton": BY_NAME["triton"],

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from tam_triton import autograd, derivatives
 from tam_triton.branch_derivatives import Branches
 from tam_triton.checks import transforming
-from tam_triton.ops import OPERATORS, is_counted
+from tam_triton.ops import BY_NAME, NAMESPACE, OPERATORS, is_counted
 
 
 def refuse_backward(ctx: Any, *_: Tensor) -> None:
@@ -55,7 +55,7 @@ def register() -> None:
     functions = by_clip | {Branches.operator: Branches}
     for name in OPERATORS:
         info = registration(functions[name]) if name in functions else Info(refuse_backward, None)
-        operator = getattr(torch.ops.tam_triton, name).default
+        operator = getattr(BY_NAME["triton"], name).default
         if name in by_clip:
             torch.library.register_vmap(operator, partial(of_samples, operator))
         LIBRARY.impl(name, refusing(name, make_autograd_impl(operator, info)), "Autograd", with_keyset=True)
@@ -78,4 +78,4 @@ def registration(function: type[autograd.Operator]) -> Info:
     return Info(backward, setup)
 
 
-LIBRARY = torch.library.Library("tam_triton", "IMPL")  # what it holds is registered as long as it lives
+LIBRARY = torch.library.Library(NAMESPACE, "IMPL")  # what it holds is registered as long as it lives

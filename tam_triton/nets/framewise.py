@@ -6,7 +6,10 @@ from torch import nn
 
 from tam_triton.checks import check_clip_length, check_count, check_module
 from tam_triton.nets.insertion import Place, insert
-from tam_triton.nets.video import VideoNetwork, check_probability, new_head
+from tam_triton.nets.order import running_order
+from tam_triton.nets.protocol import new_head, pool_size
+from tam_triton.nets.trunks import LAST, UNPADDED, features_before, has_trunk, last_child, run_head, run_trunk
+from tam_triton.nets.video import VideoNetwork, check_probability
 from tam_triton.temporal.tracing import is_traced
 
 # What a module and its backbone hold together; hooks of a call are left to the backbone's.
@@ -15,6 +18,11 @@ SHARED = (
     "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
 )  # fmt: skip
 HEADS = ("fc", "classifier", "head.fc", "head")
+FRAMES = (
+    "input_size", "min_input_size", "fixed_input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean",
+    "std", "first_conv",
+)  # fmt: skip
+"""What timm's backbones say of how images are made for them, and where they enter."""
 _DROPOUTS = ("dropout", "drop")  # torchvision's Inception V3, and heads of timm's
 
 
@@ -60,20 +68,23 @@ class Framewise(VideoNetwork):
             raise TypeError(f"backbone: got {type(backbone).__name__} without a Conv2d, expected a 2D network")
         head = backbone.get_submodule(name)
         assert isinstance(head, nn.Linear)
-        new = head if num_classes is None else new_head(head, num_classes)
+        new = head
+        if num_classes is not None:
+            new = new_head(head.in_features, num_classes, head.weight).train(head.training)
         before = _dropout_before(backbone, name)
         if before is None and hasattr(backbone, "dropout"):
             raise ValueError(f"backbone: got {type(backbone).__name__} with a `dropout` that is not before {name}")
 
         self.num_segments, self._in_channels, self.head_name = num_segments, first.in_channels, name
+        self.head_hidden_size = head.in_features
+        self.num_features = features_before(backbone, name)
         self.training = backbone.training
         for shared in SHARED:
             self.__dict__[shared] = vars(backbone)[shared]
         self.__dict__["backbone"] = backbone  # no child: the names of its layers are this network's
         if new is not head:
             backbone.set_submodule(name, new)
-            if isinstance(getattr(backbone, "num_classes", None), int):
-                backbone.num_classes = num_classes  # type: ignore[assignment]
+            self._tell_backbone(new.out_features)
         if before is not None:
             before.p = float(dropout)
         else:
@@ -90,6 +101,69 @@ class Framewise(VideoNetwork):
         """Checked frames (N·T, 3, H, W) → their logits (N·T, classes)."""
         # A graph gets what the backbone and its hooks do: the backbone is no child, and cannot be a node.
         return self.backbone._call_impl(x) if is_traced(x) else self.backbone(x)
+
+    def frame_maps(self, x: Any) -> Any:
+        """Checked frames (N·T, 3, H, W) → their last feature maps, (N·T, C, H', W') or as the backbone has them."""
+        if has_trunk(self.backbone):
+            return self.backbone.forward_features(x)  # type: ignore[operator]
+        return run_trunk(self.backbone, x, self._last())
+
+    def frame_head(self, x: Any, pre_logits: bool = False) -> Any:
+        """The last feature maps → the frames' logits (N·T, classes), or what the last layer is given, (N·T, D)."""
+        if has_trunk(self.backbone):
+            return self.backbone.forward_head(x, pre_logits=pre_logits)  # type: ignore[operator]
+        self._last()
+        return run_head(self.backbone, x, self.head_name, pre_logits)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As of any of these networks; the backbone is told, too."""
+        super().reset_classifier(num_classes, global_pool)
+        self._tell_backbone(num_classes)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The backbone's own, or of its children up to where its trunk ends."""
+        own = getattr(self.backbone, "feature_info", None)
+        if has_trunk(self.backbone) and isinstance(own, list):
+            return [dict(info) for info in own]
+        self._last()
+        return super().feature_info
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """The backbone's own, or patterns of the parameters' names in their order."""
+        own = getattr(self.backbone, "group_matcher", None)
+        return own(coarse=coarse) if callable(own) else super().group_matcher(coarse)
+
+    def no_weight_decay(self) -> set[str]:
+        """The backbone's own."""
+        own = getattr(self.backbone, "no_weight_decay", None)
+        return set(own()) if callable(own) else super().no_weight_decay()
+
+    def _config(self) -> dict[str, Any]:
+        own = getattr(self.backbone, "default_cfg", None)
+        frames = {key: own[key] for key in FRAMES if key in own} if isinstance(own, dict) else {}
+        if last_child(self.backbone) in {*LAST.values()} - {UNPADDED}:
+            frames = {"pool_size": pool_size(self.feature_info)}
+        return {**super()._config(), **frames}
+
+    def _order(self) -> list[str]:
+        if last := last_child(self.backbone):
+            return running_order(self, last)
+        names = [name for name, _ in self.named_children()]
+        before = names[: names.index(self.head_name.partition(".")[0])]
+        return running_order(self, before[-1]) if before else []
+
+    def _last(self) -> str:
+        if (last := last_child(self.backbone)) is None:
+            raise NotImplementedError(
+                f"backbone: got a {type(self.backbone).__name__} whose trunk is not known, expected one of "
+                f"torchvision's {', '.join(LAST)} without hooks on itself, or its own forward_features and forward_head"
+            )
+        return last
+
+    def _tell_backbone(self, num_classes: int) -> None:
+        if isinstance(getattr(self.backbone, "num_classes", None), int):
+            self.backbone.num_classes = num_classes  # type: ignore[assignment]
 
     def train(self, mode: bool = True) -> "Framewise":
         """Also the backbone's own flag, which its forward may look at."""

@@ -19,6 +19,8 @@ from tam_triton.temporal.tracing import is_traced
 POSITIONS = ("before", "after", "instead")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # they would run a further child, or are never called
 _SHOWN = 8
+PREFIX = "tam_triton."
+"""Of the keys of hooks."""
 
 Network = TypeVar("Network", bound=nn.Module)
 Factory = Callable[..., nn.Module]
@@ -103,6 +105,15 @@ def insert(
     return network
 
 
+def move_hooks(layer: nn.Module, new: nn.Module) -> None:
+    """Let the temporal modules and Dropouts that act before or after `layer` act at `new`, which takes its place."""
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        ours = {key: hook for key, hook in vars(layer)[name].items() if str(key).startswith(PREFIX)}
+        vars(new)[name].update(ours)
+    if "__module__" in vars(layer):
+        vars(new)["__module__"] = vars(layer)["__module__"]
+
+
 def _factory(module: str | Factory) -> Factory:
     if isinstance(module, str):
         if module not in MODULES:
@@ -182,7 +193,7 @@ class _Change:
         before = self.place.position == "before"
         acts = f"{self.place.position} {self.path or 'the block'}"
         vars(made)["extra_repr"] = _Shown(made, acts)
-        key = f"tam_triton.{self.name}"
+        key = f"{PREFIX}{self.name}"
         if before:
             _keep(self.target._forward_pre_hooks, self.target.register_forward_pre_hook(_Before(made)).id, key)
         else:

@@ -86,11 +86,13 @@ def config_of(network: nn.Module) -> dict[str, Any]:
     """The keyword arguments of `create_model` that make such a network, without its weights, in plain containers.
 
     Raises:
-        ValueError: it was not made by `create_model`, or on a backbone that had no name.
+        ValueError: it was not made by `create_model`, or on a backbone that had no name, or its head was removed.
     """
     config = getattr(network, "model_config", None)
     if config is None or config["backbone"] is None:
         raise ValueError(f"network: got a {type(network).__name__} that was not made of names, expected create_model's")
+    if config["num_classes"] == 0:
+        raise ValueError("num_classes: got a network whose head was removed, expected one with a head")
     return dict(config)
 
 

@@ -8,17 +8,23 @@ open-mmlab/mmaction2 with torchvision's inside: `slow_path.layer1.0.conv1.weight
 `slow_path.layer1_lateral.conv.weight`.
 """
 
+from typing import Any
+
 import torch
 import torch.fx
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from tam_triton.checks import check_count, check_device, check_dtype, check_parameter, fails
+from tam_triton.nets.order import running_order
 from tam_triton.nets.pathway import STAGES, Lateral, Pathway, StemConv
+from tam_triton.nets.protocol import TimmProtocol
 from tam_triton.nets.slowfast_config import BLOCKS, CONFIGS, SlowFastConfig
 from tam_triton.nets.ta_block import TABlock
 from tam_triton.nets.video import checked_frames
 from tam_triton.temporal.tracing import is_traced
+
+PATHWAYS = ("slow_path", "fast_path")
 
 torch.fx.wrap("checked_frames")
 
@@ -36,7 +42,7 @@ def slowfast(name: str, num_classes: int = 400, *, dropout: float = 0.5, impl: s
     return SlowFast(CONFIGS[name], num_classes, dropout=dropout, impl=impl)
 
 
-class SlowFast(nn.Module):
+class SlowFast(TimmProtocol):
     """Logits of clips from two pathways (paper section 3, table 1).
 
     The slow pathway's blocks have a 3×1×1 first convolution in res4 and res5 and a 1×1×1 one in res2 and res3, the fast
@@ -65,6 +71,8 @@ class SlowFast(nn.Module):
             for TAM.
     """
 
+    head_std = 0.01
+
     def __init__(
         self, config: SlowFastConfig, num_classes: int = 400, *, dropout: float = 0.5, impl: str | None = None
     ) -> None:
@@ -90,6 +98,7 @@ class SlowFast(nn.Module):
             self.slow_path.add_module(f"{name}_lateral", Lateral(channels * fast_width, *lateral))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(features, num_classes)
+        self.num_features = self.head_hidden_size = features
         self.reset_parameters()
 
     @torch.no_grad()
@@ -101,7 +110,7 @@ class SlowFast(nn.Module):
                 nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck | TABlock):
                 nn.init.zeros_(module.bn3.weight)
-        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.normal_(self.fc.weight, std=self.head_std)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor, slow: Tensor | None = None) -> Tensor:
@@ -122,6 +131,10 @@ class SlowFast(nn.Module):
             ValueError: frames are of another rank, empty, on another device, or have another number of channels or of
                 frames; the two pathways' clips are not as many.
         """
+        return self.forward_head(self.forward_features(x, slow))
+
+    def forward_features(self, x: Tensor, slow: Tensor | None = None) -> tuple[Any, Any]:
+        """Clips, as for `forward`, to both pathways' last maps: (N·T/α, C, H/32, W/32) and (N·T, C/8, H/32, W/32)."""
         fast = checked_frames(x, self.num_segments, 3).flatten(0, -4)
         if slow is None:
             slow = fast[:: self.alpha]  # α divides T, so that every clip's frames are counted from its first
@@ -140,8 +153,58 @@ class SlowFast(nn.Module):
             lateral = getattr(self.slow_path, f"{before}_lateral")
             slow = getattr(self.slow_path, stage)(torch.cat((slow, lateral(fast)), 1))
             fast = getattr(self.fast_path, stage)(fast)
-        features = torch.cat((self.slow_path.average(slow), self.fast_path.average(fast)), 1)
-        return self.fc(self.dropout(features))
+        return slow, fast
+
+    def forward_head(self, x: tuple[Any, Any], pre_logits: bool = False) -> Any:
+        """Both pathways' last maps to logits (N, classes), or to what `fc` is given, (N, D)."""
+        slow, fast = x
+        features = self.dropout(torch.cat((self.slow_path.average(slow), self.fast_path.average(fast)), 1))
+        return features if pre_logits else self.fc(features)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a frame."""
+        return 3
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The last maps of each resolution, of the slow pathway and of the fast one, with T as `num_segments`."""
+        info = []
+        for i, module in enumerate(("relu", *STAGES)):
+            for name, path in zip(PATHWAYS, (self.slow_path, self.fast_path), strict=True):
+                width = path.conv1.out_channels * (1 if i == 0 else 2 * 2**i)
+                info.append(
+                    {
+                        "num_chs": width,
+                        "reduction": 2 * 2**i,
+                        "module": f"{name}.{module}",
+                        "num_segments": path.num_segments,
+                    }
+                )
+        return info
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the parameters' names: stems, blocks or stages of both pathways, laterals with their stage."""
+        block = r"" if coarse else r"\.(\d+)"
+        join_the_last = (99999,)  # timm's: no group of its own
+        return {
+            "stem": r"^(?:slow|fast)_path\.(?:conv1|bn1)",
+            "blocks": [
+                (rf"^(?:slow|fast)_path\.layer(\d+){block}", None),
+                (r"^slow_path\.layer(\d+)_lateral", join_the_last),
+            ],
+        }
+
+    def _order(self) -> list[str]:
+        """Of both pathways; what joins them comes later in theirs."""
+        return [
+            name
+            for path in PATHWAYS
+            for name in running_order(self.get_submodule(path), last="layer4", prefix=f"{path}.")
+        ]
+
+    def _config(self) -> dict[str, Any]:
+        return {**super()._config(), "first_conv": tuple(f"{path}.conv1" for path in PATHWAYS), "pool_size": (7, 7)}
 
     def extra_repr(self) -> str:
         """The two rates, which no submodule shows."""

@@ -15,10 +15,11 @@ from tam_triton.checks import (
     check_device,
     check_dtype,
     check_module,
-    check_parameter,
     fails,
 )
+from tam_triton.nets.order import running_order
 from tam_triton.nets.places import STAGES
+from tam_triton.nets.protocol import TimmProtocol, new_head, pool_size
 from tam_triton.nets.resnet import insert_tam
 from tam_triton.temporal.folding import is_hooked
 from tam_triton.temporal.tracing import is_traced
@@ -27,25 +28,20 @@ CHILDREN = ("conv1", "bn1", "relu", "maxpool", *STAGES.values(), "avgpool", "fc"
 """Of a ResNet as torchvision has it."""
 
 
-class VideoNetwork(nn.Module):
-    """What networks on frames have in common; a subclass says in `frame_logits` what a frame goes through.
+class VideoNetwork(TimmProtocol):
+    """What networks on frames have in common; a subclass says what a frame goes through: its trunk and its head."""
 
-    Attributes:
-        num_segments: frames of a clip, T.
-        model_config: what `create_model` made it of, for checkpoints, in plain containers; None without that.
-    """
+    def frame_maps(self, x: Any) -> Any:
+        """Checked frames (N·T, 3, H, W) → their last feature maps (N·T, C, H', W')."""
+        raise NotImplementedError
 
-    num_segments: int
-    model_config: dict[str, Any] | None = None
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of a frame."""
+    def frame_head(self, x: Any, pre_logits: bool = False) -> Any:
+        """The last feature maps → the frames' logits (N·T, classes), or what the last layer is given, (N·T, D)."""
         raise NotImplementedError
 
     def frame_logits(self, x: Any) -> Any:
         """Checked frames (N·T, 3, H, W) → their logits (N·T, classes)."""
-        raise NotImplementedError
+        return self.frame_head(self.frame_maps(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of clips.
@@ -61,12 +57,40 @@ class VideoNetwork(nn.Module):
             TypeError: `x` is no dense tensor of a floating-point type, or, without autocast, not of the weights'.
             ValueError: `x` is of another rank, empty, on another device, has another number of channels or of frames.
         """
+        return self._over_frames(self.frame_logits(self._frames(x)))
+
+    def forward_features(self, x: Tensor) -> Any:
+        """Clips, as for `forward`, to the last feature maps of their frames, (N·T, C, H', W').
+
+        Raises:
+            TypeError, ValueError: as `forward`.
+            NotImplementedError: it is not known where the trunk of the backbone ends.
+        """
+        return self.frame_maps(self._frames(x))
+
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
+        """The last feature maps, (N·T, C, H', W'), to logits (N, classes); `pre_logits`: to features (N, D).
+
+        Both are means over the frames of a clip.
+
+        Raises:
+            ValueError: the frames are no clips.
+            NotImplementedError: as `forward_features`.
+        """
+        if not is_traced(x) and fails(x.shape[0] % self.num_segments == 0):
+            raise ValueError(f"x: got maps of {x.shape[0]} frames, expected clips of {self.num_segments}")
+        return self._over_frames(self.frame_head(x, pre_logits))
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """Clips as frames (N·T, 3, H, W), checked."""
         x = checked_frames(x, self.num_segments, self.in_channels)
         if not is_traced(x):
             check_device(x, self)
             check_dtype(x, self)
-        logits = self.frame_logits(x.flatten(0, -4))  # (N·T, 3, H, W), of either rank
-        return logits.unflatten(0, (-1, self.num_segments)).mean(1)
+        return x.flatten(0, -4)  # of either rank
+
+    def _over_frames(self, x: Any) -> Any:
+        return x.unflatten(0, (-1, self.num_segments)).mean(1)
 
     def extra_repr(self) -> str:
         """The clip length, which no submodule shows."""
@@ -127,19 +151,30 @@ class C2D(VideoNetwork):
         self.num_segments = num_segments
         self.dropout = nn.Dropout(dropout).train(resnet.training)
         self.training = resnet.training
+        self.num_features = self.head_hidden_size = self.fc.in_features
         if num_classes is not None:
-            self.fc = new_head(self.fc, num_classes)
+            self.fc = new_head(self.fc.in_features, num_classes, self.fc.weight).train(self.fc.training)
 
     @property
     def in_channels(self) -> int:
         """Channels of a frame."""
         return self.conv1.in_channels
 
-    def frame_logits(self, x: Any) -> Any:
-        """Checked frames (N·T, 3, H, W) → their logits (N·T, classes)."""
+    def frame_maps(self, x: Any) -> Any:
+        """Checked frames (N·T, 3, H, W) → their last feature maps (N·T, C, H/32, W/32)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def frame_head(self, x: Any, pre_logits: bool = False) -> Any:
+        """The last feature maps → the frames' logits (N·T, classes), or what `fc` is given, (N·T, C)."""
+        x = self.dropout(self.avgpool(x).flatten(1))
+        return x if pre_logits else self.fc(x)
+
+    def _order(self) -> list[str]:
+        return running_order(self, last="layer4")
+
+    def _config(self) -> dict[str, Any]:
+        return {**super()._config(), "pool_size": pool_size(self.feature_info)}
 
 
 class TANet(C2D):
@@ -213,14 +248,3 @@ def check_probability(name: str, value: float) -> None:
         raise TypeError(f"{name}: got {type(value).__name__}, expected a float")
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, expected a probability from 0 to 1")
-
-
-def new_head(fc: nn.Linear, num_classes: int) -> nn.Linear:
-    """A head in place of `fc`: weight ~ N(0, 0.001²), bias zero."""
-    check_count("num_classes", num_classes)
-    check_parameter("num_classes", num_classes, num_classes * fc.in_features)
-    head = nn.Linear(fc.in_features, num_classes, device=fc.weight.device, dtype=fc.weight.dtype)
-    with torch.no_grad():
-        nn.init.normal_(head.weight, std=0.001)
-        nn.init.zeros_(head.bias)
-    return head.train(fc.training)

@@ -125,17 +125,8 @@ class TAM(TemporalModule):
 
     def _branches(self, squeezed: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
         """For a feature map of this layout, beside which kernels store V and Θ as they read them."""
-        if self.training and not tracing.is_traced(squeezed) and functional.choose(self.impl, squeezed) == "triton":
-            trained = fold_training(squeezed, self.G, self.L, self.kernel_size)
-            if trained is not None:
-                branches, eps = (trained.global_branch, trained.local_branch), trained.eps
-                importance, kernel, *statistics = functional.training_branches(
-                    squeezed, *branches, eps, channels_last, impl="triton"
-                )
-                running.update(trained.norms, statistics)
-                return importance, kernel
-        kernel = self.G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
-        return self.L(squeezed), kernel
+        folds = self.training and not tracing.is_traced(squeezed) and functional.choose(self.impl, squeezed) == "triton"
+        return run_branches(squeezed, self.G, self.L, self.kernel_size, channels_last, folds=folds)
 
     def _fold(self, x: Tensor) -> Folded | None:
         """What Triton needs to replace the layers in evaluation, or None where it may not (see `folding`)."""
@@ -177,6 +168,21 @@ class TAM(TemporalModule):
 
 FORWARD, COMPUTE = TAM.forward, TAM.compute
 BRANCHES = TAM.branches  # as it is written here: replaced on an object, a subclass or this class, it is called
+
+
+def run_branches(
+    squeezed: Tensor, G: nn.Module, L: nn.Module, kernel_size: int, channels_last: bool, *, folds: bool
+) -> tuple[Tensor, Tensor]:
+    """V `(N, C, T)` and Θ `(N, C, K)` by L and G, in training through kernels where these `folds` and they may."""
+    if folds and (trained := fold_training(squeezed, G, L, kernel_size)) is not None:
+        branches, eps = (trained.global_branch, trained.local_branch), trained.eps
+        importance, kernel, *statistics = functional.training_branches(
+            squeezed, *branches, eps, channels_last, impl="triton"
+        )
+        running.update(trained.norms, statistics)
+        return importance, kernel
+    kernel = G(squeezed.flatten(0, 1)).unflatten(0, squeezed.shape[:2])
+    return L(squeezed), kernel
 
 
 def global_branch(num_segments: int, kernel_size: int, alpha: int) -> nn.Sequential:

@@ -20,6 +20,7 @@ RUN_BY = {
     "docs/export.md": "tests/train/export/test_files.py",
     "docs/kinetics-400.md": "tests/train/test_own_data_set.py",
     "docs/own-data-set.md": "tests/train/test_own_data_set.py",
+    "docs/neighbors.md": "tests/library/test_neighbors.py",
     "docs/predicting.md": "tests/train/evaluation/test_extract.py",
     "docs/streaming.md": "tests/library/test_streaming.py",
     "docs/using-a-network.md": "tests/library/test_classifier.py",

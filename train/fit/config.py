@@ -31,7 +31,7 @@ class Compute:
     compile: bool = False
     """Compile the training pass with torch.compile."""
     recompute: bool = False
-    """Keep only the inputs of residual blocks and compute the rest again (activation checkpointing)."""
+    """Keep only the inputs of blocks and compute the rest again (activation checkpointing)."""
     sync_batchnorm: bool = False
     """Take BatchNorm's statistics over all processes; on GPUs only."""
     tuned: Path | None = None

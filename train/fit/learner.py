@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tam_triton.nets.protocol import TimmProtocol
 from train.data.batches import Batch
 from train.errors import InputError
 from train.fit.config import Compute
 from train.fit.ema import MovingAverage
 from train.fit.objective import Objective
 from train.fit.optimizer import Schedule, build_sgd, set_rate
-from train.fit.recompute import recompute_blocks
 from train.metrics import Score, Tally
 from train.precision import logits_of
 from train.recipe import Optimization
@@ -71,7 +71,7 @@ class Learner:
         if self.compute.sync_batchnorm:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         if self.compute.recompute:
-            recompute_blocks(network)
+            _recompute(network)
         self.network = network
         self.optimizer = build_sgd(network, optimization, fused=on_gpu)
         self.max_grad_norm = optimization.max_grad_norm or float("inf")
@@ -171,3 +171,13 @@ def use_tuned(path: Path, on_gpu: bool) -> None:
         tuned.use(path)
     except (OSError, ValueError) as error:
         raise InputError(f"compute.tuned: {error}") from error
+
+
+def _recompute(network: nn.Module) -> None:
+    """Activation checkpointing, by the network's own blocks."""
+    if not isinstance(network, TimmProtocol):
+        raise InputError(f"compute.recompute: got {type(network).__name__}, expected a network of tam_triton.nets")
+    try:
+        network.set_grad_checkpointing()
+    except ValueError as error:
+        raise InputError(f"compute.recompute: {error}") from error

@@ -253,7 +253,7 @@ def test_recomputing_changes_no_bits_and_keeps_less():
 
 
 def test_recomputing_needs_stages():
-    with pytest.raises(InputError, match=r"Linear has no \['layer1'"):
+    with pytest.raises(InputError, match="recompute: got Linear, expected a network"):
         Learner(Linear(), PLAIN, lambda _: 1.0, Compute(recompute=True))
 
 

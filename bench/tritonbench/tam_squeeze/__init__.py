@@ -1,0 +1,3 @@
+"""For tritonbench's loader."""
+
+from .operator import Operator as Operator
