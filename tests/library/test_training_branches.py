@@ -218,8 +218,9 @@ def test_without_gradients() -> None:
 
 
 def test_derivatives_of_derivatives() -> None:
-    module = pair()[0]
-    x = PROBLEM.features().requires_grad_()
+    problem = Problem(N=2, T=2, C=4, H=2, W=1, K=3, dtype=torch.float64)
+    module = pair(problem=problem)[0]
+    x = problem.features().requires_grad_()
     parameters = list(module.parameters())
 
     def of_all(x: Tensor, *values: Tensor) -> Tensor:
