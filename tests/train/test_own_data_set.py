@@ -21,6 +21,8 @@ SMALL = {
     "fit": "--device cpu --threads 1 --loading.workers 0 --optimization.batch-size 6",
     "test": "--device cpu --threads 1 --loading.workers 0",
     "predict": "--device cpu",
+    "export": "--most 2",
+    "visualize": "--device cpu --most 2",
     "prepare": "--processes 1",
 }
 NOT_HERE = ("pip install", "python -m train fit own")
@@ -54,6 +56,7 @@ def test_the_page(tmp_path, monkeypatch, capfd):
     for expected in ("18 of 18 usable", "18 videos of 3 classes to train on, 6 to validate on", "tested 6 of 6 videos"):
         assert expected in said, expected
     assert (tmp_path / "runs/trial/test/confusion.png").exists()
+    assert (tmp_path / "runs/trial/seen/index.html").exists()
     run_page("docs/kinetics-400.md")
     row = capfd.readouterr().out
     assert re.fullmatch(r"\| runs/trial/test \| 1 × 1 of 64 \| [\d.]+% / 100.0% \| 6 of 6 videos \|\n", row), row

@@ -1,5 +1,6 @@
 """What the demo prints: a table of the tasks, and which videos could not be read."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,14 @@ def describe_results(results: Sequence[TaskResult], out: Path) -> str:
         shares = "".join(f"{result.accuracies[name]:>{width}.1%}" for name, width in widths.items())
         videos = "{} + {}".format(*result.videos)
         lines.append(f"{result.task:<10}{result.chance:>9.1%}{shares}{videos:>14}{result.seconds:>10.0f}")
-    lines += ["", f"Pictures, checkpoints and log are in {out}."]
+    lines += ["", f"Pictures, checkpoints and log are in {out}, its videos in {out / 'data'}."]
+    checkpoint = out / f"{results[0].task}-tanet.pt"
+    if checkpoint.exists():
+        lines += [
+            f"  to use one:         python -m train predict {shlex.quote(str(checkpoint))} VIDEO",
+            f"  to see its kernels: python -m train visualize {shlex.quote(str(checkpoint))} VIDEO …",
+        ]
+    lines.append("  your own videos:    docs/own-data-set.md")
     for result in results:
         for failures, fate in (
             (result.substituted, "training videos replaced by others"),
