@@ -79,6 +79,12 @@ class Collected:
     failures: tuple[Failure, ...]
     """Videos that could not be read, which are in none of the above."""
 
+    def name_of(self, video: Seen) -> str:
+        """Its file's name, with its folder's before it where another video's is the same."""
+        path = video.path
+        same = sum(other.path.name == path.name for other in self.videos)
+        return path.name if same == 1 else f"{path.parent.name}/{path.name}"
+
     @property
     def data_sets(self) -> dict[str, list[int]]:
         """The numbers of the videos of each data set."""

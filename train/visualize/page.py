@@ -48,7 +48,7 @@ def write_page(
         "sets": list(seen.data_sets),
         "videos": [
             {
-                "name": video.path.name,
+                "name": seen.name_of(video),
                 "path": str(video.path),
                 "set": video.data_set,
                 "about": video.about,

@@ -61,7 +61,8 @@ def plot_kernels(path: Path, seen: Collected, filters: Mapping[str, Filters]) ->
             for ax, number in zip(axes, few, strict=False):
                 video = seen.videos[number]
                 _violins(ax, kernel[number], _TAPS)
-                name = f"{video.data_set}: {video.path.name}" if len(sets) > 1 else video.path.name
+                name = seen.name_of(video)
+                name = f"{video.data_set}: {name}" if len(sets) > 1 else name
                 class_name = video.class_name or f"predicted {video.prediction.class_name}"
                 _title(ax, f"{_short(name, 28)}\n{_short(class_name, 32)}")
             for ax, (name, numbers), color in zip(axes[len(few) :], sets.items(), cycle(COLORS), strict=False):
@@ -184,7 +185,8 @@ def plot_filmstrips(path: Path, seen: Collected) -> None:
             strip.set(xticks=[], yticks=[], xlim=(0.5, T + 0.5))
             for side in ("left", "bottom"):
                 strip.spines[side].set_visible(False)
-            _title(strip, f"{_short(video.path.name, 40)} ({video.data_set}): {video.about}; motion {video.motion:.1f}")
+            name = _short(seen.name_of(video), 40)
+            _title(strip, f"{name} ({video.data_set}): {video.about}; motion {video.motion:.1f}")
             for (block, (importance, _)), color in zip(seen.weights.items(), cycle(COLORS), strict=False):
                 if importance is not None:
                     _over_time(below, importance[number].numpy(), T, color, label(block))

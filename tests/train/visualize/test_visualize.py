@@ -147,6 +147,15 @@ def check_the_docs(place, seen, arrays, monkeypatch):
     assert np.array_equal(names["kernel"], arrays["layer3.0.tam.kernel"])
 
 
+def test_names_that_are_there_twice():
+    def seen(path):
+        return Seen("videos", Path(path), None, Prediction("a", 1.0), 0.0, b"")
+
+    videos = (seen("x/waving/1.mp4"), seen("x/jumping/1.mp4"), seen("x/waving/2.mp4"))
+    collected = Collected(videos, 4, {}, ())
+    assert [collected.name_of(video) for video in videos] == ["waving/1.mp4", "jumping/1.mp4", "2.mp4"]
+
+
 def test_videos_that_have_moved(place, tmp_path):
     header, *lines = (place / "val.jsonl").read_text().splitlines()
     written = json.loads(header) | {"root": "/gone"}
