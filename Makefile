@@ -52,12 +52,12 @@ docs: $(DOCS)/.ready
 	! grep -rE '<(script|link|img|iframe)[^>]*(src|href)="(https?:)?//' runs/site --include=*.html
 
 sanitize: $(SANITIZE)/.ready
-	$(SANITIZE)/bin/python -m pytest tests/sanitize
+	$(SANITIZE)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/sanitize
 
 # What other versions warn of is no error here. Without torchvision: its wheels are for another build of torch.
 older: $(SANITIZE)/.ready
-	$(SANITIZE)/bin/python -m pytest -o filterwarnings=default -m "not deep" tests/library/test_kernels.py \
-		tests/library/test_ops.py tests/library/test_opcheck.py
+	$(SANITIZE)/bin/python -m pytest -n $(JOBS) --dist worksteal -o filterwarnings=default -m "not deep" \
+		tests/library/test_kernels.py tests/library/test_ops.py tests/library/test_opcheck.py
 
 clean:
 	rm -rf $(VENV) $(SANITIZE) $(DOCS) .cache runs
