@@ -92,6 +92,19 @@ class Predict:
         """What times are predicted for."""
         return devices.present() if self.measure else devices.DEVICES[self.target]
 
+    def sites(self) -> list[tuple[DType, Layout, Shape]]:
+        """All that is asked for."""
+        shapes = [Shape(*pair) for pair in self.shapes] or tanet50()
+        return [(dtype, layout, shape) for dtype in self.dtypes for layout in self.layouts for shape in shapes]
+
+    def operands(self, dtype: DType, layout: Layout, shape: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """X, V and Θ, empty; on the GPU where it is measured."""
+        where = "cuda" if self.measure else "cpu"
+        size = (self.clips * self.segments, shape.channels, shape.size, shape.size)
+        x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout], device=where)
+        v = torch.empty(self.clips, shape.channels, self.segments, dtype=x.dtype, device=where)
+        return x, v, torch.empty(self.clips, shape.channels, self.kernel_size, dtype=x.dtype, device=where)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -182,10 +195,7 @@ def run(options: Predict) -> list[Row]:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     print(header(options))
-    shapes = [Shape(*pair) for pair in options.shapes] or tanet50()
-    parts = [
-        (options, dtype, layout, shape) for dtype in options.dtypes for layout in options.layouts for shape in shapes
-    ]
+    parts = [(options, *site) for site in options.sites()]
     rows: list[Row] = []
     for found in in_parallel(rows_of, parts, 1 if options.measure else options.jobs):
         rows += found
@@ -235,12 +245,7 @@ def in_parallel(work: Callable[..., T], parts: Sequence[tuple[Any, ...]], jobs: 
 
 def rows_of(options: Predict, dtype: DType, layout: Layout, shape: Shape) -> list[Row]:
     """All launches of one shape."""
-    where = "cuda" if options.measure else "cpu"
-    clips, channels, segments = options.clips, shape.channels, options.segments
-    size = (clips * segments, channels, shape.size, shape.size)
-    x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout], device=where)
-    v = torch.empty(clips, channels, segments, dtype=x.dtype, device=where)
-    theta = torch.empty(clips, channels, options.kernel_size, dtype=x.dtype, device=where)
+    x, v, theta = options.operands(dtype, layout, shape)
     for tensor in (x, v, theta) if options.measure else ():  # elsewhere their memory is never touched
         tensor.fill_(1)
     rows = []

@@ -22,7 +22,7 @@ from bench.kineto import Kernel, allocations, kernels, ranges
 from bench.machine import Machine, describe
 from bench.networks import CLASSES, Batch, Work
 from bench.options import Layout, Options
-from bench.shapes import DTYPES, parse
+from bench.shapes import DTYPES, LAYOUTS, parse
 from bench.timing import Time, interleaved, summary
 from bench.trace import Trace
 from tam_triton.nets import create_model
@@ -175,12 +175,9 @@ def subject(options: Profile) -> Callable[[], object]:
         case = Case.random(cast(Operator, options.subject), x, options.segments, options.kernel_size, options.autocast)
         return case.run("ours")
     network = create_model(options.system, options.backbone, CLASSES, options.segments, dropout=0.0)
-    network.to(options.device).train(options.subject == "step")
+    network.to(options.device).to(memory_format=LAYOUTS[options.layout]).train(options.subject == "step")
     batch = Batch.random(options, options.pixels, options.layout)
     clips = batch.frames.unflatten(0, (options.clips, options.segments))
-    for parameter in network.parameters():
-        if parameter.dim() == 4 and options.layout == "channels_last":
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     work = Work.of(network, replace(batch, frames=clips), options)
     return work.evaluate if options.subject == "evaluation" else lambda: in_phases(work)
 

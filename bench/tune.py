@@ -1,7 +1,7 @@
 """Launch configurations tried one after another for the shapes of a network, and a file of those that are faster.
 
 With a GPU each is checked against the usual one's results and timed, without one predicted as `bench predict` does. The
-search goes from what the launch rule says to the best of its neighbours, whose blocks, warps, parts or loads ahead are
+search goes from what the launch rule says to the best of its neighbors, whose blocks, warps, parts or loads ahead are
 twice or half as many, and on from there. What one rule says of a shape holds for several kernels, whose times count
 together. The library reads the file where it is told to, by `tam_triton.kernels.tuned.use(FILE)` or `--tuned FILE` of
 `bench ops`, `model`, `train` and `profile`, and never else.
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from bench import offline, predict
 from bench.options import DType, Layout, check_least
 from bench.predict import HERE, Predict, Target
-from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
+from bench.shapes import Shape
 from bench.sm import devices
 from bench.static import CALLS
 from tam_triton.kernels import launch, tuned
@@ -136,7 +136,6 @@ class Found:
 
 
 Call = Callable[[], object]
-Part = tuple[Tune, DType, Layout, Shape]
 
 
 def run(options: Tune) -> list[Found]:
@@ -148,10 +147,7 @@ def run(options: Tune) -> list[Found]:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     how = "MEASURED" if options.measure else "PREDICTED"
     print(f"{how} for {options.where}, compiled by triton {triton.__version__}; µs of all operators of a rule together")
-    shapes = [Shape(*pair) for pair in options.shapes] or tanet50()
-    parts = [
-        (options, dtype, layout, shape) for dtype in options.dtypes for layout in options.layouts for shape in shapes
-    ]
+    parts = [(options, *site) for site in options.predicting().sites()]
     found: list[Found] = []
     for some in predict.in_parallel(of_part, parts, 1 if options.measure else options.jobs):
         found += some
@@ -201,14 +197,11 @@ class Site:
     @classmethod
     def of(cls, options: Tune, dtype: DType, layout: Layout, shape: Shape) -> "Site":
         """Without a GPU the tensors' memory is never touched; with one X is random and channels differ in V and Θ."""
-        where, clips = "cuda" if options.measure else "cpu", options.clips
-        size = (clips * options.segments, shape.channels, shape.size, shape.size)
-        x = torch.empty(size, dtype=DTYPES[dtype], memory_format=LAYOUTS[layout], device=where)
-        v = torch.empty(clips, shape.channels, options.segments, dtype=x.dtype, device=where)
-        theta = torch.empty(clips, shape.channels, options.kernel_size, dtype=x.dtype, device=where)
-        for tensor in (x, v, theta) if options.measure else ():
+        predicting = options.predicting()
+        operands = predicting.operands(dtype, layout, shape)
+        for tensor in operands if options.measure else ():
             tensor.uniform_()
-        return cls(options.predicting(), options.tries, x, v, theta)
+        return cls(predicting, options.tries, *operands)
 
     def call(self, operator: str) -> Call:
         """The operator's launcher."""

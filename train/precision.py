@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -40,9 +40,14 @@ def logits_of(
     if isinstance(network, TakesBytes):
         return network(clips.to(device, non_blocking=True)).float()
     frames = normalize(clips.to(device, non_blocking=True))
-    dtype = DTYPES.get(precision)
-    with torch.autocast(device.type, dtype) if dtype else nullcontext():
+    with autocast(device, precision):
         return network(frames if channels_last else frames.contiguous()).float()
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """What `precision` computes under: nothing for fp32."""
+    dtype = DTYPES.get(precision)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 @contextmanager

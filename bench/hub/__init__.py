@@ -8,11 +8,11 @@ files' content, so that builds and the library live in one process.
 import base64
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.compare import refuse
 from bench.hub.sources import LIBRARY, sources
 
 NAME = LIBRARY.replace("_", "-")
@@ -119,9 +119,3 @@ def write(folder: Path, files: Mapping[str, str], backend: str, version: int) ->
         "digest": {"algorithm": "sha256", "files": dict(sorted(digests.items()))},
     }
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-
-
-def refuse(message: str) -> None:
-    """Ends the command as tyro does where an option is wrong."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)

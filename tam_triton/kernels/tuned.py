@@ -115,7 +115,7 @@ def write(path: Path, where: Where, choices: Mapping[Key, Choice], notes: Mappin
         "launches": [
             {
                 "rule": key[0],
-                "arguments": dict(zip(RULES[key[0]][1], key[1:], strict=True)),
+                "arguments": arguments_of(key),
                 "chosen": asdict(choice),
                 **notes.get(key, {}),
             }
@@ -149,7 +149,7 @@ def parsed(rule: Any, arguments: Any, values: Any) -> tuple[Key, Choice]:
 
 def fault(key: Key, choice: Choice) -> str | None:
     """Why a launch would not compute what it should; None if it would."""
-    arguments = dict(zip(RULES[key[0]][1], key[1:], strict=True))
+    arguments = arguments_of(key)
     channels, pixels, channels_last = arguments["channels"], arguments["pixels"], arguments["channels_last"]
     widest = row_vector(channels, pixels, channels_last, arguments["itemsize"])
     if not powers_of_2(choice.vector) or choice.vector > widest:
@@ -176,8 +176,13 @@ def fault(key: Key, choice: Choice) -> str | None:
 
 def tiles(key: Key, tile: Tile) -> int:
     """That all parts together reduce, of one clip or frame or, for the moments, of all frames."""
-    arguments = dict(zip(RULES[key[0]][1], key[1:], strict=True))
+    arguments = arguments_of(key)
     return ceil_div(arguments["pixels"], tile.pixels) * (arguments["frames"] if key[0] == "moments_tile" else 1)
+
+
+def arguments_of(key: Key) -> dict[str, Any]:
+    """A rule's arguments by name."""
+    return dict(zip(RULES[key[0]][1], key[1:], strict=True))
 
 
 def powers_of_2(*numbers: int) -> bool:

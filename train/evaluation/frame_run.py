@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from train.evaluation.stream import StreamReader
 from train.evaluation.timeline import Seen
 from train.evaluation.window_run import WindowRun
 from train.evaluation.windows import window_length
-from train.precision import DTYPES
+from train.precision import autocast
 
 
 class FrameRun(WindowRun):
@@ -78,10 +77,8 @@ class FrameRun(WindowRun):
             seconds = time.perf_counter() - began
             if logits is None:
                 continue
-            self.predictions, self.seconds = self.predictions + 1, self.seconds + seconds
             start = (taken[0] - first) / rate
-            best, probabilities = self.predictor.best(logits, self.top), logits.softmax(0).float().numpy()
-            yield Seen(start, start + self.window, len(taken), probabilities, best, seconds)  # type: ignore[operator]
+            yield self._seen(start, start + sampling.num_segments * every / rate, len(taken), logits, seconds)
         if not self.predictions:
             raise VideoError(
                 self.reader.name, f"ends before a window is full: {len(taken)} of {sampling.num_segments} frames"
@@ -95,7 +92,6 @@ class FrameRun(WindowRun):
         """Logits (classes,) of the window that this frame uint8 (H, W, 3) completes."""
         device = self.predictor.device
         x = normalize(crop_views(frame[None], self.predictor.views).to(device))[0]
-        dtype = DTYPES.get(self.predictor.precision)
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+        with autocast(device, self.predictor.precision):
             logits = self.stream(x)
         return None if logits is None else logits[0].double().cpu()

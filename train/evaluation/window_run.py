@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch import Tensor
+
 from train.data.reader import VideoError
 from train.evaluation.predictor import Predictor
 from train.evaluation.stream import StreamReader
@@ -74,9 +76,13 @@ class WindowRun:
         began = time.perf_counter()
         logits = self.predictor.logits_of_window(window)
         seconds = time.perf_counter() - began
+        return self._seen(window.start, window.end, len(window.frames), logits, seconds)
+
+    def _seen(self, start: float, end: float, frames: int, logits: Tensor, seconds: float) -> Seen:
+        """A prediction by logits (classes,), counted."""
         self.predictions, self.seconds = self.predictions + 1, self.seconds + seconds
         best, probabilities = self.predictor.best(logits, self.top), logits.softmax(0).float().numpy()
-        return Seen(window.start, window.end, len(window.frames), probabilities, best, seconds)
+        return Seen(start, end, frames, probabilities, best, seconds)
 
     @property
     def counts(self) -> dict[str, Any]:
