@@ -1,7 +1,9 @@
 """What a Chrome trace of torch.profiler says of a GPU's kernels and of memory."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 Event = dict[str, Any]
@@ -15,10 +17,6 @@ class Range:
     thread: tuple[Any, Any]
     start: float
     end: float
-
-    def holds(self, time: float) -> bool:
-        """Whether it was then."""
-        return self.start <= time <= self.end
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,28 @@ def ranges(events: list[Event], *prefixes: str) -> list[Range]:
     return sorted(found, key=lambda one: one.start)
 
 
-def innermost(labelled: list[Range], time: float, thread: tuple[Any, Any] | None = None) -> str | None:
-    """The last that began, of those at that time."""
-    names = [one.name for one in labelled if one.holds(time) and thread in (None, one.thread)]
-    return names[-1] if names else None
+class Labels:
+    """Ranges, which a trace has thousands of, to be asked thousands of times what was labelled at a time."""
+
+    def __init__(self, found: list[Range]) -> None:
+        self.found = found
+        self.starts = [one.start for one in found]
+        self.latest = list(accumulate((one.end for one in found), max))
+
+    def innermost(self, time: float, thread: tuple[Any, Any] | None = None) -> str | None:
+        """The name of the last that began, of those at that time, and of a thread if one is named."""
+        number = bisect_right(self.starts, time)
+        while number and self.latest[number - 1] >= time:
+            number -= 1
+            one = self.found[number]
+            if one.end >= time and thread in (None, one.thread):
+                return one.name
+        return None
 
 
 def kernels(events: list[Event], label: str) -> list[Kernel]:
     """In the order in which they ran; copies and fills of memory are among them."""
-    labelled = ranges(events, label)
+    labels = Labels(ranges(events, label))
     launched = {
         event["args"]["correlation"]: event
         for event in events
@@ -67,17 +78,17 @@ def kernels(events: list[Event], label: str) -> list[Kernel]:
     found = []
     for event in sorted(ran, key=lambda one: one["ts"]):
         launch = launched.get(event["args"].get("correlation"))
-        within = None if launch is None else innermost(labelled, launch["ts"], (launch["pid"], launch["tid"]))
+        within = None if launch is None else labels.innermost(launch["ts"], (launch["pid"], launch["tid"]))
         found.append(Kernel(event["name"], event["dur"], within and within.removeprefix(label)))
     return found
 
 
 def allocations(events: list[Event], label: str, on_gpu: bool) -> Iterator[Allocation]:
     """What the allocator of the GPU, or of the CPU, gave and took back, in time."""
-    labelled = ranges(events, label)
+    labels = Labels(ranges(events, label))
     noted = [
         event for event in events if event.get("name") == "[memory]" and (event["args"]["Device Type"] != 0) == on_gpu
     ]
     for event in sorted(noted, key=lambda one: one["ts"]):
-        within = innermost(labelled, event["ts"])
+        within = labels.innermost(event["ts"])
         yield Allocation(event["ts"], event["args"]["Bytes"], within and within.removeprefix(label))

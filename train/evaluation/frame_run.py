@@ -58,13 +58,14 @@ class FrameRun(WindowRun):
         sampling = self.predictor.trained.recipe.sampling
         taken: deque[int] = deque(maxlen=sampling.num_segments)
         due = first = every = 0
+        length = 0.0  # of a window, in seconds
         for moment, frame in self.reader:
             rate = self.reader.rate
             if not every:
                 if rate is None:
                     raise InputError("recompute: the stream does not say how many frames a second has")
                 every = self.every or max(1, round(self._seconds(rate) * rate / sampling.num_segments))
-                self.stride, self.window = every / rate, sampling.num_segments * every / rate
+                self.stride, self.window = every / rate, (length := sampling.num_segments * every / rate)
                 due = first = 0 if sampling.kind == "dense" else every // 2  # as a validation takes them
             assert rate is not None
             number = round(moment * rate)
@@ -78,7 +79,7 @@ class FrameRun(WindowRun):
             if logits is None:
                 continue
             start = (taken[0] - first) / rate
-            yield self._seen(start, start + sampling.num_segments * every / rate, len(taken), logits, seconds)
+            yield self._seen(start, start + length, len(taken), logits, seconds)
         if not self.predictions:
             raise VideoError(
                 self.reader.name, f"ends before a window is full: {len(taken)} of {sampling.num_segments} frames"
