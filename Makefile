@@ -42,13 +42,14 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m bench ops --out runs/bench/ops.json --plot runs/bench/ops.png
 
-# The site, in runs/site. Warnings are errors: those of links by --strict, those of docstrings as they are printed; and so is a
-# page that would fetch anything from elsewhere.
+# The site, in runs/site. Warnings are errors: those of links by --strict, those of docstrings as they are printed; and so are a
+# method among a command's options and a page that would fetch anything from elsewhere.
 docs: $(DOCS)/.ready
 	mkdir -p runs
 	$(DOCS)/bin/zensical build --config-file mkdocs.yml --clean --strict >runs/site.log 2>&1 || { cat runs/site.log; exit 1; }
 	cat runs/site.log
 	! grep -E "^(griffe|mkdocstrings|mkdocs_autorefs|WARNING)" runs/site.log
+	! grep -E 'class="doc doc-object doc-function"' runs/site/api/command-lines.html
 	! grep -rE '<(script|link|img|iframe)[^>]*(src|href)="(https?:)?//' runs/site --include=*.html
 
 sanitize: $(SANITIZE)/.ready
