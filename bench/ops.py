@@ -13,7 +13,7 @@ import torch
 from bench import agreement, counters, report
 from bench.candidates import PASSES, Candidate, Case, Operator, is_compiled
 from bench.machine import describe
-from bench.options import Layout, Options
+from bench.options import Layout, Options, check_taps
 from bench.rows import Row, sums
 from bench.shapes import DTYPES, Shape, parse, tanet50
 from bench.timing import Time, graphed, interleaved
@@ -47,8 +47,7 @@ class Ops(Options):
         for name in ("layouts", "operators", "candidates"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: got none, expected at least one")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size: got {self.kernel_size}, expected an odd number above 0")
+        check_taps(self.kernel_size)
         if self.pixels < 1:
             raise ValueError(f"pixels: got {self.pixels}, expected at least 1")
         if self.plot is not None and self.plot.suffix != ".png":

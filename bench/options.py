@@ -22,6 +22,12 @@ def check_least(options: object, **least: int) -> None:
             raise ValueError(f"{name}: got {getattr(options, name)}, expected at least {value}")
 
 
+def check_taps(kernel_size: int) -> None:
+    """Raises ValueError for a K that is no odd number above 0."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number above 0")
+
+
 @dataclass(frozen=True)
 class Options:
     """Raises ValueError for what cannot be measured, before anything is."""

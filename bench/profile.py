@@ -21,7 +21,7 @@ from bench.dispatched import LABEL, Operation, Operations, Stated, operations, s
 from bench.kineto import Kernel, allocations, kernels, ranges
 from bench.machine import Machine, describe
 from bench.networks import CLASSES, Batch, Work
-from bench.options import Layout, Options
+from bench.options import Layout, Options, check_taps
 from bench.shapes import DTYPES, LAYOUTS, parse
 from bench.timing import Time, interleaved, summary
 from bench.trace import Trace
@@ -63,8 +63,7 @@ class Profile(Options):
         super().__post_init__()
         if self.subject not in (*PASSES, *NETWORK):
             raise ValueError(f"subject: got {self.subject!r}, expected one of {', '.join((*PASSES, *NETWORK))}")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size: got {self.kernel_size}, expected an odd number above 0")
+        check_taps(self.kernel_size)
         parse(self.shape)
         for name, suffix in (("memory", ".png"), ("proton", ".hatchet")):
             if (file := getattr(self, name)) is not None and file.suffix != suffix:

@@ -8,21 +8,25 @@ r go through these layers again, older ones are taken as they were computed when
 are always made of the whole window.
 """
 
-from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 from tam_triton.checks import check_count, check_device, check_dtype
 from tam_triton.classifier import Prediction, VideoClassifier, most_probable
 from tam_triton.clips import normalize, resize_short_side, slide_crops
-from tam_triton.functional import aggregate, squeeze
-from tam_triton.temporal.base import TemporalModule
+from tam_triton.stream_parts import (
+    Flow,
+    FrameLogits,
+    History,
+    first_part,
+    framewise_nodes,
+    is_temporal,
+    second_part,
+    trace,
+)
 from tam_triton.temporal.folding import is_bare
-from tam_triton.temporal.tam import COMPUTE, FORWARD, TAM
 
 
 class NetworkStream:
@@ -71,16 +75,16 @@ class NetworkStream:
         if recompute > self.num_segments:
             raise ValueError(f"recompute: got {recompute}, expected at most the window's {self.num_segments} frames")
         self.network = network
-        root = _FrameLogits(network)
-        graph = _trace(root)
-        framewise = _framewise(graph, root)
-        self._once, boundary = _first_part(graph, root, framewise)
-        self._flow = _Flow(self.num_segments, recompute)
-        self._again, self._over = _second_part(graph, root, framewise, boundary, self._flow)
+        root = FrameLogits(network)
+        graph = trace(root)
+        framewise = framewise_nodes(graph, root)
+        self._once, boundary = first_part(graph, root, framewise)
+        self._flow = Flow(self.num_segments, recompute)
+        self._again, self._over = second_part(graph, root, framewise, boundary, self._flow)
         self.recompute = self._flow.recompute = recompute if self._over else 1
         self._boundary = len(boundary)
         frames = {node: 1 if node in framewise else self.recompute for node in graph.nodes}
-        frames |= {node: self.num_segments for node in graph.nodes if _is_temporal(node, root)}
+        frames |= {node: self.num_segments for node in graph.nodes if is_temporal(node, root)}
         calls = [node for node in graph.nodes if node.op == "call_module"]
         self.frames_computed = {str(node.target).removeprefix("network."): frames[node] for node in calls}
         self.reset()
@@ -90,8 +94,8 @@ class NetworkStream:
         self.num_seen = 0
         self._shape: tuple[Any, ...] | None = None
         self._clip: list[Tensor] = []
-        self._values = [_History(self.num_segments) for _ in range(self._boundary)]
-        self._logits = _History(self.num_segments)
+        self._values = [History(self.num_segments) for _ in range(self._boundary)]
+        self._logits = History(self.num_segments)
         for over in self._over:
             over.reset()
 
@@ -218,189 +222,3 @@ class ClassifierStream:
         weight = next(ours.network.parameters())
         logits = self.stream(normalize(crop[None].to(weight.device), weight.dtype)[0])
         return None if logits is None else most_probable(logits[0].float(), ours.class_names, top)
-
-
-class _Flow:
-    """How many frames of a clip go through the second part, and how many of them have not been there before."""
-
-    def __init__(self, num_segments: int, recompute: int) -> None:
-        self.num_segments = self.frames = num_segments
-        self.recompute, self.new = recompute, 1
-
-
-class _History:
-    """What a layer gave for the last `length` frames, each a tensor (N, …) of its own: layers may write into theirs."""
-
-    def __init__(self, length: int) -> None:
-        self._frames: deque[Tensor] = deque(maxlen=length)
-        self.streams = 1
-
-    def push(self, x: Tensor, new: int, streams: int) -> None:
-        """The frames (N·m, …) take the place of the last m − `new` ones and are followed by no others."""
-        self.streams = streams
-        count = x.shape[0] // streams
-        for _ in range(min(count - new, len(self._frames))):
-            self._frames.pop()
-        self._frames.extend(x[i::count].clone() for i in range(count))
-
-    def last(self, count: int) -> Tensor:
-        """(N·count, …), frames of a stream in a row, in the layout they came in."""
-        frames = list(self._frames)[-count:]
-        return torch.cat([frame[n : n + 1] for n in range(self.streams) for frame in frames])
-
-
-class _Over(nn.Module):
-    """A module over time in the second part: given the last m frames, it sees the window and gives the last m."""
-
-    def __init__(self, module: nn.Module, flow: _Flow) -> None:
-        super().__init__()
-        self.module, self.flow = module, flow
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all frames."""
-        self.maps = _History(self.flow.num_segments)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N·m, C, H, W) → the same, of the window's last m frames."""
-        m, T = self.flow.frames, self.flow.num_segments
-        return _last(self.module(self.window(x, T)), T, m)
-
-    def window(self, x: Tensor, count: int) -> Tensor:
-        """The window's last `count` frames, with the last m as they are now."""
-        m, T = self.flow.frames, self.flow.num_segments
-        if self.flow.recompute < T:
-            self.maps.push(x, self.flow.new, x.shape[0] // m)
-        return x if m == T else self.maps.last(count)
-
-
-class _OverTAM(_Over):
-    """A TAM: of the window it keeps X̂, and aggregates the last m maps, for which K // 2 before them are needed."""
-
-    module: TAM
-
-    def reset(self) -> None:
-        """Forget all frames."""
-        super().reset()
-        self.squeezed = _History(self.flow.num_segments)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N·m, C, H, W) → the same, of the window's last m frames."""
-        tam, m, T = self.module, self.flow.frames, self.flow.num_segments
-        if m == self.flow.recompute == T or not _is_known(tam):
-            return super().forward(x)
-        streams = x.shape[0] // m
-        of_frames = squeeze(x, m, impl=tam.impl).transpose(1, 2).flatten(0, 1)
-        self.squeezed.push(of_frames, self.flow.new, streams)
-        importance, kernel = tam.branches(self.squeezed.last(T).unflatten(0, (streams, T)).transpose(1, 2).contiguous())
-        count = min(T, m + tam.kernel_size // 2)
-        weights = importance[..., T - count :].contiguous()
-        y = aggregate(self.window(x, count), weights, kernel, num_segments=count, impl=tam.impl)
-        return _last(y, count, m)
-
-
-def _is_known(tam: TAM) -> bool:
-    """Whether a call of it runs `TAM.compute`, and nothing else."""
-    return is_bare(tam, FORWARD) and getattr(tam.compute, "__func__", None) is COMPUTE
-
-
-def _last(x: Tensor, length: int, count: int) -> Tensor:
-    """The last `count` of `length` frames of each stream in (N·length, …)."""
-    if count == length:
-        return x
-    return torch.cat([x[end - count : end] for end in range(length, x.shape[0] + 1, length)])
-
-
-class _FrameLogits(nn.Module):
-    """What a graph is made of: a network from frames to their logits."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Any) -> Any:
-        """(N·T, 3, H, W) → (N·T, classes)."""
-        return self.network.frame_logits(x)
-
-
-class _Tracer(torch.fx.Tracer):
-    """Of a network's layers, where that can be; else of modules of the classes `whole`, each as it is."""
-
-    def __init__(self, whole: tuple[type[nn.Module], ...] = ()) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a graph calls it."""
-        return isinstance(m, (TemporalModule, self.whole)) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(root: _FrameLogits) -> torch.fx.Graph:
-    """Raises ValueError where torch.fx cannot."""
-    from torchvision.models.resnet import BasicBlock, Bottleneck
-
-    try:
-        try:
-            return _Tracer().trace(root)
-        except NotImplementedError:  # a temporal module beside a layer that is none in a graph
-            return _Tracer((BasicBlock, Bottleneck)).trace(root)
-    except (NotImplementedError, torch.fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        name = type(root.network).__name__
-        raise ValueError(f"network: got {name}, which torch.fx cannot trace: {error}") from error
-
-
-def _is_temporal(node: torch.fx.Node, root: nn.Module) -> bool:
-    if node.op != "call_module":
-        return False
-    modules = root.get_submodule(str(node.target)).modules()
-    return any(isinstance(module, TemporalModule) or hasattr(module, "num_segments") for module in modules)
-
-
-def _framewise(graph: torch.fx.Graph, root: nn.Module) -> set[torch.fx.Node]:
-    """The nodes of values that each belong to a frame and to no other."""
-    found: set[torch.fx.Node] = set()
-    later: set[torch.fx.Node] = set()
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        if _is_temporal(node, root) or any(source in later for source in inputs):
-            later.add(node)
-        elif node.op == "placeholder" or any(source in found for source in inputs):
-            found.add(node)
-    return found - {node for node in graph.nodes if node.op == "output"}
-
-
-def _first_part(
-    graph: torch.fx.Graph, root: nn.Module, framewise: set[torch.fx.Node]
-) -> tuple[torch.fx.GraphModule, list[torch.fx.Node]]:
-    """What is computed once a frame, and the values of it that go on."""
-    part, copies = torch.fx.Graph(), dict[torch.fx.Node, torch.fx.Node]()
-    for node in graph.nodes:
-        if node in framewise or (node.op == "get_attr" and any(user in framewise for user in node.users)):
-            copies[node] = part.node_copy(node, copies.__getitem__)
-    boundary = [node for node in copies if node in framewise and any(user not in framewise for user in node.users)]
-    part.output(tuple(copies[node] for node in boundary))
-    return torch.fx.GraphModule(root, part), boundary
-
-
-def _second_part(
-    graph: torch.fx.Graph,
-    root: _FrameLogits,
-    framewise: set[torch.fx.Node],
-    boundary: Sequence[torch.fx.Node],
-    flow: _Flow,
-) -> tuple[torch.fx.GraphModule, list[_Over]]:
-    """What is computed of the last frames again, given the values at the `boundary`, and its modules over time."""
-    part, over = torch.fx.Graph(), list[_Over]()
-    copies = {node: part.placeholder(f"value_{i}") for i, node in enumerate(boundary)}
-    for node in graph.nodes:
-        if node in framewise:
-            continue
-        if _is_temporal(node, root):
-            module = root.get_submodule(str(node.target))
-            over.append((_OverTAM if isinstance(module, TAM) else _Over)(module, flow))
-            copies[node] = part.call_module(f"over.{len(over) - 1}", (copies[node.all_input_nodes[0]],))
-        else:
-            copies[node] = part.node_copy(node, copies.__getitem__)
-    modules = nn.Module()
-    modules.network, modules.over = root.network, nn.ModuleList(over)
-    return torch.fx.GraphModule(modules, part), over

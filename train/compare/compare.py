@@ -20,6 +20,7 @@ from train.errors import InputError
 from train.evaluation.report import write_report
 from train.evaluation.views import score_videos
 from train.fields import parse_json, to_plain
+from train.fit.class_weights import class_weights
 from train.fit.config import FitConfig
 from train.fit.fit import fit, read_splits
 from train.fit.resume import describe_run, differences
@@ -90,7 +91,8 @@ def _results(config: CompareConfig, train: Index, val: Index, team: Team, stop: 
 def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequest) -> RunResult:
     """Train and test, unless that is done already."""
     recipe = config.recipe.resolve()
-    identity = describe_run(recipe, config.compute, train.split, val.split)
+    weights = class_weights(recipe.optimization.class_weights, train.split)
+    identity = describe_run(recipe, config.compute, train.split, val.split, weights)
     if (known := team.on_leader(lambda: _finished(config.out / RESULT, identity))) is not None:
         if team.leads:
             say(f"is there already: top-1 {known.top1:.2%}")

@@ -101,7 +101,7 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             log.say(describe_start(recipe.model, report))
         run = Run(
             config=config,
-            identity=describe_run(recipe, compute, train, val),
+            identity=describe_run(recipe, compute, train, val, weights),
             team=team,
             stop=stop,
             log=log,

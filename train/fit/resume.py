@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from train.data.entries import Split, fingerprint
 from train.data.mirroring import read_mirrored
 from train.errors import InputError
 from train.fields import from_plain, to_plain
-from train.fit.class_weights import class_weights, describe_weights
+from train.fit.class_weights import describe_weights
 from train.fit.config import Compute
 from train.fit.optimizer import build_schedule
 from train.fit.run import Run
@@ -91,15 +93,21 @@ def resume(run: Run) -> None:
         )
 
 
-def describe_run(recipe: Recipe, compute: Compute, train: Split, val: Split) -> dict[str, Any]:
-    """All that decides what a run computes, in the types that JSON has. Raises InputError, of a file that it names."""
+def describe_run(
+    recipe: Recipe, compute: Compute, train: Split, val: Split, class_weights: Tensor | None
+) -> dict[str, Any]:
+    """All that decides what a run computes, in the types that JSON has. Raises InputError, of a file that it names.
+
+    Args:
+        class_weights: those that the recipe's `class_weights` stand for.
+    """
     data = {"training videos": fingerprint(train), "validation videos": fingerprint(val)}
     if recipe.data.balanced:  # named where it is so alone, so that older runs may go on
         data["classes"] = "balanced"
     if path := recipe.augmentation.mirrored:  # so is this
         data["mirrored"] = str(sorted(read_mirrored(path, train.class_names).items()))
-    if (weights := class_weights(recipe.optimization.class_weights, train)) is not None:
-        data["class weights"] = describe_weights(weights)
+    if class_weights is not None:
+        data["class weights"] = describe_weights(class_weights)
     return {"recipe": to_plain(recipe), "compute": to_plain(compute), "data": data}
 
 

@@ -37,7 +37,7 @@ def data(tmp_path_factory):
     trained = make_trained(sampling=sampling, test=Views("spread", 1, 1, short_side=40, crop_size=40))
     recipe = replace(trained.recipe, data=replace(trained.recipe.data, val=folder / "val.jsonl"))
     usable = Split("val", entries, NAMES)
-    run = {"identity": describe_run(recipe, Compute(), usable, usable)}
+    run = {"identity": describe_run(recipe, Compute(), usable, usable, None)}
     save_checkpoint(folder / "network.pt", replace(trained, recipe=recipe), run)
     return folder
 
