@@ -17,6 +17,7 @@ _STRAIGHT = re.compile(
     r"inside|into|next|now|off|on|onto|out|outside|over|past|there|through|under|up)(?![a-z])"
 )
 _DIRECTION = re.compile(rf"(?<![a-z])({'|'.join([*_SPELLINGS, *_OPPOSITES])})(?![a-z])")
+_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")  # in `SwipeLeft`
 
 
 def mirrored_labels(
@@ -25,8 +26,10 @@ def mirrored_labels(
     """What a horizontal flip makes of each class.
 
     A class whose name has left and right (or clockwise and counterclockwise) in it becomes the one whose name has them
-    exchanged. Where there is no such class the entry is None: clips of it must not be flipped. Every other class stays
-    what it is, also one whose only direction is none: `pulling it right out`. `pairs` hold for their classes instead.
+    exchanged; capitals begin words, as in `SwipeLeft`, and mean nothing else. Where there is no such class, or where
+    names that differ in capitals alone leave open which, the entry is None: clips of it must not be flipped. Every
+    other class stays what it is, also one whose only direction is none: `pulling it right out`. `pairs` hold for their
+    classes instead.
     """
 
     def spelled_alike(match: re.Match[str]) -> str:
@@ -35,14 +38,14 @@ def mirrored_labels(
     def mirrored(match: re.Match[str]) -> str:
         return _OPPOSITES[spelled_alike(match)]
 
-    names = [_DIRECTION.sub(spelled_alike, name.lower()) for name in class_names]
+    names = [_DIRECTION.sub(spelled_alike, _NEXT_WORD.sub("_", name).lower()) for name in class_names]
     labels: list[int | None] = []
     for label, name in enumerate(names):
         partner = _DIRECTION.sub(mirrored, name)
-        if partner in names:
-            labels.append(names.index(partner))
+        if partner == name or (partner not in names and not _DIRECTION.search(_STRAIGHT.sub("", name))):
+            labels.append(label)
         else:
-            labels.append(None if _DIRECTION.search(_STRAIGHT.sub("", name)) else label)
+            labels.append(names.index(partner) if names.count(partner) == names.count(name) == 1 else None)
     for label, target in (pairs or {}).items():
         labels[label] = target
     return tuple(labels)

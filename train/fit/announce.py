@@ -36,7 +36,7 @@ def beginning(run: Run, bound: str = "") -> str:
     alone = [repr(name) for name, partner in names if partner is None]
     if recipe.augmentation.flip > 0:
         if alone:
-            lines.append(f"never flipped, as no class is their mirror image: {', '.join(alone)}")
+            lines.append(f"never flipped, as no single class is their mirror image: {', '.join(alone)}")
         # The published data sets' names are known to be told by their words.
         if recipe.data.num_classes is None and recipe.augmentation.mirrored is None:
             lines.append(describe_flips(train.class_names, run.clips.mirrored))

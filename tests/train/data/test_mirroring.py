@@ -23,6 +23,9 @@ from train.errors import InputError
         (("moving right on", "moving left on"), (1, 0)),  # with a partner it is one
         (("pulling it right out to the left",), (None,)),
         (("spin clockwise", "spin anti-clockwise", "swing counter-clockwise"), (1, 0, None)),
+        (("A", "B", "a", "up", "UP"), (0, 1, 2, 3, 4)),  # signs for letters: none becomes another by its capitals
+        (("Swipe left", "swipe left", "swipe right", "turn left", "turn right"), (None, None, None, 4, 3)),
+        (("SwipeLeft", "Stop", "SwipeRight", "TurnClockwise", "TurnAnticlockwise"), (2, 1, 0, 4, 3)),
         (CLASS_NAMES["order"], (0, 1, 2, 3, 4, 5)),
         (CLASS_NAMES["motion"], (1, 0, 2, 3, 5, 4, 6, 7)),
     ],

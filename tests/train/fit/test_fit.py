@@ -94,7 +94,7 @@ def test_balanced_classes_and_names_without_a_mirror_image(tmp_path, videos, cap
     config = tiny_config(tmp_path / "run")
     recipe = replace(config.recipe, data=replace(config.recipe.data, balanced=True))
     assert run_one(replace(config, recipe=recipe), uneven) == 0
-    assert capsys.readouterr().out.count("never flipped, as no class is their mirror image: 'falls left'\n") == 1
+    assert capsys.readouterr().out.count("never flipped, as no single class is their mirror image: 'falls left'\n") == 1
     assert len(log_of(config, "epoch")) == 3
 
 
