@@ -47,8 +47,9 @@ class Tally:
         self._sums = sums
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits (N, classes) and labels (N,)."""
+        """Count a batch: logits (N, classes) and labels (N,). A clip whose label got no number is wrong."""
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        top5 &= ~logits.gather(1, labels[:, None]).isnan()  # topk takes NaN for the greatest
         losses = cross_entropy(logits.float(), labels, reduction="none").double()
         loss = (losses * GRID).round().sum() / GRID
         total = torch.full((), len(labels), device=labels.device)  # made there; to send it would wait for the device

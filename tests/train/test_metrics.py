@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,15 @@ def test_fewer_classes_than_five():
     tally = Tally()
     tally.add(torch.eye(3), torch.tensor([0, 1, 0]))
     assert (tally.score().correct, tally.score().correct_top5) == (2, 3)
+
+
+def test_what_is_no_number_is_wrong():
+    """As of a network whose half precision overflows in evaluation; the loss says so, too."""
+    tally, nan = Tally(), float("nan")
+    tally.add(torch.tensor([[nan, nan, nan], [0.0, nan, 0.0], [nan, 0.0, 1.0]]), torch.tensor([0, 1, 2]))
+    correct, correct_top5, total, loss = tally.sums().tolist()
+    assert (correct, correct_top5, total) == (0, 1, 3)
+    assert math.isnan(loss)
 
 
 def test_sums_of_parts_are_the_sums_of_the_whole():

@@ -40,7 +40,8 @@ def run_extract(config: ExtractConfig) -> None:
     """Do what the command line asks for: a file of features for each video that has none yet.
 
     Raises InputError where there is nothing to look at, and before anything is written for files that are there by
-    other settings; at the end where videos cannot be read. Raises OSError for a file that cannot be written.
+    other settings; where features are no finite numbers, and at the end where videos cannot be read. Raises OSError for
+    a file that cannot be written.
     """
     with Lock(config.out):
         found = find_videos(config.videos)
@@ -127,7 +128,10 @@ class Extractor:
         return todo
 
     def run(self, todo: Mapping[Path, Entry]) -> Iterator[tuple[Path, str | None]]:
-        """Write the files of `todo`; gives each one's path and None, or why its video cannot be read."""
+        """Write the files of `todo`; gives each one's path and None, or why its video cannot be read.
+
+        Raises InputError where the network gives no finite numbers.
+        """
         clips = clips_of(self.trained, tuple(todo.values()), self.views)
         loading = Loading(workers=self.config.workers).for_device(self.device)
         with closing(evaluation_batches(clips, min(self.config.batch_size, self.views.per_video), loading)) as loader:
@@ -139,6 +143,11 @@ class Extractor:
                     continue
                 parts = [self.arrays(batch.clips) for batch in of_entry]
                 arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+                    raise InputError(
+                        f"{entry.path}: its {bad[0]} are no finite numbers in precision {self.config.precision}, so they "
+                        "are not written"
+                    )
                 if self.views.per_video == 1:
                     arrays = {name: array[0] for name, array in arrays.items()}
                 write_features(path, arrays, self.metadata(entry), self.config.format)

@@ -33,8 +33,8 @@ from train.weights import Foreign
 def run_predict(config: PredictConfig) -> None:
     """Do what the command line asks for: print what is seen in each video or window, as it is known.
 
-    Raises InputError where there is nothing to look at; at its end, with the number of them, where videos cannot be
-    read, each of which has been named.
+    Raises InputError where there is nothing to look at, or the network gives no numbers; at its end, with the number of
+    them, where videos cannot be read, each of which has been named.
     """
     entries = () if config.in_windows else find_videos(config.videos)
     device = choose_device(config.device)
@@ -120,4 +120,4 @@ def predict_videos(
                 yield entry, VideoError(*failure)
                 continue
             scores = torch.cat([predictor.scores(batch.clips) for batch in of_entry])
-            yield entry, predictor.best(predictor.mean_logits(scores), top)
+            yield entry, predictor.best(predictor.mean_logits(scores), top, str(entry.path))

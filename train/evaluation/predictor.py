@@ -9,6 +9,7 @@ from tam_triton.classifier import Prediction, most_probable
 from train.checkpoint import TrainedNetwork
 from train.data.dataset import EvaluationClips, Views, choose_frames, crop_views
 from train.data.entries import Entry, Split
+from train.errors import InputError
 from train.evaluation.windows import Window
 from train.metrics import evaluation_mode
 from train.precision import Precision, logits_of
@@ -62,6 +63,11 @@ class Predictor:
         mean = scores.mean(0)
         return mean.log() if self.views.average == "probabilities" else mean
 
-    def best(self, logits: Tensor, top: int) -> list[Prediction]:
-        """The `top` most probable classes by `mean_logits`, best first."""
+    def best(self, logits: Tensor, top: int, video: str) -> list[Prediction]:
+        """The `top` most probable classes by `mean_logits`, best first.
+
+        Raises InputError, which names the `video`, where these are no numbers.
+        """
+        if not logits.softmax(0).isfinite().all():
+            raise InputError(f"{video}: the network gives it no finite numbers in precision {self.precision}")
         return most_probable(logits.float(), self.class_names, top)

@@ -81,7 +81,8 @@ class WindowRun:
     def _seen(self, start: float, end: float, frames: int, logits: Tensor, seconds: float) -> Seen:
         """A prediction by logits (classes,), counted."""
         self.predictions, self.seconds = self.predictions + 1, self.seconds + seconds
-        best, probabilities = self.predictor.best(logits, self.top), logits.softmax(0).float().numpy()
+        best = self.predictor.best(logits, self.top, self.reader.name)
+        probabilities = logits.softmax(0).float().numpy()
         return Seen(start, end, frames, probabilities, best, seconds)
 
     @property

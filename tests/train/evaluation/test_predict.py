@@ -57,6 +57,23 @@ def test_folders_and_what_cannot_be_read(folder, capsys):
     assert "error: 1 of 4 videos cannot be read" in errors
 
 
+def test_no_numbers_are_no_answer(folder, capsys, tmp_path, monkeypatch):
+    """A network that overflows names no class with `nan%`, and leaves no features."""
+    trained = make_trained(sampling=replace(RECIPES["demo"].sampling, num_segments=4))
+    torch.nn.init.constant_(trained.network.get_parameter("conv1.weight"), float("inf"))
+    save_checkpoint(tmp_path / "best.pt", trained)
+    monkeypatch.chdir(folder)
+    for options in ((), ("--json",), ("--window", "0.5")):
+        status, lines, errors = predicted(capsys, tmp_path / "best.pt", "in/a b.mp4", *options)
+        assert status == 1
+        assert not any("nan" in line.lower() for line in lines)
+        assert "error: in/a b.mp4: the network gives it no finite numbers in precision fp32" in errors
+    options = ("--out", str(tmp_path / "out"), "--device", "cpu", "--workers", "0")
+    assert main(["extract", str(tmp_path / "best.pt"), "in/a b.mp4", *options]) == 1
+    assert "error: in/a b.mp4: its features are no finite numbers in precision fp32" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_json(folder, capsys):
     status, lines, _ = predicted(capsys, folder / "best.pt", folder / "in", "--json")
     first, second, third = map(json.loads, lines)
