@@ -145,8 +145,8 @@ class Extractor:
                 arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
                 if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
                     raise InputError(
-                        f"{entry.path}: its {bad[0]} are no finite numbers in precision {self.config.precision}, so they "
-                        "are not written"
+                        f"{entry.path}: its {bad[0]} are no finite numbers in precision {self.config.precision}, so "
+                        "they are not written"
                     )
                 if self.views.per_video == 1:
                     arrays = {name: array[0] for name, array in arrays.items()}
