@@ -25,7 +25,7 @@ from train.data.killable import CRASHED, call_each, took_too_long
 from train.data.reader import Decoder, VideoError, open_frames
 from train.data.sources import Source, read_split, split_folders
 from train.data.sources.tree import TRAIN
-from train.data.transcode import scaled_size, transcode
+from train.data.transcode import crf_of, scaled_size, transcode
 from train.errors import InputError
 from train.lock import Lock
 
@@ -224,6 +224,8 @@ def _is_transcoded(source: Entry, target: Entry, config: PrepareConfig) -> bool:
     try:
         height, width = open_frames(target).read([0]).shape[1:3]
     except VideoError:
+        return False
+    if crf_of(target.path) != config.crf:
         return False
     source_height, source_width = open_frames(source).read([0]).shape[1:3]
     return (width, height) == scaled_size((source_width, source_height), config.short_side)

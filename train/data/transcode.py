@@ -1,5 +1,6 @@
 """Encodes videos again so that they are small and quick to read: H.264 with a key frame in every sixteen."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from train.data.reader.files import name_for_ffmpeg
 _GROUPS = {"g": "16", "sc_threshold": "0", "bf": "3", "b-pyramid": "none"}
 OPTIONS = {**_GROUPS, "tune": "fastdecode", "preset": "medium"}
 
+_NOTED = 1 << 16  # bytes, in which the first frame begins
 _FRAME_RATE = Fraction(12)  # of folders of frames: what Something-Something's were taken at
 
 
@@ -45,6 +47,16 @@ def transcode(entry: Entry, target: Path, short_side: int, crf: int = 23) -> Non
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise OSError(f"{target}: cannot be encoded ({error})") from error
+
+
+def crf_of(path: Path) -> float | None:
+    """The `crf` that x264 encoded a file by; None where none is noted.
+
+    It stands with x264's options beside the first frame, 0 as a qp of 0.
+    """
+    with path.open("rb") as file:
+        found = re.search(rb" (?:crf|qp)=([\d.]+)", file.read(_NOTED))
+    return float(found[1]) if found else None
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:

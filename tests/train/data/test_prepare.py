@@ -29,7 +29,7 @@ from train.data.prepare import PrepareConfig, prepare
 from train.data.reader import VideoFile, open_frames
 from train.data.reader.packets import read_packets
 from train.data.reader.stream import Stream
-from train.data.transcode import scaled_size
+from train.data.transcode import crf_of, scaled_size
 from train.errors import InputError
 
 B_FRAMES = ("libx264", {"crf": "18", "g": "12", "bf": "3"})
@@ -329,6 +329,13 @@ def test_transcode(tmp_path):
     assert prepare(settings) == index
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "small").rglob("*.mp4")}
     assert [path for path in done if done[path] != again[path]] == [broken]
+
+    # Of another quality they are none of this index, which would say what they are not.
+    bytes_before = {path: path.stat().st_size for path in done}
+    settings.index.unlink()
+    prepare(replace(settings, crf=40))
+    assert {crf_of(path) for path in done} == {40}
+    assert sum(path.stat().st_size for path in done) < 0.8 * sum(bytes_before.values())
 
 
 def test_scaled_size():
