@@ -245,14 +245,27 @@ class RunCheckpoints:
         return None
 
     def _put_best_right(self, path: Path, run: dict[str, Any], warn: Callable[[str], None]) -> None:
-        if run["best"] and run["best"]["step"] == run["learner"]["steps"]:
+        step = run["best"]["step"] if run["best"] else None
+        if step == run["learner"]["steps"]:
             self._mark_best(path)
-        elif run["best"]:
+        elif step is not None:
             try:
-                _read_run(self.best)
+                self._check_best(step)
             except InputError as error:
                 warn(f"{error}; the next validation makes another best checkpoint")
                 run["best"] = None
+
+    def _check_best(self, step: int) -> None:
+        """Raise InputError unless `best.pt` holds the checkpoint of `step`, or can again: a run that was gone on with
+        from before its best one has left another there."""
+        found = _read_run(self.best)["run"].get("learner", {}).get("steps")
+        if found == step:
+            return
+        path = self.folder / f"step-{step:08d}.pt"
+        if not path.exists():
+            raise InputError(f"{self.best}: is of step {found}, expected {step}")
+        _read_run(path)
+        self._mark_best(path)
 
 
 def _load_run(path: Path, run: dict[str, Any], load: Callable[[dict[str, Any]], None]) -> None:

@@ -279,6 +279,23 @@ def test_a_best_that_was_not_marked_any_more_is(three):
     assert summed(read_checkpoint(three.best)["run"]) == summed(run_of(4, {"step": 4}))
 
 
+def test_a_best_of_steps_that_are_taken_anew_is_none(three):
+    """Where someone removes the last checkpoints, to go on from before, `best.pt` may be of one of these."""
+    three.keep = 4
+    three.save(4, make_trained(), run_of(4, {"step": 4}), is_best=True)
+    three.by_age()[-1].unlink()
+    three.newest(pytest.fail)  # step 3, whose best is step 1, which is there still
+    assert summed(read_checkpoint(three.best)["run"]) == summed(run_of(1, {"step": 1}))
+    three.save(4, make_trained(), run_of(4, {"step": 4}), is_best=True)
+    three.keep = 2
+    three.save(5, make_trained(), run_of(5, {"step": 2}), is_best=False)
+    warnings: list[str] = []
+    content = three.newest(warnings.append)
+    assert content is not None
+    assert content["run"]["best"] is None
+    assert f"{three.best}: is of step 4, expected 2; the next validation makes another" in warnings[0]
+
+
 def limited(path, limit):
     """Save into a file that the system lets grow to `limit` bytes only, in a process of its own; its error number."""
     code = (

@@ -65,9 +65,9 @@ def compared(tmp_path_factory, data):
             orders[-1] += files
             add(self, step, result, files)
 
-        def noted_fit(*arguments):
+        def noted_fit(*arguments, **options):
             orders.append([])
-            return fit(*arguments)
+            return fit(*arguments, **options)
 
         patch.setattr(FiniteWatch, "add", noted_add)
         patch.setattr(train.compare.compare, "fit", noted_fit)
@@ -134,6 +134,19 @@ def test_what_was_done_before_a_field_was_added_is_not_done_again(compared, tmp_
     assert run_compare(older) is None
 
 
+def test_runs_of_another_schedule_are_not_lengthened(compared, tmp_path, data, capsys):
+    """They would stand beside others that learned by the whole of the new one."""
+    config, _ = compared
+    recipe = replace(config.recipe, optimization=replace(config.recipe.optimization, epochs=2))
+    longer = replace(config, out=tmp_path / "longer", recipe=recipe, systems=("c2d",), seeds=(0, 7))
+    shutil.copytree(config.out / "c2d" / "seed-0", longer.out / "c2d" / "seed-0")
+    assert run_compare(longer) is None
+    refused, done = rows(longer.out / "runs.csv")
+    assert "these settings: recipe.optimization.epochs: was 1, is 2" in refused["problem"]
+    assert not refused["problem"].endswith("more")
+    assert (done["seed"], done["problem"]) == ("7", "")
+
+
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(compared, tmp_path, data, capsys, monkeypatch):
     check = train.fit.fit.check_network
 
@@ -159,11 +172,11 @@ def test_a_stopped_comparison_goes_on(compared, tmp_path, data, monkeypatch):
     config = config_for(tmp_path / "out", data, seeds=(0,))
     fit, calls = train.compare.compare.fit, []
 
-    def stopping(config, train, val, team, stop):
+    def stopping(config, train, val, team, stop, **options):
         calls.append(config.out)
         if len(calls) == 2:
             stop.receive(15)
-        return fit(config, train, val, team, stop)
+        return fit(config, train, val, team, stop, **options)
 
     monkeypatch.setattr(train.compare.compare, "fit", stopping)
     assert run_compare(config) == 15

@@ -99,7 +99,8 @@ def _run(config: FitConfig, train: Index, val: Index, team: Team, stop: StopRequ
         return known
     if number := team.all_reduce_max(stop.number or 0):
         raise _StoppedError(number)
-    outcome = fit(config, train.split, val.split, team, stop)
+    # One that was lengthened has learned by another schedule than one of as many epochs from the beginning.
+    outcome = fit(config, train.split, val.split, team, stop, lengthens=False)
     if outcome.signal is not None:
         raise _StoppedError(outcome.signal)
     # The leading process says which, so that it has written it when the others read it.

@@ -43,11 +43,13 @@ def run_fit(config: FitConfig) -> Outcome:
         return fit(config, train.split, val.split, team, stop)
 
 
-def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopRequest) -> Outcome:
+def fit(
+    config: FitConfig, train: Split, val: Split, team: Team, stop: StopRequest, *, lengthens: bool = True
+) -> Outcome:
     """Train by `config` on the videos of `train`, validating on `val`, together with the other processes of `team`.
 
     `config.out` then holds `recipe.json`, `log.jsonl`, `checkpoints/step-*.pt` and `checkpoints/best.pt`. What is
-    returned is the same in all processes.
+    returned is the same in all processes. `lengthens` says whether a run that is there may go on for more epochs.
 
     Raises:
         InputError: the data do not suit the recipe, or the system its backbone; the folder holds another run; a loss
@@ -118,7 +120,7 @@ def fit(config: FitConfig, train: Split, val: Split, team: Team, stop: StopReque
             failures=FailureTally(len(train), recipe.data.max_bad_share),
         )
         if config.resume:
-            resume(run)
+            resume(run, lengthens)
         both = {entry.path for entry in train.entries} & {entry.path for entry in val.entries}
         if both:
             log.warn(

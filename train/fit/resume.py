@@ -41,8 +41,10 @@ LENGTHENING = ("recipe.optimization.epochs", "recipe.optimization.milestones")
 """What may become more."""
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, lengthens: bool = True) -> None:
     """Go on from the newest checkpoint that is whole; does nothing where there is none.
+
+    `lengthens` says whether the epochs may have become more.
 
     Raises:
         InputError: it is of a run that computes something else, or of an older version; or no checkpoint is whole.
@@ -66,12 +68,13 @@ def resume(run: Run) -> None:
         )
     former = _recipe(state["identity"]).optimization
     schedule, steps_per_epoch = run.trained.recipe.optimization, run.order.steps_per_epoch
-    is_longer = schedule.epochs > former.epochs
+    is_longer = lengthens and schedule.epochs > former.epochs
     lengthened = LENGTHENING if is_longer else ()
     if differing := differences(state["identity"], run.identity, lengthened):
+        more = ", and the epochs may become more" if lengthens else ""
         raise InputError(
             f"{run.config.out}: holds a run that cannot go on by these settings: {'; '.join(differing)}. "
-            f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ, and the epochs may become more"
+            f"Of recipe and compute only {', '.join(MAY_DIFFER)} may differ{more}"
         )
     run.load(state)
     steps = run.learner.steps
