@@ -5,7 +5,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from train.data.entries import Entry
@@ -89,8 +90,31 @@ def _matches(place: str) -> list[Path]:
 def _videos_at(place: Path) -> list[Entry]:
     if not place.is_dir():
         return [Entry(place, 0)]
-    files = sorted(file for file in place.rglob("*") if not file.name.startswith("."))
+    files = sorted(file for file in _below(place) if not file.name.startswith("."))
     videos = [Entry(file, 0) for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     if not videos and not any(file.suffix.lower() in (".jpg", ".jpeg", ".png") for file in files):
         raise InputError(f"{place}: holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no frames (.jpg, .png)")
     return videos or [Entry(place, 0, "frames")]
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """All that is below a folder, also by links, where these lead to no folder that is below it anyway.
+
+    `Path.rglob` follows none: it would pass over a class that lies on another disk.
+    """
+    folders, links, seen = [place], list[Path](), set[tuple[int, int]]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        status = folder.stat()
+        if (inode := (status.st_dev, status.st_ino)) in seen:
+            continue
+        seen.add(inode)
+        try:
+            items = sorted(folder.iterdir(), reverse=True)
+        except PermissionError:  # such as a disk's lost+found
+            print(f"note: {folder}: may not be looked into, what is in it is left out", file=sys.stderr)
+            continue
+        for item in items:
+            yield item
+            if item.is_dir():
+                (links if item.is_symlink() else folders).append(item)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 from train.data.dataset import Views
 from train.data.entries import Entry, Split
 from train.data.index import Index
+from train.evaluation.places import find_videos
 from train.evaluation.views import score_videos
 from train.recipes import RECIPES
 
@@ -55,6 +57,32 @@ def test_folders_and_what_cannot_be_read(folder, capsys):
     ]
     assert f"cannot be read: {folder / 'in' / 'broken.mp4'}: is not a video file" in errors
     assert "error: 1 of 4 videos cannot be read" in errors
+
+
+def test_links_to_folders_are_folders(tmp_path):
+    """A class on another disk is not passed over, and what is below the folder anyway comes once, by its own name."""
+    for name in ("there/one.mp4", "in/a/two.mp4", "in/b/c/three.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for link, target in (("in/d", "there"), ("in/0", "in/b"), ("in/b/c/up", "in"), ("there/again", "there")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [entry.path.relative_to(tmp_path).as_posix() for entry in find_videos([str(tmp_path / "in")])]
+    assert found == ["in/a/two.mp4", "in/b/c/three.mp4", "in/d/one.mp4"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "one.mp4").touch()
+    (tmp_path / "lost+found").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "lost+found":  # the tests' user may be one who may do anything
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert [entry.path for entry in find_videos([str(tmp_path)])] == [tmp_path / "one.mp4"]
+    assert f"note: {tmp_path / 'lost+found'}: may not be looked into" in capsys.readouterr().err
 
 
 def test_no_numbers_are_no_answer(folder, capsys, tmp_path, monkeypatch):
