@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from train.data.entries import Entry
 from train.data.index import Checked, Problem
-from train.data.reader import Decoder, Frames, VideoError, VideoFile, open_frames
+from train.data.reader import Decoder, FrameFolder, Frames, VideoError, VideoFile, open_frames
 from train.data.reader.files import name_for_ffmpeg
 from train.data.reader.known import text_of
 from train.data.reader.straight import decoded_frames
@@ -45,8 +45,11 @@ def check(number: int, entry: Entry, min_frames: int = 1, decoder: Decoder = "au
     if found < least:
         asked = "the list says" if least == entry.num_frames else "there should be at least"
         return Checked(number, entry, "short", f"has {found} frames, {asked} {least}")
-    packets = text_of(entry.path) if isinstance(frames, VideoFile) else ""
-    return Checked(number, replace(entry, num_frames=entry.num_frames or found, packets=packets))
+    if isinstance(frames, FrameFolder):
+        from_first = found - (entry.first - frames.first)  # a list of so many does not mean a frame 0
+        first = frames.first if from_first < (entry.num_frames or found) else entry.first
+        return Checked(number, replace(entry, num_frames=entry.num_frames or found, first=first))
+    return Checked(number, replace(entry, num_frames=entry.num_frames or found, packets=text_of(entry.path)))
 
 
 class _ShortError(VideoError):

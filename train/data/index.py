@@ -231,7 +231,8 @@ class IndexWriter:
         for number, entry in enumerate(self.split.entries):
             line = _to_line(Checked(number, entry), self.root)
             former = by_place.get(_place(line))
-            if former and line["num_frames"] in (None, former["num_frames"]):
+            same_frames = former and line["num_frames"] in (None, former["num_frames"])
+            if former and same_frames and line["first"] in (1, former["first"]):  # 1 where nothing says it
                 lines[number] = {**former, "number": number, "label": entry.label}
         return lines
 
@@ -275,7 +276,7 @@ def _complete_length(path: Path) -> int:
 
 
 def _place(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[key] for key in ("path", "kind", "pattern", "first"))
+    return tuple(line[key] for key in ("path", "kind", "pattern"))
 
 
 def _to_line(checked: Checked, root: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 import train.data.reader.folder
 from tests.support.video_files import striped_frames
+from train.data.check import check
 from train.data.entries import Entry
 from train.data.reader import FrameFolder, VideoError, open_frames
 
@@ -44,6 +45,21 @@ def test_public_patterns_are_found(tmp_path, pattern, jpeg_decoder):
     frames = open_frames(Entry(tmp_path / "clip", 0, "frames"))
     assert len(frames) == 6
     np.testing.assert_array_equal(frames.read([5, 0, 3, 3]), expected[[5, 0, 3, 3]])
+
+
+def test_pictures_that_begin_at_0(tmp_path):
+    """As OpenCV users write them; the first one is not lost."""
+    expected = write_folder(tmp_path / "clip", first=0)
+    frames = open_frames(Entry(tmp_path / "clip", 0, "frames"))
+    np.testing.assert_array_equal(frames.read(range(len(frames))), expected)
+    write_folder(tmp_path / "still", first=0, count=1)
+    assert len(open_frames(Entry(tmp_path / "still", 0, "frames"))) == 1
+    assert len(FrameFolder(tmp_path / "clip", first=2)) == 4
+    for listed, first in ((None, 0), (6, 0), (5, 1), (3, 1)):
+        checked = check(0, Entry(tmp_path / "clip", 0, "frames", listed))
+        assert (checked.problem, checked.entry.num_frames, checked.entry.first) == (None, listed or 6, first)
+        np.testing.assert_array_equal(open_frames(checked.entry).read([0]), expected[[first]])
+    assert check(0, Entry(tmp_path / "clip", 0, "frames", 7)).problem == "short"
 
 
 def test_what_the_list_says_holds(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.video_files import VP9, encode, striped_frames
 from tests.train.data.test_prepare import some_split, write_index
-from train.data.entries import Entry
+from train.data.entries import Entry, Split
 from train.data.index import Checked, IndexWriter, read_index
 from train.data.prepare import PrepareConfig, prepare, run_prepare
 from train.errors import InputError
@@ -56,6 +56,20 @@ def test_number_of_frames_that_a_list_has_changed_is_looked_at(tmp_path):
         split, entries=(replace(split.entries[0], num_frames=99), replace(split.entries[1], num_frames=11))
     )
     assert IndexWriter(path, changed, Path("/data"), {"min_frames": 1}).problems.keys() == {1}
+
+
+def test_what_was_found_out_of_pictures_that_begin_at_0_is_kept(tmp_path):
+    path = tmp_path / "index.jsonl"
+    listed = Split("frames", tuple(Entry(Path(f"/data/{n}"), 0, "frames") for n in range(3)), ("a",))
+    with IndexWriter(path, replace(listed, entries=listed.entries[:2]), Path("/data"), {}) as writer:
+        for number in (0, 1):
+            writer.write(Checked(number, replace(listed.entries[number], num_frames=5, first=number)))
+    with IndexWriter(path, listed, Path("/data"), {}) as writer:
+        assert writer.problems == {0: None, 1: None}
+        writer.write(Checked(2, listed.entries[2]))
+    assert [(entry.num_frames, entry.first) for entry in read_index(path).split.entries] == [(5, 0), (5, 1), (None, 1)]
+    other = replace(listed, entries=tuple(replace(entry, first=2) for entry in listed.entries))
+    assert IndexWriter(path, other, Path("/data"), {}).problems == {}
 
 
 def test_index_and_videos_that_were_moved_together(video, tmp_path):

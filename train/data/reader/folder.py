@@ -27,7 +27,8 @@ PATTERNS = ("img_{:05d}.jpg", "img_{:05d}.png", "{:05d}.jpg", "{:06d}.jpg")
 class FrameFolder:
     """A folder of pictures as a video of `num_frames` frames, the picture named `pattern.format(first)` being frame 0.
 
-    What is not given is found: the pattern among `PATTERNS`, the number of frames by counting the pictures.
+    What is not given is found: the pattern among `PATTERNS`, the number of frames by counting the pictures, which then
+    begin at 0 where there is such a one and `first` is 1, as it is where nothing says it.
     Raises VideoError if there is no such folder, no picture in it, or, where the frames are counted, a gap.
     """
 
@@ -35,14 +36,17 @@ class FrameFolder:
         self, path: str | os.PathLike[str], num_frames: int | None = None, pattern: str | None = None, first: int = 1
     ) -> None:
         self.path = str(path)
-        self._first = first
         if num_frames is not None and num_frames < 1:
             raise VideoError(path, f"the list gives it {num_frames} frames")
         if num_frames is None or pattern is None:
             names = _names(path)
             pattern = _find_pattern(self.path, names, first) if pattern is None else pattern
-            num_frames = _count(self.path, names, pattern, first) if num_frames is None else num_frames
+            if num_frames is None:
+                first = 0 if first == 1 and pattern.format(0) in names else first
+                num_frames = _count(self.path, names, pattern, first)
         self._pattern, self._num_frames = pattern, num_frames
+        self.first = first
+        """The number in the name of frame 0."""
 
     def __len__(self) -> int:
         return self._num_frames
@@ -62,7 +66,7 @@ class FrameFolder:
         return np.stack([pictures[i] for i in wanted.tolist()])
 
     def _file(self, index: int) -> Path:
-        return Path(self.path, self._pattern.format(self._first + index))
+        return Path(self.path, self._pattern.format(self.first + index))
 
     def _picture(self, index: int) -> NDArray[np.uint8]:
         file = self._file(index)
@@ -104,7 +108,7 @@ def _names(path: str | os.PathLike[str]) -> set[str]:
 
 def _find_pattern(path: str, names: set[str], first: int) -> str:
     for pattern in PATTERNS:
-        if pattern.format(first) in names:
+        if any(pattern.format(number) in names for number in ((1, 0) if first == 1 else (first,))):
             return pattern
     looked_for = ", ".join(pattern.format(first) for pattern in PATTERNS)
     raise VideoError(path, f"holds no first frame; looked for {looked_for} among {len(names)} files")
