@@ -214,11 +214,16 @@ def picture(video: Seen) -> NDArray[np.uint8]:
 
 
 def rank_correlation(x: NDArray[Any], y: NDArray[Any]) -> float | None:
-    """Spearman's ρ of two rows, without ties; None of fewer than three values, and where one row is constant."""
+    """Spearman's ρ of two rows; None of fewer than three values, and where one row is constant."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    first, second = (row.argsort(kind="stable").argsort(kind="stable") for row in (x, y))
-    return float(np.corrcoef(first, second)[0, 1])
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+
+
+def _ranks(row: NDArray[Any]) -> NDArray[np.float64]:
+    """The places of the values in order; equal ones, as videos in which nothing moves, share the mean of theirs."""
+    _, places, counts = np.unique(row, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[places]
 
 
 def _thinned(values: Tensor) -> list[Values]:

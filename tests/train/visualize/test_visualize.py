@@ -277,3 +277,6 @@ def test_names_and_ranks():
     assert spread(7, 3) == [1, 3, 5]
     assert rank_correlation(np.array([1.0, 5.0, 30.0]), np.array([-1.0, -2.0, -2.5])) == pytest.approx(-1)
     assert rank_correlation(np.array([1.0, 2.0]), np.array([1.0, 2.0])) is None
+    still = np.array([0.0, 0.0, 0.0, 0.0, 7.0])  # what says nothing of order is not ordered by the list
+    assert rank_correlation(still, np.array([1.0, 2.0, 3.0, 4.0, 2.5])) == pytest.approx(0)
+    assert rank_correlation(np.array([1.0, 2.0, 2.0, 9.0]), np.array([1, 3, 2, 4])) == pytest.approx(4.5 / 22.5**0.5)
