@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -152,12 +152,20 @@ class IndexWriter:
     """Writes the index of `split` at `path`, or goes on with one that an earlier run left. A context manager.
 
     What that knows of the entries is kept, also where others have come or gone, classes have other numbers, or all of
-    them have moved. Paths in it are relative to `root`; `settings` is what else decides what is written.
+    them have moved. Paths in it are relative to `root`; `settings` is what else decides what is written; `become` are
+    the entries that those of `split` become, by default themselves.
 
     Raises InputError where the file there is none of this split and these settings: it is never overwritten.
     """
 
-    def __init__(self, path: Path, split: Split, root: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        split: Split,
+        root: Path,
+        settings: Mapping[str, Any],
+        become: Sequence[Entry] | None = None,
+    ) -> None:
         self.path, self.root = path, root.absolute()
         self.header = {
             "format": FORMAT,
@@ -169,7 +177,7 @@ class IndexWriter:
             "class_names": list(split.class_names),
             "from_here": os.path.relpath(self.root, self.path.parent.absolute()),
         }
-        self.split = split
+        self.split, self.become = split, become or split.entries
         self.problems: dict[int, Problem | None] = {}
         """The entries that are done with, by their numbers, and what is wrong with them."""
         if path.exists() and path.stat().st_size:
@@ -228,11 +236,11 @@ class IndexWriter:
         """
         by_place = {_place(line): line for line in known.values() if line["problem"] is None}
         lines = {}
-        for number, entry in enumerate(self.split.entries):
-            line = _to_line(Checked(number, entry), self.root)
+        for number, (entry, becomes) in enumerate(zip(self.split.entries, self.become, strict=True)):
+            line = _to_line(Checked(number, becomes), self.root)
             former = by_place.get(_place(line))
-            same_frames = former and line["num_frames"] in (None, former["num_frames"])
-            if former and same_frames and line["first"] in (1, former["first"]):  # 1 where nothing says it
+            same_frames = former and entry.num_frames in (None, former["num_frames"])
+            if former and same_frames and becomes.first in (1, former["first"]):  # 1 where nothing says it
                 lines[number] = {**former, "number": number, "label": entry.label}
         return lines
 

@@ -157,9 +157,10 @@ def prepare(config: PrepareConfig, split: Split | None = None) -> Index:
     if config.transcode is not None:
         settings |= {"short_side": config.short_side, "crf": config.crf}
     jobs = _jobs(split, root, config.transcode)
+    become = [job.entry if job.target is None else Entry(job.target, job.entry.label) for job in jobs]
     with (
         Lock(config.index, is_file=True),
-        IndexWriter(config.index, split, config.transcode or root, settings) as writer,
+        IndexWriter(config.index, split, config.transcode or root, settings, become) as writer,
     ):
         if writer.problems:
             print(f"{config.index}: knows {len(writer.problems)} of {len(split)} already", file=sys.stderr)

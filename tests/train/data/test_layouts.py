@@ -58,6 +58,22 @@ def test_number_of_frames_that_a_list_has_changed_is_looked_at(tmp_path):
     assert IndexWriter(path, changed, Path("/data"), {"min_frames": 1}).problems.keys() == {1}
 
 
+def test_what_was_transcoded_is_known_where_others_come(video, tmp_path, capsys):
+    """What is looked at again is decoded from end to end: days, of Kinetics."""
+    for name in ("x/a.webm", "y/b.webm"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True)
+        shutil.copy(video, tmp_path / "tree" / name)
+    settings = PrepareConfig(tmp_path / "tree", processes=1, transcode=tmp_path / "small", short_side=32)
+    before = prepare(settings)
+    shutil.copy(video, tmp_path / "tree/x/0.webm")
+    capsys.readouterr()
+    after = prepare(settings)
+    assert "knows 2 of 3 already" in capsys.readouterr().err
+    assert [entry.path.name for entry in after.split.entries] == ["0.webm.mp4", "a.webm.mp4", "b.webm.mp4"]
+    assert after.split.entries[1:] == before.split.entries
+    assert read_index(settings.index) == after
+
+
 def test_what_was_found_out_of_pictures_that_begin_at_0_is_kept(tmp_path):
     path = tmp_path / "index.jsonl"
     listed = Split("frames", tuple(Entry(Path(f"/data/{n}"), 0, "frames") for n in range(3)), ("a",))
