@@ -212,8 +212,9 @@ class RunCheckpoints:
                 shutil.copyfile(path, unfinished)
 
     def by_age(self) -> list[Path]:
-        """The checkpoints of the last steps, the oldest first."""
-        return sorted(path for path in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name))
+        """The checkpoints of the last steps, the oldest first; the best one where someone has left it alone."""
+        steps = sorted(path for path in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name))
+        return steps or ([self.best] if self.best.exists() else [])
 
     def newest(
         self, warn: Callable[[str], None], load: Callable[[dict[str, Any]], None] = lambda run: None
@@ -247,7 +248,8 @@ class RunCheckpoints:
     def _put_best_right(self, path: Path, run: dict[str, Any], warn: Callable[[str], None]) -> None:
         step = run["best"]["step"] if run["best"] else None
         if step == run["learner"]["steps"]:
-            self._mark_best(path)
+            if path != self.best:
+                self._mark_best(path)
         elif step is not None:
             try:
                 self._check_best(step)

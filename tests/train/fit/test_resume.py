@@ -275,6 +275,24 @@ def test_a_run_can_be_lengthened(tmp_path, videos, whole, capsys):
     assert "done: the best of 4 epochs is number" in said
 
 
+def test_a_best_checkpoint_that_is_left_alone_is_a_run(tmp_path, videos, whole, capsys):
+    """Whoever tidies up keeps `best.pt`: another run of the same folder's name must not begin over it."""
+    config = replace(whole, out=tmp_path / "run")
+    shutil.copytree(whole.out, config.out)
+    for path in RunCheckpoints(config.out / "checkpoints", 3).by_age():
+        path.unlink()
+    best = config.out / "checkpoints" / "best.pt"
+    before, log = best.read_bytes(), (config.out / "log.jsonl").read_bytes()
+    assert run_one(config, videos) == 1
+    assert "holds a run already; go on with it by --resume" in capsys.readouterr().err
+    assert (best.read_bytes(), (config.out / "log.jsonl").read_bytes()) == (before, log)
+    step = read_checkpoint(best)["run"]["learner"]["steps"]
+    assert 0 < step < 15
+    assert run_one(replace(config, resume=True), videos) == 0
+    assert log_of(config, "resume")[0]["step"] == step
+    assert equal_bits(final_bits(config.out), final_bits(whole.out))
+
+
 def test_milestones_in_epochs_and_as_shares_are_the_same_run():
     """As those of runs that began before milestones could be shares."""
     now = {"recipe": to_plain(RECIPES["k400-8f"])}
