@@ -101,8 +101,12 @@ class Extractor:
 
     def metadata(self, entry: Entry) -> dict[str, Any]:
         """What a file says of the video of `entry` and of what made it."""
-        size = entry.path.stat().st_size if entry.path.is_file() else None
-        return {"video": str(absolute(entry.path)), "video_bytes": size, **self.settings}
+        path = entry.path
+        files = (
+            [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
+        )
+        size = sum(file.stat().st_size for file in files) if files else None
+        return {"video": str(absolute(path)), "video_bytes": size, **self.settings}
 
     def missing(self, outputs: Mapping[Path, Entry]) -> dict[Path, Entry]:
         """Of `outputs` those that are not there yet, or with `overwrite` are there by other settings.
@@ -177,7 +181,10 @@ class Extractor:
 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between the metadata of a file and those of today, both named; "" where nothing of consequence."""
-    names = [name for name in now if name not in INCIDENTAL and there.get(name) != now[name]]
+    unknown = (
+        () if there.get("video_bytes") else ("video_bytes",)
+    )  # of a folder of pictures, as files of before have it
+    names = [name for name in now if name not in (*INCIDENTAL, *unknown) and there.get(name) != now[name]]
     return ", ".join(f"{name} {_short(there.get(name))} there, {_short(now[name])} now" for name in names)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import tam_triton
 from tests.support.pages import run_page, text
@@ -153,6 +154,24 @@ def test_files_of_other_settings_are_refused_and_named(here, capsys):
     assert extracted(capsys, "best.pt", "a", "--overwrite")[0] == 0
     again, metadata_again = read("out/a/one.mp4.safetensors")
     assert (again["features"].tolist(), metadata_again) == (arrays["features"].tolist(), metadata)
+
+
+def test_other_pictures_in_a_folder_are_another_video(here, capsys):
+    folder = here / "again"
+    shutil.copytree(here / "frames", folder)
+    try:
+        assert extracted(capsys, "best.pt", "again")[:2] == (0, ["1 of 1 videos written to out, 0 kept"])
+        assert extracted(capsys, "best.pt", "again")[:2] == (0, ["0 of 1 videos written to out, 1 kept"])
+        (folder / "img_00012.png").unlink()
+        status, _, said = extracted(capsys, "best.pt", "again")
+        assert status == 1
+        assert "again.safetensors: was made otherwise: video_bytes " in said
+        path = here / "out/again.safetensors"
+        arrays, metadata = read(path)
+        save_file(arrays, path, metadata | {"video_bytes": "null"})  # as it was written before folders had a size
+        assert extracted(capsys, "best.pt", "again")[:2] == (0, ["0 of 1 videos written to out, 1 kept"])
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_full_disk_in_the_middle(here, capsys, monkeypatch):
