@@ -102,10 +102,8 @@ class Extractor:
     def metadata(self, entry: Entry) -> dict[str, Any]:
         """What a file says of the video of `entry` and of what made it."""
         path = entry.path
-        files = (
-            [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
-        )
-        size = sum(file.stat().st_size for file in files) if files else None
+        sizes = [file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()]
+        size = sum(sizes) if sizes else None
         return {"video": str(absolute(path)), "video_bytes": size, **self.settings}
 
     def missing(self, outputs: Mapping[Path, Entry]) -> dict[Path, Entry]:
@@ -181,9 +179,7 @@ class Extractor:
 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between the metadata of a file and those of today, both named; "" where nothing of consequence."""
-    unknown = (
-        () if there.get("video_bytes") else ("video_bytes",)
-    )  # of a folder of pictures, as files of before have it
+    unknown = () if there.get("video_bytes") else ("video_bytes",)  # as older files have it of folders of pictures
     names = [name for name in now if name not in (*INCIDENTAL, *unknown) and there.get(name) != now[name]]
     return ", ".join(f"{name} {_short(there.get(name))} there, {_short(now[name])} now" for name in names)
 
