@@ -26,8 +26,8 @@ def choose_views(asked: Asked, recipe_views: Views) -> Views:
     """The views that `asked` says: `recipe_views`, or a published protocol's, and what is to differ from them."""
     views = PROTOCOLS.get(asked.protocol, recipe_views)
     changes = {name: value for name, value in vars(asked.views).items() if value is not None}
-    if changes.get("clips", 1) > 1:  # which only this can mean
-        changes.setdefault("placement", "spread")
+    if "clips" in changes:  # more than one can but be spread; a single one so would be the first of a dense sampling
+        changes.setdefault("placement", "spread" if changes["clips"] > 1 else "middle")
     return replace(views, **changes)
 
 

@@ -11,7 +11,7 @@ class ViewChanges:
     placement: Literal["middle", "spread"] | None = None
     """middle: one clip in the middle. spread: clips spread over the video."""
     clips: int | None = None
-    """Clips out of a video."""
+    """Clips out of a video; a single one is the middle's."""
     crops: int | None = None
     """Squares out of a clip."""
     short_side: int | None = None

@@ -171,6 +171,8 @@ def test_protocols_on_the_command_line():
     assert views("ssv2-8f", "1x1") == Views("middle", 1, 1, 256, 224)
     assert views("ssv2-8f", "2x3", clips=5, average="probabilities") == Views("spread", 5, 3, 256, 256, "probabilities")
     assert views("ssv2-8f", "1x1", clips=3) == Views("spread", 3, 1, 256, 224)
+    assert views("k400-8f", clips=1) == Views("middle", 1, 3, 256, 256)
+    assert views("k400-8f", clips=1, placement="spread") == Views("spread", 1, 3, 256, 256)
     with pytest.raises(InputError, match=r"views.clips: got 3, expected 1 where the placement is middle"):
         views("ssv2-8f", "1x1", clips=3, placement="middle")
     with pytest.raises(InputError, match=r"views.crops: got 0, expected at least 1"):
