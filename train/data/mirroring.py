@@ -29,7 +29,7 @@ def mirrored_labels(
     exchanged; capitals begin words, as in `SwipeLeft`, and mean nothing else. Where there is no such class, or where
     names that differ in capitals alone leave open which, the entry is None: clips of it must not be flipped. Every
     other class stays what it is, also one whose only direction is none: `pulling it right out`. `pairs` hold for their
-    classes instead.
+    classes instead, and a class whose partner by its name is among them is not flipped.
     """
 
     def spelled_alike(match: re.Match[str]) -> str:
@@ -48,7 +48,9 @@ def mirrored_labels(
             labels.append(names.index(partner) if names.count(partner) == names.count(name) == 1 else None)
     for label, target in (pairs or {}).items():
         labels[label] = target
-    return tuple(labels)
+    # What a flip exchanges it exchanges both ways: by its name no class becomes one that `pairs` has another mind of.
+    back = [None if target is None else labels[target] for target in labels]
+    return tuple(target if back[label] == label else None for label, target in enumerate(labels))
 
 
 def read_mirrored(path: Path, class_names: Sequence[str]) -> dict[int, int | None]:

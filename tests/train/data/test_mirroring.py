@@ -55,6 +55,9 @@ def test_pairs_in_other_words(tmp_path):
     path.write_text("von links nach rechts\tvon rechts nach links\nL2R\n")
     assert mirrored_labels(NAMES) == (0, 1, 2, 3)
     assert mirrored_labels(NAMES, read_mirrored(path, NAMES)) == (1, 0, 2, None)
+    ours = ("turn left", "turn right", "U-turn")
+    for pairs, expected in (({0: None}, (None, None, 2)), ({0: 2, 2: 0}, (2, None, 0)), ({0: 0}, (0, None, 2))):
+        assert mirrored_labels(ours, pairs) == expected  # no clip of `turn right` comes to where none comes back from
     assert "they exchange no classes" in describe_flips(NAMES, (0, 1, 2, 3))
     assert "they exchange 'von links nach rechts' and 'von rechts nach links'." in describe_flips(
         NAMES, (1, 0, 2, None)
