@@ -96,8 +96,8 @@ def test_no_numbers_are_no_answer(folder, capsys, tmp_path, monkeypatch):
         assert status == 1
         assert not any("nan" in line.lower() for line in lines)
         assert "error: in/a b.mp4: the network gives it no finite numbers in precision fp32" in errors
-    options = ("--out", str(tmp_path / "out"), "--device", "cpu", "--workers", "0")
-    assert main(["extract", str(tmp_path / "best.pt"), "in/a b.mp4", *options]) == 1
+    place = ("--out", str(tmp_path / "out"), "--device", "cpu", "--workers", "0")
+    assert main(["extract", str(tmp_path / "best.pt"), "in/a b.mp4", *place]) == 1
     assert "error: in/a b.mp4: its features are no finite numbers in precision fp32" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
