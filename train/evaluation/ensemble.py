@@ -68,7 +68,7 @@ def run_ensemble(config: EnsembleConfig) -> Accuracy:
     with Lock(config.out):
         check_folder(config.out, config.overwrite)
         files = [path / SCORES if path.is_dir() else path for path in config.files]
-        if len(set(files)) < len(files):
+        if len({path.resolve() for path in files}) < len(files):
             raise InputError(f"files: got {', '.join(map(str, files))}, expected each once")
         members = {str(path): VideoScores.load(path) for path in files}
         joined = average_scores(members, config.weights, config.average, config.common)

@@ -251,13 +251,14 @@ def test_ensemble_of_two(tmp_path, capsys):
     np.testing.assert_allclose(joined.scores, expected, rtol=1e-5)
     assert joined.protocol["weights"] == [3, 1]
     assert main(["ensemble", *options[:3], *files, *options[3:-1], str(tmp_path / "in any order")]) == 0
-    again = VideoScores.load(tmp_path / "in any order" / "scores.npz")
-    np.testing.assert_array_equal(again.scores, joined.scores)
+    reordered = VideoScores.load(tmp_path / "in any order" / "scores.npz")
+    np.testing.assert_array_equal(reordered.scores, joined.scores)
     capsys.readouterr()
     assert main(["ensemble", *files, *options]) == 1
     assert "weighted holds scores already; take another folder, or --overwrite" in capsys.readouterr().err
-    assert main(["ensemble", files[0], files[0], "--out", str(tmp_path / "no")]) == 1
-    assert "expected each once" in capsys.readouterr().err
+    for again in (files[0], str(tmp_path / "weighted" / ".." / "8f.npz")):
+        assert main(["ensemble", files[0], again, "--out", str(tmp_path / "no")]) == 1
+        assert "expected each once" in capsys.readouterr().err
 
 
 def test_ensemble_of_files_that_miss_videos():
