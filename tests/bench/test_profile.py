@@ -35,6 +35,11 @@ def test_bytes_are_what_is_read_and_written() -> None:
     assert one(lambda: x.add_(y)).moved == 3 * KILOBYTE  # x is read and written
     assert one(lambda: torch.add(x, y, out=y)).moved == 3 * KILOBYTE
     assert one(lambda: torch._foreach_add_([x, y], 1.0)).moved == 4 * KILOBYTE
+    assert one(lambda: torch.add(x, x, out=y)).moved == 2 * KILOBYTE  # y is written alone
+    for filled in (y.zero_, y.uniform_, lambda: y.fill_(2.0), lambda: torch._foreach_zero_([y])):
+        assert one(filled).moved == KILOBYTE
+    assert one(lambda: y.copy_(x)).moved == one(lambda: torch._foreach_copy_([y], [x])).moved == 2 * KILOBYTE
+    assert one(lambda: torch.zeros_like(x)).moved == one(lambda: x.new_ones(256)).moved == KILOBYTE
     narrow = values(1).expand(256)
     assert one(lambda: narrow + x).moved == 2 * KILOBYTE + 4
     assert one(lambda: torch.empty_like(x)).moved == 0
