@@ -16,7 +16,7 @@ from bench.machine import Machine, describe
 from bench.networks import CLASSES, Batch, Work, eager_twin
 from bench.options import Layout, Options
 from bench.shapes import LAYOUTS
-from bench.timing import Clock, Time, clock, summary
+from bench.timing import Clock, Time, clock, enough, summary
 from bench.trace import Trace
 from tam_triton import TAM
 from tam_triton.nets import C2D, tanet
@@ -101,7 +101,7 @@ def measure(layout: str, options: Train, trace: Trace) -> Step:
     timer = clock(options.device)
     for _ in range(WARM_UP):
         work.step()
-    parts = [phases(work, timer) for _ in range(options.rounds)]
+    parts = [phases(work, timer) for _ in enough(options.rounds, options.seconds)]
     if options.profile is not None:
         trace.add(f"step, {layout}", work.step)
     saved = counters.saved_bytes(work.step, network.state_dict().values())
@@ -110,7 +110,7 @@ def measure(layout: str, options: Train, trace: Trace) -> Step:
     stopwatch = Stopwatch(network, timer)
     inside: list[tuple[float, float]] = []
     around: list[float] = []
-    for _ in range(options.rounds):
+    for _ in enough(options.rounds, options.seconds):
         forward, backward, _ = phases(work, timer)
         around.append(forward + backward)
         inside.append(stopwatch.take())

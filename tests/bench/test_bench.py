@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from torch import Tensor
 from bench import agreement, counters, networks, peers, shapes, timing
 from bench.__main__ import COMMANDS, main
 from bench.candidates import PASSES
+from bench.options import Options
 from tam_triton import TAM
+from tam_triton.kernels import tuned
 from tam_triton.nets import tanet
 from tests.support.options import options_without_text
 
@@ -189,6 +193,30 @@ def test_every_option_has_a_text(name: str) -> None:
     assert options_without_text(getattr(importlib.import_module(f"bench.{name}"), COMMANDS[name][0])) == []
 
 
+def test_tuned_launches_are_for_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not for the one that is current before it is made so."""
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", current)
+    read: list[torch.device] = []
+    monkeypatch.setattr(tuned, "read", lambda path: read.extend(entered))
+    Options(device="cuda:1", tuned=tmp_path / "tuned.json")
+    assert read == [torch.device("cuda:1")]
+
+
+def test_a_step_is_measured_at_least_so_long(tmp_path: Path) -> None:
+    arguments = ["--depth", "18", "--pixels", "32", "--layouts", "nchw", "--clips", "1", "--segments", "2"]
+    (step,) = bench(tmp_path, "train", "--rounds", "1", "--seconds", "1", "--threads", "1", *arguments)["steps"]
+    assert step["total"]["rounds"] * step["total"]["median"] > 500
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -197,6 +225,7 @@ def test_every_option_has_a_text(name: str) -> None:
         (["ops", "--kernel-size", "4"], "kernel_size: got 4, expected an odd number"),
         (["ops", "--plot", "picture.jpg"], "plot: got picture.jpg, expected a name that ends in .png"),
         (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
+        (["device", "--out", "out", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
         (["ops", "--tuned", "tuned.json", "--device", "cpu"], "tuned: got device 'cpu', expected a GPU"),
         (["model", "--pixels", "8"], "pixels: got 8, expected at least 32"),
         (["model", "--graphs"], "graphs: got device 'cpu', expected a GPU"),
