@@ -7,7 +7,9 @@ their share of what copy_ reaches in this process, above 1 where a cache helps. 
 which stands beside the time of an undisturbed call: the rest is Python's, autograd's and the gaps'.
 """
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -150,12 +152,12 @@ def run(options: Profile) -> list[Row]:
 
         held = list(allocations(events, LABEL, on_gpu(options)))
         print(plots.draw_memory(held, ranges(events, PHASE), title(options), str(machine), options.memory))
-    if options.proton is not None:
-        write_proton(call, options.proton)
     if options.out is not None:
         report.write_json(options.out, machine, options, rows=rows, whole=[Whole(options.subject, whole)])
     if options.profile is not None:
         traces[-1][1].write(options.profile)
+    if options.proton is not None:
+        write_proton(options)
     return rows
 
 
@@ -279,14 +281,32 @@ def copied(options: Profile) -> float:
     return 2 * COPIED_BYTES / time.median / 1e6
 
 
-def write_proton(call: Callable[[], object], file: Path) -> None:
-    """One call, by kernel, with bytes and operations that kernels state."""
+def write_proton(options: Profile) -> None:
+    """In a process of its own: CUPTI has one subscriber a process, and here torch.profiler is, once it was used."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(profiled_by_proton, options).result()
+
+
+def profiled_by_proton(options: Profile) -> None:
+    """One call, after one that compiles, by kernel, with bytes and operations that kernels state.
+
+    Raises:
+        RuntimeError: Proton wrote no file.
+    """
     import triton.profiler as proton
 
-    proton.start(str(file.with_suffix("")), hook="triton")
+    assert options.proton is not None
+    options.prepare()
+    call = subject(options)
+    call()
+    torch.cuda.synchronize()
+    options.proton.unlink(missing_ok=True)
+    proton.start(str(options.proton.with_suffix("")), hook="triton")
     call()
     torch.cuda.synchronize()
     proton.finalize()
+    if not options.proton.exists():
+        raise RuntimeError(f"proton: {options.proton} was not written; is TRITON_PROTON_DISABLE set?")
 
 
 def title(options: Profile) -> str:

@@ -1,11 +1,14 @@
 """`python -m bench profile`: what is counted of operators and kernels, and what a GPU's trace is read as."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import triton.profiler
 from torch import Tensor
 from triton import knobs
 from triton.compiler.compiler import LazyDict
@@ -145,6 +148,51 @@ def test_memory_is_that_of_the_device(tmp_path: Path) -> None:
     found = list(kineto.allocations(events, LABEL, on_gpu=True))
     assert [(one.nbytes, one.within) for one in found] == [(300, "inner"), (-100, None)]
     assert [one.nbytes for one in kineto.allocations(events, LABEL, on_gpu=False)] == [7]
+
+
+def with_proton(folder: Path, **others: Any) -> profile.Profile:
+    """On the CPU, which no command line gets."""
+    small: dict[str, Any] = {"shape": "8x4x4", "clips": 1, "segments": 2, "rounds": 1, "seconds": 0, "threads": 1}
+    options = profile.Profile(subject="squeeze", device="cpu", **small, **others)
+    object.__setattr__(options, "proton", folder / "v1.0" / "step.hatchet")
+    (folder / "v1.0").mkdir()
+    return options
+
+
+def process_id(options: profile.Profile) -> None:
+    assert options.proton is not None
+    options.proton.write_text(str(os.getpid()))
+
+
+def test_proton_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here torch.profiler may have been used, and CUPTI has one subscriber a process."""
+    monkeypatch.setattr(profile, "profiled_by_proton", process_id)
+    profile.write_proton(options := with_proton(tmp_path))
+    assert options.proton is not None
+    assert int(options.proton.read_text()) != os.getpid()
+
+
+def test_proton_is_started_as_its_release_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names of its own arguments; the call is warm, and no other one is seen."""
+    seen: list[str] = []
+    options = with_proton(tmp_path)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(profile, "subject", lambda _: lambda: seen.append("call"))
+    start = mock.create_autospec(triton.profiler.start, side_effect=lambda *_, **__: seen.append("start"))
+    monkeypatch.setattr(triton.profiler, "start", start)
+    monkeypatch.setattr(triton.profiler, "finalize", mock.create_autospec(triton.profiler.finalize))
+    with pytest.raises(RuntimeError, match=r"proton: .*step\.hatchet was not written"):
+        profile.profiled_by_proton(options)
+    assert seen == ["call", "start", "call"]
+    start.assert_called_once_with(str(tmp_path / "v1.0" / "step"), hook="triton")
+
+
+def test_what_proton_refuses_costs_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "write_proton", mock.Mock(side_effect=RuntimeError("cuptiSubscribe")))
+    with pytest.raises(RuntimeError, match="cuptiSubscribe"):
+        profile.run(with_proton(tmp_path, out=tmp_path / "out.json", profile=tmp_path / "trace.json"))
+    assert json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert (tmp_path / "trace.json").exists()
 
 
 @pytest.mark.parametrize(
