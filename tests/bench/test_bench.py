@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench import agreement, counters, networks, peers, shapes, timing
+from bench import agreement, counters, networks, peers, shapes, timing, train
 from bench.__main__ import COMMANDS, main
 from bench.candidates import PASSES
 from bench.options import Options
-from tam_triton import TAM
+from tam_triton import TAM, functional
 from tam_triton.kernels import tuned
 from tam_triton.nets import tanet
 from tests.support.options import options_without_text
@@ -124,6 +124,28 @@ def test_train_takes_a_step_apart(tmp_path: Path) -> None:
         assert 0 < step["tam_share"] < 1
         assert math.isclose(step["clips_per_second"] * step["total"]["median"], 2e3)
     assert ours["saved_bytes"] < eager["saved_bytes"]
+
+
+def test_hooks_part_a_tam_from_the_norm_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton runs, what `bench train` times of TAM is not what the undisturbed step has of it: it says so."""
+    fused: list[str] = []
+    call = functional.normalize_squeeze_and_aggregate
+    monkeypatch.setattr(
+        functional, "normalize_squeeze_and_aggregate", lambda *args, **kwargs: fused.append("") or call(*args, **kwargs)
+    )
+    module, norm = TAM(4, 2, impl="triton").train(), nn.BatchNorm2d(4).train()
+    x = torch.randn(4, 4, 3, 3, requires_grad=True)
+    module.activated(x, norm, nn.ReLU())
+    assert len(fused) == 1
+    stopwatch = train.Stopwatch(module, timing.clock("cpu"))
+    module.activated(x, norm, nn.ReLU()).sum().backward()
+    assert len(fused) == 1
+    assert all(spent > 0 for spent in stopwatch.take())
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert train.footnotes(train.Train(device="cuda"))[:1] == [train.BY_ITSELF]
+    assert train.BY_ITSELF not in train.footnotes(train.Train(device="cuda", eager=True))
+    assert train.BY_ITSELF not in train.footnotes(train.Train(device="cpu"))
 
 
 def test_eager_twin_shares_its_weights() -> None:
