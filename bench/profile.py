@@ -147,15 +147,15 @@ def run(options: Profile) -> list[Row]:
     rows = table(seen, copied(options))
     print(page(machine, options, rows, whole))
     events = traces[-1][1].document["traceEvents"]
+    if options.out is not None:
+        report.write_json(options.out, machine, options, rows=rows, whole=[Whole(options.subject, whole)])
+    if options.profile is not None:
+        traces[-1][1].write(options.profile)
     if options.memory is not None:
         from bench import plots  # matplotlib is no dependency of the library
 
         held = list(allocations(events, LABEL, on_gpu(options)))
         print(plots.draw_memory(held, ranges(events, PHASE), title(options), str(machine), options.memory))
-    if options.out is not None:
-        report.write_json(options.out, machine, options, rows=rows, whole=[Whole(options.subject, whole)])
-    if options.profile is not None:
-        traces[-1][1].write(options.profile)
     if options.proton is not None:
         write_proton(options)
     return rows

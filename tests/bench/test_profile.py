@@ -13,7 +13,7 @@ from torch import Tensor
 from triton import knobs
 from triton.compiler.compiler import LazyDict
 
-from bench import kineto, profile
+from bench import kineto, plots, profile
 from bench.__main__ import main
 from bench.dispatched import LABEL, Operation, Stated, operations, stating
 from bench.kineto import Kernel
@@ -187,10 +187,14 @@ def test_proton_is_started_as_its_release_takes_it(tmp_path: Path, monkeypatch: 
     start.assert_called_once_with(str(tmp_path / "v1.0" / "step"), hook="triton")
 
 
-def test_what_proton_refuses_costs_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "write_proton", mock.Mock(side_effect=RuntimeError("cuptiSubscribe")))
-    with pytest.raises(RuntimeError, match="cuptiSubscribe"):
-        profile.run(with_proton(tmp_path, out=tmp_path / "out.json", profile=tmp_path / "trace.json"))
+@pytest.mark.parametrize("where", [(profile, "write_proton"), (plots, "draw_memory")])
+def test_what_another_file_is_refused_for_costs_no_results(
+    where: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*where, mock.Mock(side_effect=RuntimeError("no more")))
+    files = {"out": tmp_path / "out.json", "profile": tmp_path / "trace.json", "memory": tmp_path / "memory.png"}
+    with pytest.raises(RuntimeError, match="no more"):
+        profile.run(with_proton(tmp_path, **files))
     assert json.loads((tmp_path / "out.json").read_text())["rows"]
     assert (tmp_path / "trace.json").exists()
 
