@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,29 @@ def plan(options: Device) -> list[Step]:
 def run(options: Device) -> list[Done]:
     """Runs the steps, and writes the page after each, so that what there is can be read whenever it is cut off."""
     options.out.mkdir(parents=True, exist_ok=True)
+    with ended_by_exceptions():
+        done = run_steps(options)
+    print(f"wrote {options.out / 'README.md'}")
+    return done
+
+
+@contextmanager
+def ended_by_exceptions() -> Iterator[None]:
+    """Inside, a signal to end is an exception: steps are in sessions of their own, where it would not reach them."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_steps(options: Device) -> list[Done]:
+    """One after another."""
     end = time.monotonic() + 60 * options.minutes
     done: list[Done] = []
     for step in plan(options):
@@ -150,7 +173,6 @@ def run(options: Device) -> list[Done]:
             done.append(executed(step, min(step.seconds, left), log, visible(options.device)))
         print(f"{done[-1].name:<10} {done[-1].seconds:6.1f} s  {done[-1].outcome}", flush=True)
         (options.out / "README.md").write_text(page(options, done))
-    print(f"wrote {options.out / 'README.md'}")
     return done
 
 

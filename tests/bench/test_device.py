@@ -1,8 +1,11 @@
 """`python -m bench device`: each step costs only itself, and the page tells what came of all."""
 
 import json
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -44,17 +47,49 @@ def test_what_an_earlier_run_left_is_not_on_the_page(tmp_path: Path) -> None:
     assert "| ours |" not in (tmp_path / "README.md").read_text()
 
 
+SLEEPING = f"""
+import subprocess
+child = subprocess.Popen({[sys.executable, "-c", "import time; time.sleep(60)"]})
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def wait(reached: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 120
+    while not reached():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def is_gone(log: Path) -> bool:
+    """Whether the process that a step names in its log ended; nobody may have looked after it."""
+    status = Path("/proc", log.read_text().strip(), "stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
 def test_a_step_that_hangs_leaves_no_process(tmp_path: Path) -> None:
     """Such as a worker of pytest, which would keep the GPU busy under the next step's clock."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    code = f"import subprocess; child = subprocess.Popen({sleep}); print(child.pid, flush=True); child.wait()"
-    done = device.executed(python("hang", code), 1, tmp_path / "hang.log", {})
-    assert done.outcome == "stopped after its 1 s"
-    status = Path("/proc", (tmp_path / "hang.log").read_text().strip(), "stat")
-    end = time.monotonic() + 10
-    while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":  # dead, and nobody looked
-        assert time.monotonic() < end, "it lives"
-        time.sleep(0.01)
+    log = tmp_path / "hang.log"
+    assert device.executed(python("hang", SLEEPING), 1, log, {}).outcome == "stopped after its 1 s"
+    wait(lambda: is_gone(log), "it lives")
+
+
+def test_a_command_that_is_ended_leaves_no_process(tmp_path: Path) -> None:
+    program = f"""
+import pathlib
+from unittest import mock
+from bench import device
+step = device.Step("hang", "", 60, ({sys.executable!r}, "-c", {SLEEPING!r}))
+with mock.patch.object(device, "plan", return_value=[step]):
+    device.run(device.Device(pathlib.Path({str(tmp_path)!r}), device="cpu"))
+"""
+    log = tmp_path / "hang.log"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=device.ROOT) as process:
+        wait(lambda: log.exists() and log.read_text().endswith("\n"), "it did not begin")
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    wait(lambda: is_gone(log), "it lives")
 
 
 def test_a_step_sees_the_gpu_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
