@@ -44,14 +44,14 @@ class Clock:
 def clock(device: str) -> Clock:
     """Events on a GPU, the monotonic clock elsewhere."""
     if torch.device(device).type == "cuda":
-        return Clock(cuda_mark, cuda_milliseconds)
+        return Clock(functools.partial(cuda_mark, device), cuda_milliseconds)
     return Clock(time.perf_counter, lambda start, end: 1e3 * (end - start))
 
 
-def cuda_mark() -> torch.cuda.Event:
-    """An event in the current stream."""
+def cuda_mark(device: str) -> torch.cuda.Event:
+    """An event in the device's current stream, also where another device is the current one."""
     event = torch.cuda.Event(enable_timing=True)
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 

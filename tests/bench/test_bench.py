@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -186,6 +187,16 @@ def test_interleaved_runs_in_turn_warm_and_long_enough() -> None:
     assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
     times = timing.interleaved({"a": lambda: None}, "cpu", 1, seconds=0.01)
     assert times["a"].rounds > 100
+
+
+def test_marks_lie_in_the_stream_of_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that of the current device, if it is another, nothing would lie between them."""
+    event = mock.create_autospec(torch.cuda.Event)
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    mark = timing.clock("cuda:1").mark()
+    event.assert_called_once_with(enable_timing=True)
+    mark.record.assert_called_once_with("stream of cuda:1")
 
 
 def test_shapes() -> None:
