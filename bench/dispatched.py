@@ -17,14 +17,22 @@ from triton import knobs
 LABEL = "operator "  # of a range in a trace
 VIEWS = ("aten::_unsafe_view", "aten::_reshape_alias")  # that torch does not call so
 UNTOUCHED = ("aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided")
-# Their first argument is overwritten, or gives no more than a shape: no value of it is read.
-UNREAD = (
-    "aten::copy_", "aten::fill_", "aten::zero_", "aten::_foreach_copy_", "aten::_foreach_zero_",
-    "aten::bernoulli_", "aten::cauchy_", "aten::exponential_", "aten::geometric_", "aten::log_normal_",
-    "aten::normal_", "aten::random_", "aten::uniform_",
-    "aten::full_like", "aten::ones_like", "aten::zeros_like", "aten::rand_like", "aten::randint_like",
-    "aten::randn_like", "aten::new_full", "aten::new_ones", "aten::new_zeros",
-)  # fmt: skip
+# Of what is overwritten, or gives no more than a shape or a dtype, no value is read: of these operators the first
+# argument, or the second.
+UNREAD = {
+    **dict.fromkeys((
+        "aten::copy_", "aten::fill_", "aten::zero_", "aten::_foreach_copy_", "aten::_foreach_zero_",
+        "aten::bernoulli_", "aten::cauchy_", "aten::exponential_", "aten::geometric_", "aten::log_normal_",
+        "aten::normal_", "aten::random_", "aten::uniform_",
+        "aten::full_like", "aten::ones_like", "aten::zeros_like", "aten::rand_like", "aten::randint_like",
+        "aten::randn_like", "aten::new_full", "aten::new_ones", "aten::new_zeros",
+    ), 0),
+    **dict.fromkeys((
+        "aten::type_as", "aten::_adaptive_avg_pool2d_backward", "aten::_adaptive_avg_pool3d_backward",
+        "aten::avg_pool2d_backward", "aten::avg_pool3d_backward", "aten::max_pool2d_with_indices_backward",
+        "aten::max_pool3d_with_indices_backward",
+    ), 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,8 @@ def touched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
     schema = func._schema
     named = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
     unread = {a.name for a in schema.arguments if a.is_out}
-    if func.name().partition(".")[0] in UNREAD:
-        unread.add(schema.arguments[0].name)
+    if (place := UNREAD.get(func.name().partition(".")[0])) is not None:
+        unread.add(schema.arguments[place].name)
     reads = tensors([value for name, value in named.items() if name not in unread])
     changed = [named.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     results = result if isinstance(result, tuple) else (result,)

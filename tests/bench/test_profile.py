@@ -10,6 +10,7 @@ import pytest
 import torch
 import triton.profiler
 from torch import Tensor
+from torch.nn import functional
 from triton import knobs
 from triton.compiler.compiler import LazyDict
 
@@ -32,7 +33,7 @@ def values(size: int = 256) -> Tensor:
 
 
 def test_bytes_are_what_is_read_and_written() -> None:
-    x, y = values(), values()
+    x, y, wide = values(), values(), values(64).double()
     assert one(lambda: x + y).moved == 3 * KILOBYTE
     assert one(lambda: x + x).moved == 2 * KILOBYTE
     assert one(lambda: x.add_(y)).moved == 3 * KILOBYTE  # x is read and written
@@ -43,6 +44,13 @@ def test_bytes_are_what_is_read_and_written() -> None:
         assert one(filled).moved == KILOBYTE
     assert one(lambda: y.copy_(x)).moved == one(lambda: torch._foreach_copy_([y], [x])).moved == 2 * KILOBYTE
     assert one(lambda: torch.zeros_like(x)).moved == one(lambda: x.new_ones(256)).moved == KILOBYTE
+    maps = values().view(1, 1, 16, 16).requires_grad_()
+    pooled = functional.max_pool2d(maps, 2)
+    backward = one(lambda: torch.autograd.grad(pooled, maps, values(64).view_as(pooled)))
+    assert backward.moved == KILOBYTE + 64 * 4 + 64 * 8  # dX, of dY and where each maximum was, and not X
+    assert one(lambda: x.double().type_as(x)).moved == 0
+    with torch.inference_mode():
+        assert one(lambda: wide.type_as(x)).moved == 64 * (8 + 4)
     narrow = values(1).expand(256)
     assert one(lambda: narrow + x).moved == 2 * KILOBYTE + 4
     assert one(lambda: torch.empty_like(x)).moved == 0
