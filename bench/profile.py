@@ -22,7 +22,7 @@ from bench.candidates import PASSES, Case, Operator
 from bench.dispatched import LABEL, Operation, Operations, Stated, operations, stating
 from bench.kineto import Kernel, allocations, kernels, ranges
 from bench.machine import Machine, describe
-from bench.networks import CLASSES, Batch, Work
+from bench.networks import CLASSES, Batch, Work, check_network
 from bench.options import Layout, Options, check_taps
 from bench.shapes import DTYPES, LAYOUTS, parse
 from bench.timing import Time, interleaved, summary
@@ -67,6 +67,8 @@ class Profile(Options):
             raise ValueError(f"subject: got {self.subject!r}, expected one of {', '.join((*PASSES, *NETWORK))}")
         check_taps(self.kernel_size)
         parse(self.shape)
+        if self.subject in NETWORK:
+            check_network(self.system, self.backbone, self.segments)
         for name, suffix in (("memory", ".png"), ("proton", ".hatchet")):
             if (file := getattr(self, name)) is not None and file.suffix != suffix:
                 raise ValueError(f"{name}: got {file}, expected a name that ends in {suffix}")

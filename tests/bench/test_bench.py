@@ -257,6 +257,10 @@ def test_a_step_is_measured_at_least_so_long(tmp_path: Path) -> None:
         (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
         (["device", "--out", "out", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
         (["ops", "--tuned", "tuned.json", "--device", "cpu"], "tuned: got device 'cpu', expected a GPU"),
+        (["stream", "--systems", "c2d", "tms"], "system: got 'tms', expected one of"),
+        (["stream", "--systems", "slowfast_8x8", "--segments", "32"], "systems: got 'slowfast_8x8', whose first"),
+        (["stream", "--systems", "c2d", "--stages", "res5"], "stages: got ('res5',) for c2d"),
+        (["profile", "step", "--backbone", "resnet17"], "backbone: got 'resnet17', expected one of"),
         (["model", "--pixels", "8"], "pixels: got 8, expected at least 32"),
         (["model", "--graphs"], "graphs: got device 'cpu', expected a GPU"),
     ],
@@ -290,3 +294,19 @@ def test_networks_on_a_gpu(tmp_path: Path) -> None:
     rows += bench(tmp_path, "model", *QUICK, *arguments, "--graphs")["rows"]
     steps = bench(tmp_path, "train", *QUICK, *arguments)["steps"]
     assert all(entry["peak_bytes"] > 0 for entry in rows + steps)
+
+
+def test_a_stream_of_each_system_is_timed(tmp_path: Path) -> None:
+    """By how many frames are computed again, beside the window; of C2D they are never more than the new one."""
+    arguments = ["--systems", "c2d", "tsm", "--backbone", "resnet18", "--pixels", "32", "--recompute", "1", "2"]
+    rows = bench(tmp_path, "stream", *QUICK, *arguments)["rows"]
+    assert [(row["system"], row["recompute"]) for row in rows] == [(s, r) for s in ("c2d", "tsm") for r in (None, 1, 2)]
+    for row in rows:
+        window = next(one for one in rows if (one["system"], one["recompute"]) == (row["system"], None))
+        assert math.isclose(row["of_window"], row["gmacs"] / window["gmacs"])
+        assert math.isclose(row["time_of_window"], row["time"]["median"] / window["time"]["median"])
+    shares = {(row["system"], row["recompute"]): row["of_window"] for row in rows}
+    assert shares["c2d", 1] == shares["c2d", 2] == 0.5
+    assert 0.5 < shares["tsm", 1] < shares["tsm", 2] <= 1
+    file = str(tmp_path / "new" / "results.json")
+    assert main(["compare", file, file]) == 0
