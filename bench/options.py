@@ -30,7 +30,8 @@ def check_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"device: got {name!r}, expected cpu, cuda or cuda:INDEX")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    beyond = device.index is not None and device.index >= torch.cuda.device_count()
+    if device.type == "cuda" and (beyond or not torch.cuda.is_available()):
         raise ValueError(f"device: got {name!r}, but torch finds no such device here")
     return device
 

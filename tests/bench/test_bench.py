@@ -140,6 +140,7 @@ def test_hooks_part_a_tam_from_the_norm_before_it(monkeypatch: pytest.MonkeyPatc
     assert fused.call_count == 1
     assert all(spent > 0 for spent in stopwatch.take())
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert train.footnotes(train.Train(device="cuda"))[:1] == [train.BY_ITSELF]
     assert train.BY_ITSELF not in train.footnotes(train.Train(device="cuda", eager=True))
@@ -233,6 +234,7 @@ def test_tuned_launches_are_for_the_device_that_is_named(monkeypatch: pytest.Mon
         yield
         entered.pop()
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device", current)
     read: list[torch.device] = []

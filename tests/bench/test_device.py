@@ -94,6 +94,7 @@ with mock.patch.object(device, "plan", return_value=[step]):
 
 def test_a_step_sees_the_gpu_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so do those that take no device, as the tests and `bench predict`."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert device.visible("cuda") == device.visible("cpu") == {}
