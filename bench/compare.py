@@ -1,13 +1,16 @@
 """Two files of results of one command: what became faster or slower by more than both files' noise.
 
-Rows are the same where all their words are, such as shape, layout, candidate and network, and the number of workers.
+Rows are the same where all their words are, such as shape, layout, candidate and network, and the number of workers or
+of frames computed again.
 Of each time the medians are compared, and differ where they are apart by more than both spreads, half of each
 interquartile range, together. The rest is counted, as is what only one file has. A comparison says something where both
 ran on one machine at one time of day; what machines and options differ in stands above the table.
 """
 
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +19,14 @@ from typing import Any
 import tyro
 
 ABOUT = ("machine", "options")
-UNCOMPARED = ("out", "profile", "plot")  # options: where results go
+UNCOMPARED = ("out", "profile", "plot", "memory", "proton")  # options: where results go
+NUMBERS = ("workers", "recompute")  # that name a row, beside its words
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Files that `--out` of ops, model, train or data wrote."""
+    """Files that `--out` of ops, model, train, profile, stream or data wrote."""
 
     before: tyro.conf.Positional[Path]
     """The first file."""
@@ -48,8 +52,8 @@ class Change:
 
     @property
     def share(self) -> float:
-        """Of the time before that it is slower; below 0 faster."""
-        return self.after[0] / self.before[0] - 1
+        """Of the time before that it is slower; below 0 faster. Of no time it is infinite: a kernel may be new."""
+        return self.after[0] / self.before[0] - 1 if self.before[0] else math.inf if self.after[0] else 0.0
 
     @property
     def differs(self) -> bool:
@@ -105,6 +109,9 @@ def read(path: Path) -> dict[str, Any]:
         document = str(error)
     if not isinstance(document, dict) or not dict(times(document)):
         refuse(f"got {path}{f' ({document})' if isinstance(document, str) else ''}, expected results with times")
+    counts = Counter(key for key, _ in times(document))
+    if twice := [key for key, count in counts.items() if count > 1]:
+        refuse(f"got {path} with more than one time of {' '.join(twice[0])!r}, expected rows with words of their own")
     return dict(document)
 
 
@@ -115,8 +122,7 @@ def times(document: dict[str, Any]) -> Iterator[tuple[Key, tuple[float, float]]]
             if not isinstance(row, dict):
                 continue
             named = [str(value) for value in row.values() if isinstance(value, str)]
-            if "workers" in row:
-                named.append(f"workers {row['workers']}")
+            named += [f"{number} {row[number]}" for number in NUMBERS if number in row]
             for name, value in row.items():
                 if isinstance(value, dict) and {"median", "spread"} <= value.keys():
                     yield (table, *named, name), (float(value["median"]), float(value["spread"]))

@@ -4,13 +4,16 @@ For a machine that is lent for a short time. Steps run one after another in proc
 each with a time of its own, so that one that fails or hangs costs only itself; what did not begin in time is named.
 """
 
+import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 
 from bench.machine import describe
+from bench.options import check_device
 
 ROOT = Path(__file__).parents[1]
 METRICS = (
@@ -27,6 +31,7 @@ METRICS = (
     "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum", "l1tex__t_requests_pipe_lsu_mem_global_op_ld.sum",
     "launch__registers_per_thread",
 )  # fmt: skip
+DONE = "done"
 SHORTEST = 5.0  # seconds in which a step may still be of use
 
 
@@ -44,8 +49,7 @@ class Device:
     """Names of steps, in their order; none: all."""
 
     def __post_init__(self) -> None:
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device: got {self.device!r}, but torch finds no such device here; try --device cpu")
+        check_device(self.device)
         if self.minutes <= 0:
             raise ValueError(f"minutes: got {self.minutes}, expected more than 0")
         known = [step.name for step in plan(self)]
@@ -76,7 +80,8 @@ class Done:
 def plan(options: Device) -> list[Step]:
     """All steps, in the order of their worth."""
     out, on_gpu = options.out.absolute(), torch.device(options.device).type == "cuda"
-    where = ("--device", options.device)
+    device = torch.device(options.device).type  # without its number: a step sees no other one
+    where = ("--device", device)
     ops: tuple[str, ...] = ("--clips", "8", "--rounds", "30", "--seconds", "0.15")
     model, sites, backbone = ops, tuple[str, ...](), "resnet50"
     if not on_gpu:
@@ -95,7 +100,7 @@ def plan(options: Device) -> list[Step]:
     ours = ("--candidates", "ours", "eager")
     workers, graphs = (("-n", "8"), ("--graphs",)) if on_gpu else ((), ())
     tests = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider", *workers)
-    counted: tuple[str, ...] = (sys.executable, "-m", "bench.one_pass", options.device)
+    counted: tuple[str, ...] = (sys.executable, "-m", "bench.one_pass", device)
     ncu = (
         "ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", ",".join(METRICS),
         "--target-processes", "all", "-k", "regex:_kernel$", "--profile-from-start", "off",
@@ -118,7 +123,7 @@ def plan(options: Device) -> list[Step]:
             bench("ops", *ops, *measured("ops_f32", "float32"), *aggregation, *ours),
         ),
         Step("values", "executed and measured values", 90, (*tests, "tests/executed", "-k", "values")),
-        Step("train", "a training step, taken apart", 40, bench("train", *model[:8], *where)),
+        Step("train", "a training step, taken apart", 40, bench("train", *model, *where)),
         Step(
             "profile", "a training step by kernel", 40,
             bench(
@@ -132,6 +137,29 @@ def plan(options: Device) -> list[Step]:
 def run(options: Device) -> list[Done]:
     """Runs the steps, and writes the page after each, so that what there is can be read whenever it is cut off."""
     options.out.mkdir(parents=True, exist_ok=True)
+    with ended_by_exceptions():
+        done = run_steps(options)
+    print(f"wrote {options.out / 'README.md'}")
+    return done
+
+
+@contextmanager
+def ended_by_exceptions() -> Iterator[None]:
+    """Inside, a signal to end is an exception: steps are in sessions of their own, where it would not reach them."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_steps(options: Device) -> list[Done]:
+    """One after another."""
     end = time.monotonic() + 60 * options.minutes
     done: list[Done] = []
     for step in plan(options):
@@ -141,26 +169,39 @@ def run(options: Device) -> list[Done]:
         if left < SHORTEST:
             done.append(Done(step.name, step.purpose, "not begun: no time was left", 0.0))
         else:
-            done.append(executed(step, min(step.seconds, left), options.out / f"{step.name}.log"))
+            log = options.out / f"{step.name}.log"
+            done.append(executed(step, min(step.seconds, left), log, visible(options.device)))
         print(f"{done[-1].name:<10} {done[-1].seconds:6.1f} s  {done[-1].outcome}", flush=True)
         (options.out / "README.md").write_text(page(options, done))
-    print(f"wrote {options.out / 'README.md'}")
     return done
 
 
-def executed(step: Step, seconds: float, log: Path) -> Done:
-    """One step, whose output goes to `log`."""
+def visible(device: str) -> dict[str, str]:
+    """Variables that let a process see the GPU of that number alone; none where no number is named."""
+    index = torch.device(device).index
+    if index is None or torch.device(device).type != "cuda":
+        return {}
+    name = "HIP_VISIBLE_DEVICES" if torch.version.hip else "CUDA_VISIBLE_DEVICES"
+    seen = [one.strip() for one in os.environ.get(name, "").split(",") if one.strip()]
+    return {name: seen[index] if seen else str(index)}
+
+
+def executed(step: Step, seconds: float, log: Path, variables: Mapping[str, str]) -> Done:
+    """One step, whose output goes to `log`; at its end by the clock, so do all processes that it began."""
     began = time.monotonic()
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(
+    environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}  # fmt: skip
-    with log.open("w") as file:
+    with log.open("w") as file, subprocess.Popen(
+        step.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:  # fmt: skip
         try:
-            status = subprocess.run(
-                step.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds,
-                check=False,
-            ).returncode  # fmt: skip
-            outcome = "done" if status == 0 else f"failed with status {status}"
-        except subprocess.TimeoutExpired:
+            status = process.wait(seconds)
+            outcome = DONE if status == 0 else f"failed with status {status}"
+        except BaseException as error:
+            with suppress(ProcessLookupError):  # what it began would work on beside the steps that are timed next
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             outcome = f"stopped after its {seconds:.0f} s"
     return Done(step.name, step.purpose, outcome, time.monotonic() - began)
 
@@ -177,24 +218,36 @@ def page(options: Device, done: Sequence[Done]) -> str:
         f"| {step.name} | {step.purpose} | {step.seconds:.0f} | {step.outcome} | [{step.name}.log]({step.name}.log) |"
         for step in done
     ]
+    given = {step.name for step in done if step.outcome == DONE}  # files of others may be an earlier run's
     for name in ("ops_bf16", "ops_f32"):
+        if name in given:
+            lines += table(
+                f"{name}: sums over the TAMs of TANet-50", options.out / f"{name}.json", "sums",
+                {"layout": "layout", "operator": "operator", "candidate": "candidate", "ms": "time",
+                 "of copy": "of_copy"},
+            )  # fmt: skip
+    if "model_bf16" in given:
         lines += table(
-            f"{name}: sums over the TAMs of TANet-50", options.out / f"{name}.json", "sums",
-            {"layout": "layout", "operator": "operator", "candidate": "candidate", "ms": "time", "of copy": "of_copy"},
+            "model_bf16: whole networks", options.out / "model_bf16.json", "rows",
+            {"network": "network", "mode": "mode", "layout": "layout", "ms": "time", "of C2D": "of_c2d"},
         )  # fmt: skip
-    lines += table(
-        "model_bf16: whole networks", options.out / "model_bf16.json", "rows",
-        {"network": "network", "mode": "mode", "layout": "layout", "ms": "time", "of C2D": "of_c2d"},
-    )  # fmt: skip
-    if (options.out / "predict.csv").exists():
-        lines += ["", "Predicted beside measured times of every launch: [predict.csv](predict.csv)."]
+    if "predict" in given:
+        lines += ["", f"{predicted(options.out / 'predict.csv')}: [predict.csv](predict.csv)."]
     return "\n".join(lines) + "\n"
 
 
+def predicted(file: Path) -> str:
+    """What the times in a file of `bench predict` are: of a GPU that it has no model of, it measures none."""
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    if any(row["measured"] for row in rows):
+        return "Predicted beside measured times of every launch"
+    targets = ", ".join(sorted({row["target"] for row in rows}))
+    return f"Times of every launch as predicted for {targets}, none of them measured"
+
+
 def table(title: str, file: Path, rows: str, columns: dict[str, str]) -> list[str]:
-    """Some columns of the results in `file`, if there are any."""
-    if not file.exists():
-        return []
+    """Some columns of the results in `file`."""
     lines = ["", f"## {title}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     found = json.loads(file.read_text())[rows]
     return [*lines, *("| " + " | ".join(cell(row[name]) for name in columns.values()) + " |" for row in found)]

@@ -17,6 +17,22 @@ from triton import knobs
 LABEL = "operator "  # of a range in a trace
 VIEWS = ("aten::_unsafe_view", "aten::_reshape_alias")  # that torch does not call so
 UNTOUCHED = ("aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided")
+# Of what is overwritten, or gives no more than a shape or a dtype, no value is read: of these operators the first
+# argument, or the second.
+UNREAD = {
+    **dict.fromkeys((
+        "aten::copy_", "aten::fill_", "aten::zero_", "aten::_foreach_copy_", "aten::_foreach_zero_",
+        "aten::bernoulli_", "aten::cauchy_", "aten::exponential_", "aten::geometric_", "aten::log_normal_",
+        "aten::normal_", "aten::random_", "aten::uniform_",
+        "aten::full_like", "aten::ones_like", "aten::zeros_like", "aten::rand_like", "aten::randint_like",
+        "aten::randn_like", "aten::new_full", "aten::new_ones", "aten::new_zeros",
+    ), 0),
+    **dict.fromkeys((
+        "aten::type_as", "aten::_adaptive_avg_pool2d_backward", "aten::_adaptive_avg_pool3d_backward",
+        "aten::avg_pool2d_backward", "aten::avg_pool3d_backward", "aten::max_pool2d_with_indices_backward",
+        "aten::max_pool3d_with_indices_backward",
+    ), 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class Operation:
 
     Attributes:
         name: such as aten::convolution.
-        moved: bytes of the tensors that it takes and of those that it makes or changes, each once; none of memory that
+        moved: bytes of the tensors that it reads and of those that it makes or changes, each once; none of memory that
             it only allocates.
         flops: by torch's own formulas, and the library's for its operators; None where neither has one.
         milliseconds: on the CPU; None where the device goes on by itself.
@@ -67,14 +83,18 @@ class Operations(TorchDispatchMode):
 
 
 def touched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Tensors that an operator reads, and those that it makes or changes; one that it changes is among both."""
+    """Tensors that an operator reads, and those that it makes or changes; one that it adds to is among both."""
     schema = func._schema
     named = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+    unread = {a.name for a in schema.arguments if a.is_out}
+    if (place := UNREAD.get(func.name().partition(".")[0])) is not None:
+        unread.add(schema.arguments[place].name)
+    reads = tensors([value for name, value in named.items() if name not in unread])
     changed = [named.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     results = result if isinstance(result, tuple) else (result,)
     made = [one for one, returned in zip(results, schema.returns, strict=False) if returned.alias_info is None]
     given = tensors(args, kwargs)
-    return given, tensors(changed) + [one for one in tensors(made) if all(one is not other for other in given)]
+    return reads, tensors(changed) + [one for one in tensors(made) if all(one is not other for other in given)]
 
 
 def tensors(*values: Any) -> list[Tensor]:

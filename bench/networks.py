@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from bench import peers
 from bench.options import Options
 from bench.shapes import LAYOUTS
 from tam_triton import TAM
-from tam_triton.nets import C2D
+from tam_triton.nets import C2D, create_model
 
 CLASSES = 400
 
@@ -52,6 +53,21 @@ def twin_of(network: C2D, kind: type[TAM]) -> C2D:
         if isinstance(module, TAM):
             module.__class__ = kind
     return twin
+
+
+def check_network(system: str, backbone: str, segments: int, **others: Any) -> nn.Module | None:
+    """The network without memory, as `create_model` makes it; None of what torch cannot make so.
+
+    Raises:
+        ValueError: what `create_model` refuses.
+    """
+    try:
+        with torch.device("meta"):
+            return create_model(system, backbone, CLASSES, segments, weights=None, **others)
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors, and read these
+        return None
+    except TypeError as error:
+        raise ValueError(error) from error
 
 
 @dataclass(frozen=True)

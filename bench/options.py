@@ -22,6 +22,20 @@ def check_least(options: object, **least: int) -> None:
             raise ValueError(f"{name}: got {getattr(options, name)}, expected at least {value}")
 
 
+def check_device(name: str) -> torch.device:
+    """The device; raises ValueError for one that torch does not find, or that nothing is measured on."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {name!r}, expected cpu, cuda or cuda:INDEX")
+    beyond = device.index is not None and device.index >= torch.cuda.device_count()
+    if device.type == "cuda" and (beyond or not torch.cuda.is_available()):
+        raise ValueError(f"device: got {name!r}, but torch finds no such device here")
+    return device
+
+
 def check_taps(kernel_size: int) -> None:
     """Raises ValueError for a K that is no odd number above 0."""
     if kernel_size < 1 or kernel_size % 2 == 0:
@@ -55,18 +69,12 @@ class Options:
 
     def __post_init__(self) -> None:
         check_least(self, clips=1, segments=1, rounds=1, threads=1)
-        try:
-            kind = torch.device(self.device).type
-        except RuntimeError:
-            kind = None
-        if kind not in ("cpu", "cuda"):
-            raise ValueError(f"device: got {self.device!r}, expected cpu, cuda or cuda:INDEX")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device: got {self.device!r}, but torch finds no such device here")
+        device = check_device(self.device)
         if self.tuned is not None:
-            if kind != "cuda":
+            if device.type != "cuda":
                 raise ValueError(f"tuned: got device {self.device!r}, expected a GPU: elsewhere nothing is launched")
-            tuned.read(self.tuned)
+            with torch.cuda.device(device):
+                tuned.read(self.tuned)
         if self.seconds < 0:
             raise ValueError(f"seconds: got {self.seconds}, expected 0 or more")
 

@@ -7,7 +7,9 @@ their share of what copy_ reaches in this process, above 1 where a cache helps. 
 which stands beside the time of an undisturbed call: the rest is Python's, autograd's and the gaps'.
 """
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -20,7 +22,7 @@ from bench.candidates import PASSES, Case, Operator
 from bench.dispatched import LABEL, Operation, Operations, Stated, operations, stating
 from bench.kineto import Kernel, allocations, kernels, ranges
 from bench.machine import Machine, describe
-from bench.networks import CLASSES, Batch, Work
+from bench.networks import CLASSES, Batch, Work, check_network
 from bench.options import Layout, Options, check_taps
 from bench.shapes import DTYPES, LAYOUTS, parse
 from bench.timing import Time, interleaved, summary
@@ -65,6 +67,8 @@ class Profile(Options):
             raise ValueError(f"subject: got {self.subject!r}, expected one of {', '.join((*PASSES, *NETWORK))}")
         check_taps(self.kernel_size)
         parse(self.shape)
+        if self.subject in NETWORK:
+            check_network(self.system, self.backbone, self.segments)
         for name, suffix in (("memory", ".png"), ("proton", ".hatchet")):
             if (file := getattr(self, name)) is not None and file.suffix != suffix:
                 raise ValueError(f"{name}: got {file}, expected a name that ends in {suffix}")
@@ -145,17 +149,17 @@ def run(options: Profile) -> list[Row]:
     rows = table(seen, copied(options))
     print(page(machine, options, rows, whole))
     events = traces[-1][1].document["traceEvents"]
+    if options.out is not None:
+        report.write_json(options.out, machine, options, rows=rows, whole=[Whole(options.subject, whole)])
+    if options.profile is not None:
+        traces[-1][1].write(options.profile)
     if options.memory is not None:
         from bench import plots  # matplotlib is no dependency of the library
 
         held = list(allocations(events, LABEL, on_gpu(options)))
         print(plots.draw_memory(held, ranges(events, PHASE), title(options), str(machine), options.memory))
     if options.proton is not None:
-        write_proton(call, options.proton)
-    if options.out is not None:
-        report.write_json(options.out, machine, options, rows=rows, whole=[Whole(options.subject, whole)])
-    if options.profile is not None:
-        traces[-1][1].write(options.profile)
+        write_proton(options)
     return rows
 
 
@@ -279,14 +283,32 @@ def copied(options: Profile) -> float:
     return 2 * COPIED_BYTES / time.median / 1e6
 
 
-def write_proton(call: Callable[[], object], file: Path) -> None:
-    """One call, by kernel, with bytes and operations that kernels state."""
+def write_proton(options: Profile) -> None:
+    """In a process of its own: CUPTI has one subscriber a process, and here torch.profiler is, once it was used."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(profiled_by_proton, options).result()
+
+
+def profiled_by_proton(options: Profile) -> None:
+    """One call, after one that compiles, by kernel, with bytes and operations that kernels state.
+
+    Raises:
+        RuntimeError: Proton wrote no file.
+    """
     import triton.profiler as proton
 
-    proton.start(str(file.with_suffix("")), hook="triton")
+    assert options.proton is not None
+    options.prepare()
+    call = subject(options)
+    call()
+    torch.cuda.synchronize()
+    options.proton.unlink(missing_ok=True)
+    proton.start(str(options.proton.with_suffix("")), hook="triton")
     call()
     torch.cuda.synchronize()
     proton.finalize()
+    if not options.proton.exists():
+        raise RuntimeError(f"proton: {options.proton} was not written; is TRITON_PROTON_DISABLE set?")
 
 
 def title(options: Profile) -> str:

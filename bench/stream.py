@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import report
 from bench.machine import describe
+from bench.networks import CLASSES, check_network
 from bench.options import Layout, Options
 from bench.shapes import LAYOUTS
 from bench.timing import Time, interleaved
@@ -48,6 +49,15 @@ class Stream(Options):
             raise ValueError("systems, recompute: got none, expected at least one of each")
         if bad := [r for r in self.recompute if not 1 <= r <= self.segments]:
             raise ValueError(f"recompute: got {bad[0]}, expected 1 to {self.segments}, the frames of a window")
+        for system in self.systems:
+            network = check_network(system, self.backbone, self.segments, **self.told)
+            if not isinstance(network, VideoNetwork | None):
+                raise ValueError(f"systems: got {system!r}, whose first layers span frames, expected one that streams")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Of `create_model`'s options those that are named."""
+        return {"stages": self.stages} if self.stages else {}
 
 
 @dataclass(frozen=True)
@@ -95,9 +105,8 @@ def run(options: Stream) -> list[Row]:
 def measure(system: str, options: Stream) -> list[Row]:
     """The window, and a new frame at each `recompute`, timed in turn."""
     torch.manual_seed(0)
-    stages: dict[str, Any] = {"stages": options.stages} if options.stages else {}
     network = create_model(
-        system, options.backbone, num_classes=400, num_segments=options.segments, weights=None, **stages
+        system, options.backbone, num_classes=CLASSES, num_segments=options.segments, weights=None, **options.told
     )
     network = network.eval().to(options.device).to(memory_format=LAYOUTS[options.layout])
     assert isinstance(network, VideoNetwork)

@@ -11,7 +11,7 @@ every other round, so that no candidate always finds the caches as the same othe
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +44,14 @@ class Clock:
 def clock(device: str) -> Clock:
     """Events on a GPU, the monotonic clock elsewhere."""
     if torch.device(device).type == "cuda":
-        return Clock(cuda_mark, cuda_milliseconds)
+        return Clock(functools.partial(cuda_mark, device), cuda_milliseconds)
     return Clock(time.perf_counter, lambda start, end: 1e3 * (end - start))
 
 
-def cuda_mark() -> torch.cuda.Event:
-    """An event in the current stream."""
+def cuda_mark(device: str) -> torch.cuda.Event:
+    """An event in the device's current stream, also where another device is the current one."""
     event = torch.cuda.Event(enable_timing=True)
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 
@@ -77,8 +77,8 @@ def interleaved(
     for run in candidates.values():
         run()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    order, began, done = list(candidates), time.perf_counter(), 0
-    while done < rounds or time.perf_counter() - began < seconds:
+    order = list(candidates)
+    for _ in enough(rounds, seconds):
         for name in order:
             candidates[name]()
             if on_gpu:
@@ -87,8 +87,15 @@ def interleaved(
             candidates[name]()
             samples[name].append(timer.between(start, timer.mark()))
         order.reverse()
-        done += 1
     return {name: summary(values) for name, values in samples.items()}
+
+
+def enough(rounds: int, seconds: float) -> Iterator[int]:
+    """Counts the rounds: at least so many, and at least so long."""
+    began, done = time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - began < seconds:
+        yield done
+        done += 1
 
 
 def summary(samples: list[float]) -> Time:

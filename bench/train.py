@@ -1,7 +1,9 @@
 """A training step of TANet taken apart: forward, backward, optimizer; how much of it is TAM.
 
 Two series of steps: one undisturbed, for the times of the parts; one with hooks at the entry and exit of every TAM, for
-TAM's share. The step is that of `model`: SGD at a learning rate of 0, so that every step is the same work.
+TAM's share. On a GPU the hooks part TAM from the BatchNorm and ReLU that its kernels else take with them, so that its
+times and its share are those of a TAM by itself, in a step that takes longer than the undisturbed one. The step is that
+of `model`: SGD at a learning rate of 0, so that every step is the same work.
 """
 
 from collections.abc import Callable
@@ -16,12 +18,13 @@ from bench.machine import Machine, describe
 from bench.networks import CLASSES, Batch, Work, eager_twin
 from bench.options import Layout, Options
 from bench.shapes import LAYOUTS
-from bench.timing import Clock, Time, clock, summary
+from bench.timing import Clock, Time, clock, enough, summary
 from bench.trace import Trace
 from tam_triton import TAM
 from tam_triton.nets import C2D, tanet
 
 WARM_UP = 2  # steps: the second finds the optimizer's state and the allocator's blocks in place
+BY_ITSELF = "TAM by itself: parted by hooks from the BatchNorm and ReLU that its kernels take with them in the step."
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,7 @@ def run(options: Train) -> list[Step]:
     for layout in options.layouts:
         steps.append(measure(layout, options, trace))
         print(line(steps[-1]), flush=True)
-    if all(step.peak_bytes is None for step in steps):
-        print(report.NO_PEAK)
+    print(*footnotes(options), sep="\n")
     if options.out is not None:
         report.write_json(options.out, machine, options, steps=steps)
     if options.profile is not None:
@@ -101,7 +103,7 @@ def measure(layout: str, options: Train, trace: Trace) -> Step:
     timer = clock(options.device)
     for _ in range(WARM_UP):
         work.step()
-    parts = [phases(work, timer) for _ in range(options.rounds)]
+    parts = [phases(work, timer) for _ in enough(options.rounds, options.seconds)]
     if options.profile is not None:
         trace.add(f"step, {layout}", work.step)
     saved = counters.saved_bytes(work.step, network.state_dict().values())
@@ -110,7 +112,7 @@ def measure(layout: str, options: Train, trace: Trace) -> Step:
     stopwatch = Stopwatch(network, timer)
     inside: list[tuple[float, float]] = []
     around: list[float] = []
-    for _ in range(options.rounds):
+    for _ in enough(options.rounds, options.seconds):
         forward, backward, _ = phases(work, timer)
         around.append(forward + backward)
         inside.append(stopwatch.take())
@@ -194,6 +196,13 @@ def heading(machine: Machine, options: Train) -> str:
         f"{options.pixels}², {options.dtype}; ms\n\n{'layout':>14}{''.join(f'{name:>19}' for name in names)} "
         f"{'TAM share':>10} {'clips/s':>8} {'saved MiB':>10} {'peak MiB':>9}"
     )
+
+
+def footnotes(options: Train) -> list[str]:
+    """What the columns mean there."""
+    if torch.device(options.device).type == "cpu":
+        return [report.NO_PEAK]
+    return [] if options.eager else [BY_ITSELF]
 
 
 def line(step: Step) -> str:

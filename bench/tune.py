@@ -139,7 +139,7 @@ Call = Callable[[], object]
 
 
 def run(options: Tune) -> list[Found]:
-    """Prints each rule and shape while it is tuned, and writes what is faster.
+    """Prints each rule and shape while it is tuned, and writes what is faster of those that were.
 
     Raises:
         RuntimeError: TRITON_INTERPRET is set, or there is no C compiler.
@@ -149,14 +149,21 @@ def run(options: Tune) -> list[Found]:
     print(f"{how} for {options.where}, compiled by triton {triton.__version__}; µs of all operators of a rule together")
     parts = [(options, *site) for site in options.predicting().sites()]
     found: list[Found] = []
+    faster = 0
     for some in predict.in_parallel(of_part, parts, 1 if options.measure else options.jobs):
         found += some
         print(*some, sep="\n", flush=True)
-    faster = [one for one in found if one.gain > options.least]
-    notes = {one.key: note(one, how.lower()) for one in faster}
-    tuned.write(options.out, options.where, {one.key: one.best for one in faster}, notes)
-    print(f"wrote {options.out}: {len(faster)} of {len(found)} launches, faster by more than {options.least:.0%}")
+        faster = written(options, found)  # after each shape, as all of them may take an hour
+    print(f"wrote {options.out}: {faster} of {len(found)} launches, faster by more than {options.least:.0%}")
     return found
+
+
+def written(options: Tune, found: list[Found]) -> int:
+    """How many launches are faster, and in the file now."""
+    faster = [one for one in found if one.gain > options.least]
+    notes = {one.key: note(one, "measured" if options.measure else "predicted") for one in faster}
+    tuned.write(options.out, options.where, {one.key: one.best for one in faster}, notes)
+    return len(faster)
 
 
 def note(found: Found, how: str) -> dict[str, Any]:

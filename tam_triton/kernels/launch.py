@@ -244,9 +244,9 @@ def warps(threads: int) -> int:
 def registers(most: int | None) -> dict[str, int]:
     """A launch option: a thread may have so many. Untold, NVIDIA's compiler may save them by loading late.
 
-    AMD's compiler has no such option.
+    Other compilers refuse it. The size of warps does not tell whose GPU it is: AMD's have 32 lanes, or 64.
     """
-    return {} if most is None or device().warp_size != 32 or knobs.runtime.interpret else {"maxnreg": most}
+    return {"maxnreg": most} if most is not None and not knobs.runtime.interpret and on_cuda(driver.active) else {}
 
 
 def device() -> Device:
@@ -259,6 +259,12 @@ def facts(active: Any, index: int) -> Device:
     """Of one of a driver's devices; asked for once."""
     properties = active.utils.get_device_properties(index)
     return Device(properties["multiprocessor_count"], active.get_current_target().warp_size)
+
+
+@cache
+def on_cuda(active: Any) -> bool:
+    """Whether a driver's devices are NVIDIA's; asked for once."""
+    return bool(active.get_current_target().backend == "cuda")
 
 
 def next_power_of_2(n: int) -> int:

@@ -131,7 +131,7 @@ def parsed(rule: Any, arguments: Any, values: Any) -> tuple[Key, Choice]:
     Raises:
         ValueError: it is none, or would not compute what it should.
     """
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rule: got {rule!r}, expected one of {', '.join(RULES)}")
     kind, names = RULES[rule]
     expected = {field.name for field in fields(kind)}
@@ -139,7 +139,8 @@ def parsed(rule: Any, arguments: Any, values: Any) -> tuple[Key, Choice]:
         if not isinstance(got, dict) or got.keys() != wanted:
             raise ValueError(f"{what}: got {got!r}, expected {', '.join(sorted(wanted))}")
         for name, value in got.items():
-            if type(value) is not (bool if name == "channels_last" else int) or value < 0:
+            least = 1 if what == "arguments" and name != "channels_last" else 0
+            if type(value) is not (bool if name == "channels_last" else int) or value < least:
                 raise ValueError(f"{what}, {name}: got {value!r}")
     key, choice = (rule, *(arguments[name] for name in names)), kind(**values)
     if (wrong := fault(key, choice)) is not None:

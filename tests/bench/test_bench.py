@@ -3,17 +3,22 @@
 import importlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench import agreement, counters, networks, peers, shapes, timing
+from bench import agreement, counters, networks, peers, shapes, timing, train
 from bench.__main__ import COMMANDS, main
 from bench.candidates import PASSES
-from tam_triton import TAM
+from bench.options import Options
+from tam_triton import TAM, functional
+from tam_triton.kernels import tuned
 from tam_triton.nets import tanet
 from tests.support.options import options_without_text
 
@@ -122,6 +127,26 @@ def test_train_takes_a_step_apart(tmp_path: Path) -> None:
     assert ours["saved_bytes"] < eager["saved_bytes"]
 
 
+def test_hooks_part_a_tam_from_the_norm_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton runs, what `bench train` times of TAM is not what the undisturbed step has of it: it says so."""
+    fused = mock.Mock(wraps=functional.normalize_squeeze_and_aggregate)
+    monkeypatch.setattr(functional, "normalize_squeeze_and_aggregate", fused)
+    module, norm = TAM(4, 2, impl="triton").train(), nn.BatchNorm2d(4).train()
+    x = torch.randn(4, 4, 3, 3, requires_grad=True)
+    module.activated(x, norm, nn.ReLU())
+    assert fused.call_count == 1
+    stopwatch = train.Stopwatch(module, timing.clock("cpu"))
+    module.activated(x, norm, nn.ReLU()).sum().backward()
+    assert fused.call_count == 1
+    assert all(spent > 0 for spent in stopwatch.take())
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert train.footnotes(train.Train(device="cuda"))[:1] == [train.BY_ITSELF]
+    assert train.BY_ITSELF not in train.footnotes(train.Train(device="cuda", eager=True))
+    assert train.BY_ITSELF not in train.footnotes(train.Train(device="cpu"))
+
+
 def test_eager_twin_shares_its_weights() -> None:
     network = tanet(18, 5, 2)
     twin = networks.eager_twin(network)
@@ -162,6 +187,16 @@ def test_interleaved_runs_in_turn_warm_and_long_enough() -> None:
     assert times["a"].rounds > 100
 
 
+def test_marks_lie_in_the_stream_of_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that of the current device, if it is another, nothing would lie between them."""
+    event = mock.create_autospec(torch.cuda.Event)
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    mark = timing.clock("cuda:1").mark()
+    event.assert_called_once_with(enable_timing=True)
+    mark.record.assert_called_once_with("stream of cuda:1")
+
+
 def test_shapes() -> None:
     assert sum(shape.count for shape in shapes.tanet50()) == 16
     assert shapes.parse("64x56x28").features(1, 2, torch.float32, "nchw", "cpu").shape == (2, 64, 56, 28)
@@ -189,6 +224,31 @@ def test_every_option_has_a_text(name: str) -> None:
     assert options_without_text(getattr(importlib.import_module(f"bench.{name}"), COMMANDS[name][0])) == []
 
 
+def test_tuned_launches_are_for_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not for the one that is current before it is made so."""
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.pop()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", current)
+    read: list[torch.device] = []
+    monkeypatch.setattr(tuned, "read", lambda path: read.extend(entered))
+    Options(device="cuda:1", tuned=tmp_path / "tuned.json")
+    assert read == [torch.device("cuda:1")]
+
+
+def test_a_step_is_measured_at_least_so_long(tmp_path: Path) -> None:
+    arguments = ["--depth", "18", "--pixels", "32", "--layouts", "nchw", "--clips", "1", "--segments", "2"]
+    (step,) = bench(tmp_path, "train", "--rounds", "1", "--seconds", "1", "--threads", "1", *arguments)["steps"]
+    assert step["total"]["rounds"] * step["total"]["median"] > 500
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -197,7 +257,12 @@ def test_every_option_has_a_text(name: str) -> None:
         (["ops", "--kernel-size", "4"], "kernel_size: got 4, expected an odd number"),
         (["ops", "--plot", "picture.jpg"], "plot: got picture.jpg, expected a name that ends in .png"),
         (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
+        (["device", "--out", "out", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
         (["ops", "--tuned", "tuned.json", "--device", "cpu"], "tuned: got device 'cpu', expected a GPU"),
+        (["stream", "--systems", "c2d", "tms"], "system: got 'tms', expected one of"),
+        (["stream", "--systems", "slowfast_8x8", "--segments", "32"], "systems: got 'slowfast_8x8', whose first"),
+        (["stream", "--systems", "c2d", "--stages", "res5"], "stages: got ('res5',) for c2d"),
+        (["profile", "step", "--backbone", "resnet17"], "backbone: got 'resnet17', expected one of"),
         (["model", "--pixels", "8"], "pixels: got 8, expected at least 32"),
         (["model", "--graphs"], "graphs: got device 'cpu', expected a GPU"),
     ],
@@ -231,3 +296,19 @@ def test_networks_on_a_gpu(tmp_path: Path) -> None:
     rows += bench(tmp_path, "model", *QUICK, *arguments, "--graphs")["rows"]
     steps = bench(tmp_path, "train", *QUICK, *arguments)["steps"]
     assert all(entry["peak_bytes"] > 0 for entry in rows + steps)
+
+
+def test_a_stream_of_each_system_is_timed(tmp_path: Path) -> None:
+    """By how many frames are computed again, beside the window; of C2D they are never more than the new one."""
+    arguments = ["--systems", "c2d", "tsm", "--backbone", "resnet18", "--pixels", "32", "--recompute", "1", "2"]
+    rows = bench(tmp_path, "stream", *QUICK, *arguments)["rows"]
+    assert [(row["system"], row["recompute"]) for row in rows] == [(s, r) for s in ("c2d", "tsm") for r in (None, 1, 2)]
+    for row in rows:
+        window = next(one for one in rows if (one["system"], one["recompute"]) == (row["system"], None))
+        assert math.isclose(row["of_window"], row["gmacs"] / window["gmacs"])
+        assert math.isclose(row["time_of_window"], row["time"]["median"] / window["time"]["median"])
+    shares = {(row["system"], row["recompute"]): row["of_window"] for row in rows}
+    assert shares["c2d", 1] == shares["c2d", 2] == 0.5
+    assert 0.5 < shares["tsm", 1] < shares["tsm", 2] <= 1
+    file = str(tmp_path / "new" / "results.json")
+    assert main(["compare", file, file]) == 0

@@ -7,6 +7,7 @@ import pytest
 
 from bench.__main__ import main
 
+TIME = '{"network": "other", "time": {"median": 1, "spread": 0}}'
 MACHINE = {"device": "a CPU", "torch": "2.14.1"}
 
 
@@ -63,6 +64,32 @@ def test_a_limit_ends_with_a_status(limit: str, ends: bool, files: list[str]) ->
         main(["compare", *files, "--limit", limit])
 
 
+def test_rows_that_a_number_names_are_all_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream's, by how many frames are computed again; None is the whole window."""
+    paths = []
+    for name, of_one in (("a.json", 5.0), ("b.json", 10.0)):
+        times = {None: 40.0, 1: of_one, 8: 41.0}
+        rows = [
+            {"system": "tsm", "recompute": frames, "time": {"median": median, "spread": 0.1, "rounds": 3}}
+            for frames, median in times.items()
+        ]
+        paths.append(tmp_path / name)
+        paths[-1].write_text(json.dumps({"rows": rows}))
+    assert main(["compare", *map(str, paths)]) == 0
+    line, last = capsys.readouterr().out.splitlines()
+    assert line.startswith("rows tsm recompute 1 time ")
+    assert "+100.0%  slower" in line
+    assert last.startswith("3 times in both: 1 slower, 0 faster, 2 within noise")
+
+
+def test_a_time_of_nothing_before_is_no_division_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kernel that less than half of the calls launched."""
+    before, after = file(tmp_path / "a.json", kernel=(0.0, 0.0)), file(tmp_path / "b.json", kernel=(1.0, 0.0))
+    assert main(["compare", before, after]) == 0
+    assert main(["compare", before, before]) == 0
+    assert "slower" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -70,7 +97,8 @@ def test_a_limit_ends_with_a_status(limit: str, ends: bool, files: list[str]) ->
         ("no JSON", "expected results with times"),
         ("[]", "expected results with times"),
         ('{"rows": [{"network": "slower"}]}', "expected results with times"),
-        ('{"rows": [{"network": "other", "time": {"median": 1, "spread": 0}}]}', "of which no time is in"),
+        (f'{{"rows": [{TIME}]}}', "of which no time is in"),
+        (f'{{"rows": [{", ".join(2 * [TIME])}]}}', "with more than one time of 'rows other time'"),
     ],
 )
 def test_what_is_no_file_of_results_is_refused(

@@ -1,16 +1,20 @@
 """`python -m bench profile`: what is counted of operators and kernels, and what a GPU's trace is read as."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import triton.profiler
 from torch import Tensor
+from torch.nn import functional
 from triton import knobs
 from triton.compiler.compiler import LazyDict
 
-from bench import kineto, profile
+from bench import kineto, plots, profile
 from bench.__main__ import main
 from bench.dispatched import LABEL, Operation, Stated, operations, stating
 from bench.kineto import Kernel
@@ -29,12 +33,24 @@ def values(size: int = 256) -> Tensor:
 
 
 def test_bytes_are_what_is_read_and_written() -> None:
-    x, y = values(), values()
+    x, y, wide = values(), values(), values(64).double()
     assert one(lambda: x + y).moved == 3 * KILOBYTE
     assert one(lambda: x + x).moved == 2 * KILOBYTE
     assert one(lambda: x.add_(y)).moved == 3 * KILOBYTE  # x is read and written
     assert one(lambda: torch.add(x, y, out=y)).moved == 3 * KILOBYTE
     assert one(lambda: torch._foreach_add_([x, y], 1.0)).moved == 4 * KILOBYTE
+    assert one(lambda: torch.add(x, x, out=y)).moved == 2 * KILOBYTE  # y is written alone
+    for filled in (y.zero_, y.uniform_, lambda: y.fill_(2.0), lambda: torch._foreach_zero_([y])):
+        assert one(filled).moved == KILOBYTE
+    assert one(lambda: y.copy_(x)).moved == one(lambda: torch._foreach_copy_([y], [x])).moved == 2 * KILOBYTE
+    assert one(lambda: torch.zeros_like(x)).moved == one(lambda: x.new_ones(256)).moved == KILOBYTE
+    maps = values().view(1, 1, 16, 16).requires_grad_()
+    pooled = functional.max_pool2d(maps, 2)
+    dy = torch.ones_like(pooled)
+    backward = one(lambda: torch.autograd.grad(pooled, maps, dy))
+    assert backward.moved == KILOBYTE + 64 * 4 + 64 * 8  # dX, of dY and where each maximum was, and not X
+    with torch.inference_mode():
+        assert one(lambda: wide.type_as(x)).moved == 64 * (8 + 4)
     narrow = values(1).expand(256)
     assert one(lambda: narrow + x).moved == 2 * KILOBYTE + 4
     assert one(lambda: torch.empty_like(x)).moved == 0
@@ -140,6 +156,55 @@ def test_memory_is_that_of_the_device(tmp_path: Path) -> None:
     found = list(kineto.allocations(events, LABEL, on_gpu=True))
     assert [(one.nbytes, one.within) for one in found] == [(300, "inner"), (-100, None)]
     assert [one.nbytes for one in kineto.allocations(events, LABEL, on_gpu=False)] == [7]
+
+
+def with_proton(folder: Path, **others: Any) -> profile.Profile:
+    """On the CPU, which no command line gets."""
+    small: dict[str, Any] = {"shape": "8x4x4", "clips": 1, "segments": 2, "rounds": 1, "seconds": 0, "threads": 1}
+    options = profile.Profile(subject="squeeze", device="cpu", **small, **others)
+    object.__setattr__(options, "proton", folder / "v1.0" / "step.hatchet")
+    (folder / "v1.0").mkdir()
+    return options
+
+
+def process_id(options: profile.Profile) -> None:
+    assert options.proton is not None
+    options.proton.write_text(str(os.getpid()))
+
+
+def test_proton_has_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here torch.profiler may have been used, and CUPTI has one subscriber a process."""
+    monkeypatch.setattr(profile, "profiled_by_proton", process_id)
+    profile.write_proton(options := with_proton(tmp_path))
+    assert options.proton is not None
+    assert int(options.proton.read_text()) != os.getpid()
+
+
+def test_proton_is_started_as_its_release_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names of its own arguments; the call is warm, and no other one is seen."""
+    seen: list[str] = []
+    options = with_proton(tmp_path)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(profile, "subject", lambda _: lambda: seen.append("call"))
+    start = mock.create_autospec(triton.profiler.start, side_effect=lambda *_, **__: seen.append("start"))
+    monkeypatch.setattr(triton.profiler, "start", start)
+    monkeypatch.setattr(triton.profiler, "finalize", mock.create_autospec(triton.profiler.finalize))
+    with pytest.raises(RuntimeError, match=r"proton: .*step\.hatchet was not written"):
+        profile.profiled_by_proton(options)
+    assert seen == ["call", "start", "call"]
+    start.assert_called_once_with(str(tmp_path / "v1.0" / "step"), hook="triton")
+
+
+@pytest.mark.parametrize("where", [(profile, "write_proton"), (plots, "draw_memory")])
+def test_what_another_file_is_refused_for_costs_no_results(
+    where: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*where, mock.Mock(side_effect=RuntimeError("no more")))
+    files = {"out": tmp_path / "out.json", "profile": tmp_path / "trace.json", "memory": tmp_path / "memory.png"}
+    with pytest.raises(RuntimeError, match="no more"):
+        profile.run(with_proton(tmp_path, **files))
+    assert json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert (tmp_path / "trace.json").exists()
 
 
 @pytest.mark.parametrize(

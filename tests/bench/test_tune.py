@@ -1,6 +1,7 @@
 """`python -m bench tune`: the search, what it refuses, and a file from the command line."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +85,21 @@ def test_a_file_that_the_library_reads(tmp_path: Path) -> None:
         assert entry["microseconds"] < entry["usual_microseconds"]
     assert len(tuned.read(file)) == len(document["launches"])
     assert f"wrote {file}: {len(document['launches'])} of 1 launches" in done.stdout
+
+
+def test_what_was_found_is_kept_where_a_later_shape_ends_all(tmp_path: Path) -> None:
+    """Such as a GPU that is lost, or a user who has no more time."""
+    usual = launch.temporal_block(*KEY[1:])
+    found = tune.Found(KEY, ("aggregate",), usual, replace(usual, vectors=64), 2.0, 1.0, 3)
+
+    def parts(*_: Any) -> Iterator[list[tune.Found]]:
+        yield [found]
+        raise KeyboardInterrupt
+
+    file = tmp_path / "tuned.json"
+    with mock.patch.object(tune.predict, "in_parallel", parts), pytest.raises(KeyboardInterrupt):
+        tune.run(tune.Tune(file, measure=False))
+    assert tuned.read(file) == {KEY: replace(usual, vectors=64)}
 
 
 def test_what_is_asked_is_seen() -> None:

@@ -13,6 +13,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime import driver
 from triton.runtime.interpreter import GridExecutor
 
 from bench.interpreted import counting
@@ -304,6 +308,26 @@ def test_what_is_launched_beside_is_seen() -> None:
     layers.L[4].register_forward_hook(lambda module, inputs, y: y * float(y.sum()))
     with pytest.raises(AssertionError, match="_local_scalar_dense waits for the GPU"):
         a_step(layers, "nchw")
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (GPUTarget("cuda", 90, 32), {"maxnreg": 128}),
+        (GPUTarget("hip", "gfx942", 64), {}),
+        (GPUTarget("hip", "gfx1100", 32), {}),  # warps as NVIDIA's have them
+    ],
+)
+def test_registers_are_asked_of_compilers_that_take_the_option(target: GPUTarget, expected: dict[str, int]) -> None:
+    active = mock.Mock()
+    active.get_current_target.return_value = target
+    active.utils.get_device_properties.return_value = {"multiprocessor_count": 96}
+    with mock.patch.object(driver, "_active", active), knobs.runtime.scope():
+        knobs.runtime.interpret = False
+        assert launch.registers(128) == expected
+        assert launch.registers(None) == {}
+        assert ("maxnreg" in vars(make_backend(target).parse_options({"num_warps": 2}))) == bool(expected)
+    assert launch.registers(128) == {}  # interpreted
 
 
 def test_bytes_of_split_clips() -> None:

@@ -96,7 +96,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     ("entry", "message"),
     [
         ({**ENTRY, "rule": "frames_of_part"}, "rule: got 'frames_of_part', expected one of temporal_block"),
+        ({**ENTRY, "rule": ["temporal_block"]}, r"rule: got \['temporal_block'\], expected one of temporal_block"),
         ({**ENTRY, "arguments": {"channels": 8}}, "arguments: got"),
+        ({**ENTRY, "arguments": {**ARGUMENTS, "itemsize": 0}}, "arguments, itemsize: got 0"),
         ({**ENTRY, "arguments": {**ARGUMENTS, "channels_last": 0}}, "arguments, channels_last: got 0"),
         ({**ENTRY, "chosen": {**ENTRY["chosen"], "vectors": 64.0}}, r"chosen, vectors: got 64\.0"),
         ({**ENTRY, "chosen": {**ENTRY["chosen"], "vectors": 48}}, "vectors: got 48, expected a power of two"),
