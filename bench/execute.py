@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from bench import static
+from bench.options import check_least, check_taps
 from bench.ptx.driver import Launch, device
 from bench.ptx.memory import SECTOR
 from bench.shapes import DTYPES, LAYOUTS
@@ -49,6 +50,10 @@ class Execute:
     """Beside each row the instructions by kind, the most frequent first."""
     out: Path | None = None
     """A file to write the table to. None: it is printed alone."""
+
+    def __post_init__(self) -> None:
+        check_least(self, channels=1, size=1, clips=1, segments=1)
+        check_taps(self.kernel_size)
 
 
 def run(options: Execute) -> list[str]:

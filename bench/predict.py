@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench import offline, timing
 from bench.compiled import resources
 from bench.offline import Launch
-from bench.options import DType, Layout, check_least
+from bench.options import DType, Layout, check_least, check_taps
 from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
 from bench.sm import amdgcn, devices, model, sass, walk
 from bench.sm.devices import Device
@@ -78,7 +78,8 @@ class Predict:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.operators if name not in CALLS]:
             raise ValueError(f"operators: got {', '.join(unknown)}, expected some of {', '.join(CALLS)}")
-        check_least(self, clips=1, segments=1, kernel_size=1, jobs=1)
+        check_least(self, clips=1, segments=1, jobs=1)
+        check_taps(self.kernel_size)
         if self.measure and not torch.cuda.is_available():
             raise ValueError("measure: got True, but torch finds no GPU here")
         if self.measure and devices.present().target != self.target:

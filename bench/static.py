@@ -26,6 +26,7 @@ from triton.compiler import CompiledKernel
 
 from bench import compiled, offline
 from bench.offline import Launch
+from bench.options import check_least, check_taps
 from bench.ptx.replicas import disagreements
 from bench.shapes import DTYPES, LAYOUTS, Shape, tanet50
 from tam_triton import kernels, ops
@@ -164,6 +165,10 @@ class Static:
     """Processes that compile at the same time; 1 compiles in this one."""
     out: Path | None = None
     """The CSV to write. None: bench/results/static.csv, if nothing was left out."""
+
+    def __post_init__(self) -> None:
+        check_least(self, clips=1, segments=1, jobs=1)
+        check_taps(self.kernel_size)
 
 
 @dataclass(frozen=True)

@@ -249,12 +249,18 @@ def test_a_step_is_measured_at_least_so_long(tmp_path: Path) -> None:
     assert step["total"]["rounds"] * step["total"]["median"] > 500
 
 
+WITH_TAPS = ("ops", "profile", "static", "predict", "tune --out tuned.json", "execute")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["ops", "--shapes", "64x56"], "shapes: got '64x56', expected CxHxW"),
         (["ops", "--rounds", "0"], "rounds: got 0, expected at least 1"),
-        (["ops", "--kernel-size", "4"], "kernel_size: got 4, expected an odd number"),
+        *(
+            ([*words.split(), "--kernel-size", "4"], "kernel_size: got 4, expected an odd number")
+            for words in WITH_TAPS
+        ),
         (["ops", "--plot", "picture.jpg"], "plot: got picture.jpg, expected a name that ends in .png"),
         (["ops", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
         (["device", "--out", "out", "--device", "gpu"], "device: got 'gpu', expected cpu, cuda"),
