@@ -228,6 +228,21 @@ def test_recomputing_changes_no_bits(name: str) -> None:
     assert kept_again < 0.7 * kept
 
 
+def test_recomputing_again_for_every_backward() -> None:
+    """A graph that is retained is gone through twice, and a gradient's own gradient goes through it, too."""
+    found = {}
+    for enabled in (False, True):
+        network = network_called("c2d on small").train()
+        network.set_grad_checkpointing(enabled)
+        weights = [network.get_submodule(name).get_parameter("weight") for name in ("conv1", "layer3.0.conv1")]
+        logits = network(clips())
+        first, second = (torch.autograd.grad(logits[i].sum(), weights, retain_graph=True) for i in range(2))
+        of_first = torch.autograd.grad(logits.square().sum(), weights, create_graph=True)
+        third = torch.autograd.grad(sum(one.square().sum() for one in of_first), weights)
+        found[enabled] = [*first, *second, *third, *(buffer.clone() for buffer in network.buffers())]
+    assert all(torch.equal(a, b) for a, b in zip(found[False], found[True], strict=True))
+
+
 @each_network
 def test_groups_go_from_the_frames_to_the_head(name: str) -> None:
     network = network_called(name)
