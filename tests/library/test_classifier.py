@@ -111,6 +111,13 @@ def test_features_of_segments_and_maps(checkpoint, videos):
         expected = model.network.bn1(model.network.conv1(frames))
     assert expected.min() < 0
     torch.testing.assert_close(model.feature_maps(videos[0], ["bn1"])["bn1"], expected)
+    for number, message in (
+        (2, "got 2, expected one for each of the network's 3"),
+        (4, "got 4, expected one for each"),
+    ):
+        other = tam_triton.VideoClassifier(model.network, "abcd"[:number], num_segments=8, short_side=64, crop_size=64)
+        with pytest.raises(ValueError, match=message):
+            other.predict(videos[0])
     for name, message in (("layer9", "got 'layer9', expected modules of the network: conv1, bn1"), ("fc", "gives")):
         with pytest.raises(ValueError, match=message):
             model.feature_maps(videos[0], [name])
