@@ -130,7 +130,7 @@ class Parts:
     """What a network was made of when its graph was: by this a stream notices that it is another one now."""
 
     def __init__(self, network: nn.Module) -> None:
-        modules = list(network.modules())
+        modules: list[Any] = list(network.modules())
         self._children = [(one._modules, name, child) for one in modules for name, child in one._modules.items()]
         self._places = [(there, name) for one in modules for there in (one._parameters, one._buffers) for name in there]
         self._tensors: list[tuple[dict[str, Any], str, Tensor, int, int]] | None = None

@@ -192,42 +192,6 @@ def test_features_are_where_they_are_said_to_be(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(hooked, maps, strict=True))
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_mambaout"])
-def test_features_of_backbones_that_keep_none_as_maps(name: str) -> None:
-    """Tokens, and maps with channels last: what comes is what is promised, in the order that was asked for."""
-    backbone = timm.create_model(name, num_classes=CLASSES).eval()
-    network = Framewise(backbone, T)
-    x = normal(T, *backbone.default_cfg["input_size"])
-    maps = network.forward_intermediates(x, [-1, 0], intermediates_only=True)
-    for each, expected in zip(maps, reversed(backbone.forward_intermediates(x, [0, -1])[1]), strict=True):
-        assert torch.equal(each, expected)
-    info = network.feature_info
-    assert [each.shape[1] for each in maps] == [info[-1]["num_chs"], info[0]["num_chs"]]
-    side = x.shape[-1]
-    assert [each.shape[-1] for each in maps] == [side // info[-1]["reduction"], side // info[0]["reduction"]]
-    backbone.forward_intermediates = None
-    with pytest.raises(NotImplementedError, match=r"expected maps \(N·T, C, H, W\)"):
-        network.forward_intermediates(x)
-
-
-class TwoHeads(SmallResNet):
-    """As distilled transformers are."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.fc_dist, self.default_cfg = nn.Linear(128, num_classes), {"classifier": ("fc", "fc_dist")}
-
-
-def test_a_new_head_beside_another_is_refused() -> None:
-    """One class would be joined with the other head's by broadcasting."""
-    with pytest.raises(ValueError, match=r"joins the heads \('fc', 'fc_dist'\)"):
-        Framewise(TwoHeads(CLASSES), T, num_classes=1)
-    network = Framewise(TwoHeads(CLASSES), T)
-    with pytest.raises(ValueError, match="num_classes: got a number for TwoHeads"):
-        network.reset_classifier(1)
-    assert network.num_classes == CLASSES
-
-
 def keep_size(sizes: list[int], tensor: Tensor) -> Tensor:
     sizes.append(tensor.numel())
     return tensor
@@ -262,21 +226,6 @@ def test_recomputing_changes_no_bits(name: str) -> None:
     assert plain.keys() == again.keys()
     assert [key for key, value in plain.items() if not torch.equal(value, again[key])] == []
     assert kept_again < 0.7 * kept
-
-
-def test_recomputing_again_for_every_backward() -> None:
-    """A graph that is retained is gone through twice, and a gradient's own gradient goes through it, too."""
-    found = {}
-    for enabled in (False, True):
-        network = network_called("c2d on small").train()
-        network.set_grad_checkpointing(enabled)
-        weights = [network.get_submodule(name).get_parameter("weight") for name in ("conv1", "layer3.0.conv1")]
-        logits = network(clips())
-        first, second = (torch.autograd.grad(logits[i].sum(), weights, retain_graph=True) for i in range(2))
-        of_first = torch.autograd.grad(logits.square().sum(), weights, create_graph=True)
-        third = torch.autograd.grad(sum(one.square().sum() for one in of_first), weights)
-        found[enabled] = [*first, *second, *third, *(buffer.clone() for buffer in network.buffers())]
-    assert all(torch.equal(a, b) for a, b in zip(found[False], found[True], strict=True))
 
 
 @each_network
