@@ -55,7 +55,7 @@ def test_recomputing_again_for_every_backward() -> None:
     found = {}
     for enabled in (False, True):
         torch.manual_seed(0)
-        network = create_model("c2d", SmallResNet(CLASSES), None, T, dropout=0.0).train()
+        network: Any = create_model("c2d", SmallResNet(CLASSES), None, T, dropout=0.0).train()
         network.set_grad_checkpointing(enabled)
         weights = [network.get_submodule(name).get_parameter("weight") for name in ("conv1", "layer3.0.conv1")]
         logits = network(normal(2, T, 3, 32, 32))
