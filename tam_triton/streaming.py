@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tam_triton.checks import check_count, check_device, check_dtype
+from tam_triton.checks import check_count, check_device, check_dtype, is_autocasting
 from tam_triton.classifier import Prediction, VideoClassifier, most_probable
 from tam_triton.clips import normalize, resize_short_side, slide_crops
 from tam_triton.stream_parts import (
@@ -95,6 +95,7 @@ class NetworkStream:
         """Forget all frames: the next one begins a new stream, of another size too."""
         self.num_seen = 0
         self._shape: tuple[Any, ...] | None = None
+        self._autocast: torch.dtype | None = None
         self._parts.forget()
         self._clip: list[Tensor] = []
         self._values = [History(self.num_segments) for _ in range(self._boundary)]
@@ -111,9 +112,9 @@ class NetworkStream:
 
         Raises:
             TypeError: it is of another dtype than the weights, without autocast.
-            ValueError: it is of another rank, shape, dtype or device than the one before; the network is in training,
-                has other weights than at the frame before, or other layers than when the stream was made; at the first
-                window, a layer of the network does more than look at each frame for itself.
+            ValueError: it is of another rank, shape, dtype, device or autocast than the one before; the network is in
+                training, has other weights than at the frame before, or other layers than when the stream was made; at
+                the first window, a layer of the network does more than look at each frame for itself.
 
         A frame for which anything is raised, memory that was not enough included, is not seen: it may be given again.
         """
@@ -173,6 +174,11 @@ class NetworkStream:
             )
         if self._shape not in (None, shape):
             raise ValueError(f"frame: got {shape}, expected {self._shape} as before; reset() begins a new stream")
+        autocast = torch.get_autocast_dtype(frame.device.type) if is_autocasting(frame) else None
+        if self._shape is not None and autocast != self._autocast:
+            raise ValueError(
+                f"autocast: got {autocast}, expected {self._autocast} as before; reset() begins a new stream"
+            )
         check_device(frame, self.network)
         check_dtype(frame, self.network)
         if not self._parts.are_there():
@@ -182,7 +188,7 @@ class NetworkStream:
                 "network: its weights are others than at the frame before, expected one network for all frames of a "
                 "window; reset() begins a new stream"
             )
-        self._shape = shape
+        self._shape, self._autocast = shape, autocast
 
     def __repr__(self) -> str:
         counts: dict[int, int] = {}

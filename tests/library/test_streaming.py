@@ -186,6 +186,11 @@ def test_refuses():
     stream(video(1)[0])
     with pytest.raises(ValueError, match=re.escape("as before; reset() begins a new stream")):
         stream(video(1, 1)[0])
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=re.escape("autocast: got torch.bfloat16, expected None as before")),
+    ):
+        stream(video(1)[0])
     with pytest.raises(ValueError, match="got it in training"):
         NetworkStream(model.train())(video(1)[0])
     hooked = network("c2d")
