@@ -57,10 +57,14 @@ def has_derivative(*gradients: Tensor) -> bool:
 
 
 def derived_again(ctx: Any, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, Tensor]) -> tuple[Tensor | None, ...]:
-    """The gradients of the branches by torch's own operations, which have derivatives of every kind."""
+    """The gradients of the branches by torch's own operations, which have derivatives of every kind.
+
+    Of views of the inputs: two of them may be one parameter, whose gradient each would get in full.
+    """
     create_graph = torch.is_grad_enabled()
     needed = ctx.needs_input_grad[: len(inputs)]
     with torch.enable_grad():
+        inputs = tuple(one.view_as(one) for one in inputs)
         arguments: list[Any] = [*inputs, ctx.eps, ctx.channels_last]
         importance, kernel, *_ = plain.training_branches(*arguments)
     wanted = [one for one, yes in zip(inputs, needed, strict=True) if yes]

@@ -27,7 +27,12 @@ class Prediction(NamedTuple):
 
 
 def most_probable(logits: Tensor, class_names: Sequence[str], top: int) -> list[Prediction]:
-    """The `top` most probable classes by logits (classes,), the best first."""
+    """The `top` most probable classes by logits (classes,), the best first.
+
+    Raises ValueError unless there are as many names.
+    """
+    if len(logits) != len(class_names):
+        raise ValueError(f"class_names: got {len(class_names)}, expected one for each of the network's {len(logits)}")
     best = logits.softmax(0).topk(min(top, len(class_names)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [Prediction(class_names[index], probability) for index, probability in pairs]

@@ -3,8 +3,6 @@
 Frames stay uint8 (T, H, W, 3), as they are decoded, until they are where the network is.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -74,9 +72,26 @@ def normalize(clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return clips.to(torch.float32).sub_(mean).div_(deviation).to(dtype).movedim(-1, 2)
 
 
-@functools.lru_cache
+_KEPT: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept for each device: to send them with every batch would wait for it."""
+    """Kept for each device: to send them with every batch would wait for it. Not where a program is made of the calls:
+    its tensors have no numbers, and whoever came later would compute with them.
+    """
+    if torch.compiler.is_compiling():
+        return _scales(device)
+    if (kept := _KEPT.get(device)) is None:
+        kept = _scales(device)
+        if type(kept[0]) is Tensor:
+            _KEPT[device] = kept
+    return kept
+
+
+def _scales(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, of pixels from 0 to 255."""
     with torch.inference_mode(False):
-        mean, deviation = (torch.tensor(values, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, deviation = (
+            torch.tensor(values, dtype=torch.float32, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
     return mean, deviation

@@ -55,7 +55,8 @@ def record_features(
 
 
 def record_outputs(network: nn.Module, call: Callable[[], Any], layers: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """What `call` returns, and what it has the modules called `layers` give, by name.
+    """What `call` returns, and what it has the modules called `layers` give, by name: copies, as later layers may work
+    in place on what a layer gives.
 
     Raises ValueError where there is no module of a name.
     """
@@ -78,7 +79,7 @@ def _layer(network: nn.Module, name: str) -> nn.Module:
 
 def _keeper(outputs: dict[str, Any], name: str) -> Callable[[nn.Module, Any, Any], None]:
     def keep(_: nn.Module, inputs: Any, output: Any) -> None:
-        outputs[name] = output
+        outputs[name] = output.clone() if isinstance(output, Tensor) else output
 
     return keep
 

@@ -129,7 +129,10 @@ def _attach(module: Any, collect: Callable[[Weights], None]) -> Callable[[], Non
     before = own.get("branches")
     inner = module.branches
 
-    def branches(_: nn.Module, squeezed: Tensor) -> tuple[Tensor | None, Tensor]:
+    def branches(tam: Any, squeezed: Tensor) -> tuple[Tensor | None, Tensor]:
+        if tam is not module:  # a copy that was made meanwhile: its weights are its own
+            there = type(tam).branches.__get__(tam) if before is None else before
+            return there.__func__(tam, squeezed) if isinstance(there, MethodType) else there(squeezed)
         weights = inner(squeezed)
         if torch.compiler.is_compiling():
             raise NotImplementedError("tam_triton.inspect: collects from eager forwards, not from what is compiled")

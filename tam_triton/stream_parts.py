@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tam_triton.functional import aggregate, squeeze
 from tam_triton.temporal.base import TemporalModule
-from tam_triton.temporal.folding import is_bare
+from tam_triton.temporal.folding import is_bare, is_ordinary
 from tam_triton.temporal.tam import COMPUTE, FORWARD, TAM
 
 
@@ -46,6 +46,15 @@ class History:
         frames = list(self._frames)[-count:]
         return torch.cat([frame[n : n + 1] for n in range(self.streams) for frame in frames])
 
+    def state(self) -> list[Tensor]:
+        """What `restore` takes."""
+        return list(self._frames)
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Be as it was."""
+        self._frames.clear()
+        self._frames.extend(state)
+
 
 class Over(nn.Module):
     """A module over time in the second part: given the last m frames, it sees the window and gives the last m."""
@@ -58,6 +67,10 @@ class Over(nn.Module):
     def reset(self) -> None:
         """Forget all frames."""
         self.maps = History(self.flow.num_segments)
+
+    def histories(self) -> list[History]:
+        """All that it keeps."""
+        return [self.maps]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N·m, C, H, W) → the same, of the window's last m frames."""
@@ -81,6 +94,10 @@ class _OverTAM(Over):
         """Forget all frames."""
         super().reset()
         self.squeezed = History(self.flow.num_segments)
+
+    def histories(self) -> list[History]:
+        """All that it keeps."""
+        return [self.maps, self.squeezed]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N·m, C, H, W) → the same, of the window's last m frames."""
@@ -107,6 +124,42 @@ def _last(x: Tensor, length: int, count: int) -> Tensor:
     if count == length:
         return x
     return torch.cat([x[end - count : end] for end in range(length, x.shape[0] + 1, length)])
+
+
+class Parts:
+    """What a network was made of when its graph was: by this a stream notices that it is another one now."""
+
+    def __init__(self, network: nn.Module) -> None:
+        modules: list[Any] = list(network.modules())
+        self._children = [(one._modules, name, child) for one in modules for name, child in one._modules.items()]
+        self._places = [(there, name) for one in modules for there in (one._parameters, one._buffers) for name in there]
+        self._tensors: list[tuple[dict[str, Any], str, Tensor, int, int]] | None = None
+
+    def are_there(self) -> bool:
+        """Whether all layers are those in the graph."""
+        return all(there.get(name) is child for there, name, child in self._children)
+
+    def are_equal(self) -> bool:
+        """Whether all weights are what they were at the first such question since `forget`."""
+        if self._tensors is None:
+            found = ((there, name, there[name]) for there, name in self._places if _tells(there.get(name)))
+            self._tensors = [(*one, one[2].data_ptr(), one[2]._version) for one in found]
+        return all(
+            there.get(name) is tensor and tensor._version == version and tensor.data_ptr() == address
+            for there, name, tensor, address, version in self._tensors
+        )
+
+    def forget(self) -> None:
+        """Take the weights as they will be."""
+        self._tensors = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_tensors": None}  # those of a copy are others
+
+
+def _tells(tensor: Any) -> bool:
+    """Whether a tensor stays where it is, as none does that is offloaded, and counts what is written into it."""
+    return is_ordinary(tensor) and tensor.device.type != "meta" and not tensor.is_inference()
 
 
 class FrameLogits(nn.Module):

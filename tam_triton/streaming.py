@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tam_triton.checks import check_count, check_device, check_dtype
+from tam_triton.checks import check_count, check_device, check_dtype, is_autocasting
 from tam_triton.classifier import Prediction, VideoClassifier, most_probable
 from tam_triton.clips import normalize, resize_short_side, slide_crops
 from tam_triton.stream_parts import (
     Flow,
     FrameLogits,
     History,
+    Parts,
     first_part,
     framewise_nodes,
     is_temporal,
@@ -75,6 +76,7 @@ class NetworkStream:
         if recompute > self.num_segments:
             raise ValueError(f"recompute: got {recompute}, expected at most the window's {self.num_segments} frames")
         self.network = network
+        self._parts = Parts(network)
         root = FrameLogits(network)
         graph = trace(root)
         framewise = framewise_nodes(graph, root)
@@ -93,6 +95,8 @@ class NetworkStream:
         """Forget all frames: the next one begins a new stream, of another size too."""
         self.num_seen = 0
         self._shape: tuple[Any, ...] | None = None
+        self._autocast: torch.dtype | None = None
+        self._parts.forget()
         self._clip: list[Tensor] = []
         self._values = [History(self.num_segments) for _ in range(self._boundary)]
         self._logits = History(self.num_segments)
@@ -108,17 +112,31 @@ class NetworkStream:
 
         Raises:
             TypeError: it is of another dtype than the weights, without autocast.
-            ValueError: it is of another rank, shape, dtype or device than the one before; the network is in training;
-                at the first window, a layer of the network does more than look at each frame for itself.
+            ValueError: it is of another rank, shape, dtype, device or autocast than the one before; the network is in
+                training, has other weights than at the frame before, or other layers than when the stream was made; at
+                the first window, a layer of the network does more than look at each frame for itself.
+
+        A frame for which anything is raised, memory that was not enough included, is not seen: it may be given again.
         """
-        self._check(frame)
+        histories = [*self._values, self._logits, *(one for over in self._over for one in over.histories())]
+        before = self.num_seen, self._shape, [*self._clip], [one.state() for one in histories]
+        try:
+            self._check(frame)
+            return self._advance(frame)
+        except BaseException:
+            self.num_seen, self._shape, self._clip, states = before
+            for history, state in zip(histories, states, strict=True):
+                history.restore(state)
+            raise
+
+    def _advance(self, frame: Tensor) -> Tensor | None:
         first = self.num_seen < self.num_segments
         values = self._once(frame)
         for history, value in zip(self._values, values, strict=True):
             history.push(value, 1, frame.shape[0])
         self.num_seen += 1
         if first:
-            self._clip.append(frame)
+            self._clip.append(frame.clone())  # its memory may be the next frame's
             if self.num_seen < self.num_segments:
                 return None
         logits = self._window(self.num_segments if first else self.recompute, new=1)
@@ -141,7 +159,6 @@ class NetworkStream:
         for found in (logits, again):
             limit = torch.finfo(found.dtype).eps ** 0.5 * whole.abs().max().clamp_min(1e-6)
             if bool((found - whole).abs().max() > limit):
-                self.reset()
                 raise ValueError(
                     f"network: a layer of this {type(self.network).__name__} that is no temporal module does more than "
                     "look at each frame for itself; no stream can be computed by it"
@@ -157,9 +174,21 @@ class NetworkStream:
             )
         if self._shape not in (None, shape):
             raise ValueError(f"frame: got {shape}, expected {self._shape} as before; reset() begins a new stream")
+        autocast = torch.get_autocast_dtype(frame.device.type) if is_autocasting(frame) else None
+        if self._shape is not None and autocast != self._autocast:
+            raise ValueError(
+                f"autocast: got {autocast}, expected {self._autocast} as before; reset() begins a new stream"
+            )
         check_device(frame, self.network)
         check_dtype(frame, self.network)
-        self._shape = shape
+        if not self._parts.are_there():
+            raise ValueError("network: layers of it were replaced since the stream was made, expected a new stream")
+        if not self._parts.are_equal():
+            raise ValueError(
+                "network: its weights are others than at the frame before, expected one network for all frames of a "
+                "window; reset() begins a new stream"
+            )
+        self._shape, self._autocast = shape, autocast
 
     def __repr__(self) -> str:
         counts: dict[int, int] = {}
@@ -213,12 +242,12 @@ class ClassifierStream:
         check_count("top", top)
         if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.numel() == 0:
             raise ValueError(f"frame: got {frame.dtype} {tuple(frame.shape)}, expected torch.uint8 (H, W, 3)")
-        self._next -= 1
-        if self._next >= 0:
+        if self._next > 0:
+            self._next -= 1
             return None
-        self._next += self.every
         ours = self.classifier
         (crop,) = slide_crops(resize_short_side(frame[None], ours.short_side), ours.crop_size, 1)
         weight = next(ours.network.parameters())
         logits = self.stream(normalize(crop[None].to(weight.device), weight.dtype)[0])
+        self._next = self.every - 1
         return None if logits is None else most_probable(logits[0].float(), ours.class_names, top)

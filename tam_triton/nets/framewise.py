@@ -1,8 +1,9 @@
 """A 2D network of any make on the frames of clips."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tam_triton.checks import check_clip_length, check_count, check_module
 from tam_triton.nets.insertion import Place, insert
@@ -45,8 +46,8 @@ class Framewise(VideoNetwork):
     Raises:
         TypeError: `backbone` is no module, is such a network already or takes no images; `num_segments` or
             `num_classes` is no int, or `dropout` no number.
-        ValueError: there is no such head; a number is below 1, or `dropout` outside [0, 1]; the backbone has modules
-            for another T.
+        ValueError: there is no such head, or there are several where `num_classes` is told; a number is below 1, or
+            `dropout` outside [0, 1]; the backbone has modules for another T.
     """
 
     backbone: nn.Module
@@ -70,6 +71,7 @@ class Framewise(VideoNetwork):
         assert isinstance(head, nn.Linear)
         new = head
         if num_classes is not None:
+            check_one_head(backbone)
             new = new_head(head.in_features, num_classes, head.weight).train(head.training)
         before = _dropout_before(backbone, name)
         if before is None and hasattr(backbone, "dropout"):
@@ -116,9 +118,39 @@ class Framewise(VideoNetwork):
         return run_head(self.backbone, x, self.head_name, pre_logits)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """As of any of these networks; the backbone is told, too."""
+        """As of any of these networks; the backbone is told, too. Raises ValueError if it has several heads."""
+        check_one_head(self.backbone)
         super().reset_classifier(num_classes, global_pool)
         self._tell_backbone(num_classes)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The backbone's own where it has one, as transformers do, whose blocks give no maps; else as of any of these.
+
+        Raises NotImplementedError, too, for a backbone whose parts give no maps (N·T, C, H, W).
+        """
+        own, info = getattr(self.backbone, "forward_intermediates", None), self.feature_info
+        chosen = [i % len(info) for i in self._chosen(indices, output_fmt)]
+        if has_trunk(self.backbone) and callable(own):
+            in_order = sorted(set(chosen))  # as timm gives them, whatever the order of the indices
+            last, found = own(self._frames(x), in_order, norm=norm)
+            maps = [found[in_order.index(i)] for i in chosen]
+        else:
+            last, maps = super().forward_intermediates(x, indices, norm, stop_early, output_fmt)
+        for i, each in zip(chosen, maps, strict=True):
+            if each.ndim != 4 or each.shape[1] != info[i]["num_chs"]:
+                raise NotImplementedError(
+                    f"backbone: got a {type(self.backbone).__name__} that gives {tuple(each.shape)} in "
+                    f"{info[i]['module']}, expected maps (N·T, C, H, W)"
+                )
+        return maps if intermediates_only else (last, maps)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -190,6 +222,17 @@ def head_name(backbone: nn.Module) -> str:
     raise ValueError(
         f"backbone: got {type(backbone).__name__} with {children}, expected a Linear for its head, one of {HEADS}"
     )
+
+
+def check_one_head(backbone: nn.Module) -> None:
+    """Raises ValueError for a backbone that joins the answers of several heads, of which a new one would be one."""
+    config = getattr(backbone, "default_cfg", None) or {}
+    declared = config.get("classifier") if isinstance(config, dict) else None
+    if isinstance(declared, tuple | list) and len(declared) > 1:
+        raise ValueError(
+            f"num_classes: got a number for {type(backbone).__name__}, which joins the heads {tuple(declared)}; "
+            "expected None, or a backbone with one head"
+        )
 
 
 def _dropout_before(backbone: nn.Module, head: str) -> nn.Dropout | None:

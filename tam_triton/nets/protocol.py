@@ -110,18 +110,23 @@ class TimmProtocol(nn.Module):
         Raises:
             ValueError: an index is none of them, or another format.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt: got {output_fmt!r}, expected 'NCHW'")
-        names = [info["module"] for info in self.feature_info]
-        chosen = list(range(len(names)))
-        if indices is not None:
-            chosen = chosen[len(names) - indices :] if isinstance(indices, int) else [*indices]
-        if not chosen or any(not -len(names) <= i < len(names) for i in chosen):
-            raise ValueError(f"indices: got {indices}, expected some of the {len(names)} in feature_info")
-        wanted = [names[i] for i in chosen]
+        info = self.feature_info
+        wanted = [info[i]["module"] for i in self._chosen(indices, output_fmt)]
         last, outputs = record_outputs(self, lambda: self.forward_features(x), wanted)
         maps = [outputs[name] for name in wanted]
         return maps if intermediates_only else (last, maps)
+
+    def _chosen(self, indices: int | Sequence[int] | None, output_fmt: str) -> list[int]:
+        """The numbers in `feature_info` that are meant; raises ValueError as `forward_intermediates` does."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt: got {output_fmt!r}, expected 'NCHW'")
+        count = len(self.feature_info)
+        chosen = list(range(count))
+        if indices is not None:
+            chosen = chosen[count - indices :] if isinstance(indices, int) else [*indices]
+        if not chosen or any(not -count <= i < count for i in chosen):
+            raise ValueError(f"indices: got {indices}, expected some of the {count} in feature_info")
+        return chosen
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Activation checkpointing: a block keeps its input alone and computes the rest again in the backward pass."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -47,18 +47,25 @@ class Recomputed:
         return (self.own or type(self.block).forward.__get__(self.block))(*args, **options)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For the forward pass, and for its repetition."""
-        return nullcontext(), _statistics_untouched(self.block)
+        """For the forward pass, and for its repetitions."""
+        return nullcontext(), _StatisticsUntouched(self.block)
 
 
-@contextmanager
-def _statistics_untouched(block: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics: the same batch must not move them a second time."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-    try:
-        yield
-    finally:
+class _StatisticsUntouched(AbstractContextManager[None]):
+    """Keeps BatchNorm's running statistics: the same batch must not move them a second time.
+
+    It is entered again for every backward through a graph that is retained.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+
+    def __enter__(self) -> None:
+        norms = [norm for norm in self.block.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+        self.kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+
+    def __exit__(self, *error: object) -> None:
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in self.kept:
                 buffer.copy_(value)
+        self.kept = []

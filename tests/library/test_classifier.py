@@ -6,13 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import tam_triton
-from tam_triton.clips import middle_frames
+from tam_triton.clips import IMAGENET_MEAN, IMAGENET_STD, middle_frames, normalize
 from tam_triton.command import main
 from tam_triton.inspect import find_tams
 from tests.support.pages import run_page
@@ -104,9 +105,43 @@ def test_features_of_segments_and_maps(checkpoint, videos):
     maps = model.feature_maps(videos[0], ["layer4", "layer3.0"])
     torch.testing.assert_close(maps["layer4"].mean((2, 3)), segments)
     assert maps["layer3.0"].shape == (8, 64, 4, 4)
+    # A ReLU that works in place comes next: what the layer gave is what is asked for.
+    frames = normalize(model.clip(videos[0])[None])[0]
+    conv, norm = (model.network.get_submodule(name) for name in ("conv1", "bn1"))
+    with torch.no_grad():
+        expected = norm(conv(frames))
+    assert expected.min() < 0
+    torch.testing.assert_close(model.feature_maps(videos[0], ["bn1"])["bn1"], expected)
+    for number, message in (
+        (2, "got 2, expected one for each of the network's 3"),
+        (4, "got 4, expected one for each"),
+    ):
+        other = tam_triton.VideoClassifier(model.network, "abcd"[:number], num_segments=8, short_side=64, crop_size=64)
+        with pytest.raises(ValueError, match=message):
+            other.predict(videos[0])
     for name, message in (("layer9", "got 'layer9', expected modules of the network: conv1, bn1"), ("fc", "gives")):
         with pytest.raises(ValueError, match=message):
             model.feature_maps(videos[0], [name])
+
+
+@pytest.mark.parametrize("before", ["exported", "another default"])
+def test_normalization_is_the_same_whatever_was_called_before(checkpoint, monkeypatch, before):
+    """Mean and deviation are kept from the first call: not in its default dtype, not without numbers as programs do."""
+    monkeypatch.setattr("tam_triton.clips._KEPT", {})
+    pixels = torch.randint(256, (1, 8, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = tam_triton.load(checkpoint)
+    if before == "exported":
+        program = torch.export.export(model, (pixels,)).module()
+        torch.testing.assert_close(program(pixels), model(pixels))
+    else:
+        torch.set_default_dtype(torch.float16)
+        try:
+            normalize(pixels)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    mean, deviation = (np.array(values) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = np.moveaxis((pixels.numpy() - mean) / deviation, -1, 2)
+    np.testing.assert_allclose(normalize(pixels).numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_features_of_slowfast():

@@ -1,5 +1,6 @@
 """`tam_triton.inspect`: what is collected is what was used, and nothing of it stays."""
 
+import copy
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -103,6 +104,19 @@ def test_what_hung_there_before_hangs_there_again() -> None:
     assert vars(tam)["branches"] is halved
     assert torch.equal(outer["layer4.0.tam"][0].kernel, inner["layer4.0.tam"][0].kernel)
     torch.testing.assert_close(inner["layer4.0.tam"][0].kernel.sum(2), torch.full((1, 128), 0.5))
+
+
+@torch.no_grad()
+def test_a_copy_that_is_made_meanwhile_has_weights_of_its_own() -> None:
+    network, clips = small_tanet("torch").eval(), videos(1)
+    expected = network(clips)
+    with inspect.collecting(network, ["*"]) as seen, inspect.collecting(network):
+        average = copy.deepcopy(network)
+        average(clips)
+    for parameter in network.parameters():
+        parameter.normal_()
+    assert torch.equal(average(clips), expected)
+    assert not any(seen.values())
 
 
 def test_dtypes() -> None:

@@ -1,5 +1,6 @@
 """Networks on streams: what each new frame gives is what the window gives, and costs what is said."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -115,7 +116,7 @@ def test_a_layer_that_mixes_frames_is_noticed(place, recompute):
         stream(frame)
     with pytest.raises(ValueError, match="does more than look at each frame for itself"):
         stream(frames[-1])
-    assert stream.num_seen == 0
+    assert stream.num_seen == T - 1
 
 
 def test_a_tam_with_a_forward_of_its_own_is_called():
@@ -127,6 +128,48 @@ def test_a_tam_with_a_forward_of_its_own_is_called():
     torch.testing.assert_close(stream(frames[-1]), of_window(model, frames, T), rtol=1e-4, atol=1e-4)
     few = NetworkStream(model, 1)
     assert [few(frame) for frame in frames][-1] is not None
+
+
+def test_a_frame_that_failed_may_be_given_again():
+    """In any part of the network, in the first window and behind it; and all frames may have one memory."""
+    model, frames = network("tanet"), video(T + 4)
+    stream, other = NetworkStream(model, 2), NetworkStream(model, 2)
+    memory = torch.empty_like(frames[0])
+
+    def fail(*_):
+        raise MemoryError
+
+    for number, frame in enumerate(frames):
+        layer = (model.conv1, model.layer2[0].conv2, model.layer4[1].conv2, model.fc)[number % 4]
+        if number >= T - 1 or layer is model.conv1:
+            hook = layer.register_forward_pre_hook(fail)
+            with pytest.raises(MemoryError):
+                stream(frame)
+            hook.remove()
+        logits, expected = stream(memory.copy_(frame)), other(frame)
+        assert stream.num_seen == number + 1
+        torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+
+
+def test_another_network_than_before_is_noticed():
+    model, frames = network("tanet"), video(2 * T)
+    stream = NetworkStream(model)
+    for frame in frames[:T]:
+        stream(frame)
+    copied = copy.deepcopy(stream)
+    with torch.no_grad():
+        model.layer1[0].conv1.weight.mul_(2)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=re.escape("its weights are others than at the frame before")):
+            stream(frames[T])
+    assert copied(frames[T]) is not None
+    stream.reset()
+    *_, logits = [stream(frame) for frame in frames[:T]]
+    torch.testing.assert_close(logits, of_window(model, frames, T - 1), rtol=1e-4, atol=1e-4)
+    model.reset_classifier(7)
+    stream.reset()
+    with pytest.raises(ValueError, match="layers of it were replaced since the stream was made"):
+        stream(frames[0])
 
 
 def test_refuses():
@@ -142,6 +185,11 @@ def test_refuses():
     stream(video(1)[0])
     with pytest.raises(ValueError, match=re.escape("as before; reset() begins a new stream")):
         stream(video(1, 1)[0])
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=re.escape("autocast: got torch.bfloat16, expected None as before")),
+    ):
+        stream(video(1)[0])
     with pytest.raises(ValueError, match="got it in training"):
         NetworkStream(model.train())(video(1)[0])
     hooked = network("c2d")
@@ -183,6 +231,16 @@ def test_the_page(tmp_path, monkeypatch, capsys):
 
 def test_a_stream_of_a_trained_network_refuses(tmp_path):
     model = tam_triton.load(trained(tmp_path / "best.pt", RECIPES["demo"]))
+    stream = model.stream(every=2)
+    narrow = torch.zeros(8, 8, 3, dtype=torch.uint8)
+    stream(narrow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream.stream, "_once", None)
+        with pytest.raises(TypeError):
+            stream(narrow)
+    assert stream.stream.num_seen == 0
+    stream(narrow)  # the same once more, which is taken
+    assert stream.stream.num_seen == 1
     with pytest.raises(ValueError, match="every: got None, expected a number of frames: this network saw whole videos"):
         model.stream()
     stream = model.stream(every=1)

@@ -233,6 +233,20 @@ def test_derivatives_of_derivatives() -> None:
     assert calls
 
 
+def test_a_parameter_of_both_branches_gets_its_gradient_once() -> None:
+    """Also where a graph of gradients is wanted, in which each place would get all of it."""
+    found = []
+    problem = Problem(N=1, T=2, C=16, H=2, W=1, K=3, dtype=torch.float64)  # αT = C/β
+    for tam in pair(problem=problem):
+        tam.L.get_submodule("1").weight = tam.G.get_submodule("1").weight
+        x = problem.features().requires_grad_()
+        weight = tam.G.get_parameter("1.weight")
+        of_first = torch.autograd.grad(tam(x).square().sum(), (x, weight), create_graph=True)
+        found.append([*of_first, *torch.autograd.grad([one.square().sum() for one in of_first], (x, weight))])
+    for fused, layers in zip(*found, strict=True):
+        torch.testing.assert_close(fused, layers)
+
+
 def test_batched_gradients() -> None:
     fused, layers = pair()
     results = []
