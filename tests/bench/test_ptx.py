@@ -1,4 +1,4 @@
-"""The machine that executes PTX: each instruction against other arithmetic, each check against its fault."""
+"""The machine that executes PTX: each instruction against other arithmetic."""
 
 import itertools
 from collections.abc import Callable
@@ -14,45 +14,9 @@ from hypothesis import strategies as st
 from bench.ptx import KernelError, Region, execute
 from bench.ptx.arithmetic import ALLOWED, bfloat16, fused
 from bench.ptx.program import parse
+from tests.support.ptx import COPY, HEAD, TAIL, THREADS, run
 
-THREADS = 64
 WORDS = st.integers(0, 2**32 - 1)
-HEAD = """.version 8.8
-.target sm_90a
-.extern .shared .align 16 .b8 global_smem[];
-.visible .entry kernel(
-	.param .u64 .ptr .global .align 1 kernel_param_0,
-	.param .u64 .ptr .global .align 1 kernel_param_1,
-	.param .u32 kernel_param_2
-)
-.reqntid 64
-{
-	.reg .pred 	%p<9>;
-	.reg .b16 	%rs<9>;
-	.reg .b32 	%r<30>;
-	.reg .b64 	%rd<9>;
-	.loc	1 20 0                          // kernel.py:20:0
-	ld.param.b64 	%rd1, [kernel_param_0];
-	ld.param.b64 	%rd2, [kernel_param_1];
-	mov.u32 	%r1, %tid.x;
-	mov.u32 	%r2, %ctaid.x;
-	mad.lo.s32 	%r3, %r2, 64, %r1;
-	mul.wide.s32 	%rd3, %r3, 4;
-	add.s64 	%rd4, %rd1, %rd3;
-	add.s64 	%rd5, %rd2, %rd3;
-	shl.b32 	%r4, %r1, 2;
-"""
-TAIL = "\n\tret;\n}\n"
-COPY = "ld.global.b32 %r5, [%rd4]; st.global.b32 [%rd5], %r5;"
-
-
-def run(body: str, x: Any = None, programs: int = 1, size: int = 0, shared: int = 256, **options: Any) -> np.ndarray:
-    """What the body stores to `%rd2 …`, given x at `%rd1 …`; `%rd4` and `%rd5` are the thread's own words of these."""
-    words = np.zeros(THREADS * programs, np.uint32) if x is None else np.asarray(x).copy()
-    y = np.zeros(size or words.nbytes, np.uint8)
-    regions = [Region("x", 1 << 20, words.view(np.uint8)), Region("y", 1 << 21, y)]
-    execute(HEAD + body + TAIL, (programs,), [*regions, 7], shared, **options)
-    return y.view(np.uint32)
 
 
 def computed(instruction: str, *operands: int) -> int:
@@ -306,65 +270,6 @@ def test_asynchronous_copies() -> None:
     assert np.array_equal(run(body, x, shared=512), x)
     with pytest.raises(KernelError, match="race in shared memory: load of what an asynchronous copy has yet to bring"):
         run(body.replace("wait_group 1", "wait_group 2"), x, shared=512)
-
-
-FAULTS = {
-    "opcode: wmma.load is not known": "wmma.load %r5, [%rd4];",
-    "alignment: 8 bytes at address": "ld.global.v2.b32 {%r5, %r6}, [%rd4]; st.global.b32 [%rd5], %r5;",
-    r"bounds: load of 4 bytes from byte 256 of x \(256 bytes\)": "ld.global.b32 %r5, [%rd4+4];",
-    r"bounds: store of 4 bytes from byte -4 of x \(256 bytes\)": "st.global.b32 [%rd4+-4], %r1;",
-    "bounds: store of 4 bytes at 256 of 256 in shared memory": "st.shared.b32 [%r4+4], %r1;",
-    "unwritten: nothing wrote %r9": "st.global.b32 [%rd5], %r9;",
-    "unwritten: nothing wrote %r5": "setp.lt.s32 %p1, %r1, 9; @%p1 mov.u32 %r5, %r1; st.global.b32 [%rd5], %r5;",
-    "unwritten: a value that nothing wrote decides": "setp.eq.b32 %p1, %r9, 1; @%p1 st.global.b32 [%rd5], %r1;",
-    "unwritten: nothing wrote %r6": "ld.shared.b32 %r6, [%r4]; st.global.b32 [%rd5], %r6;",
-    "race in shared memory: load of what another thread wrote": "st.shared.b32 [%r4], %r1; xor.b32 %r5, %r4, 4;"
-    " ld.shared.b32 %r6, [%r5];",
-    "race in shared memory: store to what another thread loaded": "st.shared.b32 [%r4], %r1; bar.sync 0;"
-    " xor.b32 %r5, %r4, 128; ld.shared.b32 %r6, [%r5]; bar.warp.sync -1; st.shared.b32 [%r4], %r1;",
-    "race in shared memory: two threads write different values": "st.shared.b32 [%r4], %r1; xor.b32 %r5, %r4, 4;"
-    " st.shared.b32 [%r5], %r1;",
-    "replicated store: lanes write different values to one byte of shared": "st.shared.b32 [0], %r1;",
-    r"replicated store: lanes write different values to byte 0 of y": "st.global.b32 [%rd2], %r1;",
-    "race in global memory: store to byte 0 of x.*touched before": "ld.global.b32 %r5, [%rd4];"
-    " st.global.b32 [%rd4], %r5;",
-    "race in global memory: load of byte 0 of y.*which the launch writes": f"{COPY} ld.global.b32 %r6, [%rd5];",
-    "divergence: some threads alone in kernel: bar": "setp.lt.s32 %p1, %r1, 9;\n@%p1 bra $L1;\nbar.sync 0;\n$L1:\n",
-    "divergence: some threads alone in kernel: shfl": "setp.lt.s32 %p1, %r1, 9;\n@%p1 bra $L1;\n"
-    "shfl.sync.bfly.b32 %r5, %r1, 8, 31, -1;\n$L1:\n",
-    "unwritten: a value that nothing wrote decides in": "setp.lt.s32 %p1, %r1, 9;\n@%p1 bra $L1;\n"
-    "setp.lt.s32 %p2, %r1, 90;\n$L1:\n@%p2 bra $L1;\n",
-    "divergence: some threads alone": "setp.lt.s32 %p1, %r1, 32; @%p1 bar.sync 0;",
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named(fault: str) -> None:
-    with pytest.raises(KernelError, match=rf"{fault}.*\(kernel.py:20:0\)") as told:
-        run(FAULTS[fault])
-    assert told.value.check == fault.partition(":")[0]
-
-
-def test_two_programs_must_not_write_one_byte() -> None:
-    with pytest.raises(KernelError, match="race in global memory: two programs write byte 0 of y"):
-        run("mov.u32 %r5, 1; st.global.b32 [%rd2], %r5;", programs=2)
-    with pytest.raises(KernelError, match=r"race in global memory: store to byte 0 of y .*touched before"):
-        run("mov.u32 %r5, 1; st.global.b32 [%rd2], %r5;", programs=2, batch=1)
-
-
-def test_a_barrier_that_one_warp_misses() -> None:
-    body = "setp.lt.s32 %p1, %r1, 32;\n@%p1 bra $L1;\nbar.sync 0;\n$L1:\n"
-    with pytest.raises(KernelError, match="barrier: 32 of 64 threads of a program are there"):
-        run(body, warp_order=range)
-
-
-def test_what_barriers_order() -> None:
-    """The same accesses as among the faults, with what orders them between."""
-    for barrier in ("bar.sync 0;", "bar.warp.sync -1;"):
-        run(f"st.shared.b32 [%r4], %r1; {barrier} xor.b32 %r5, %r4, 4; ld.shared.b32 %r6, [%r5]; {barrier}"
-            " st.shared.b32 [%r4], %r1;")  # fmt: skip
-    with pytest.raises(KernelError, match="race in shared memory: load"):
-        run("st.shared.b32 [%r4], %r1; bar.warp.sync -1; xor.b32 %r5, %r4, 128; ld.shared.b32 %r6, [%r5];")
 
 
 def test_halves_of_a_pair_are_known_apart() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bench.ptx import KernelError
 from bench.ptx.replicas import disagreements
-from tests.bench.test_ptx import HEAD, TAIL
+from tests.support.ptx import HEAD, TAIL
 
 LOADED = "ld.global.b32 %r10, [%rd4]; ld.global.b32 %r11, [%rd5];"
 STORED = "and.b32 %r12, %r1, 31; shr.u32 %r13, %r1, 5; shl.b32 %r13, %r13, 2; st.shared.b32 [%r13], %r20;"

@@ -15,7 +15,8 @@ from bench.ptx import Counts, KernelError
 from bench.ptx.replicas import disagreements
 from tests.executed.compiled import Compiled
 from tests.executed.mutants import cases
-from tests.properties.mutants import WEIGHTS, Mutant, injected
+from tests.properties.injection import Mutant, injected
+from tests.properties.mutants import WEIGHTS
 
 pytestmark = pytest.mark.executed
 

@@ -9,7 +9,8 @@ import torch
 
 from tam_triton import kernels, plain
 from tam_triton.plain import in_cache
-from tests.properties.mutants import MUTANTS, Mutant, injected, kill, mutated_source
+from tests.properties.injection import Mutant, injected, kill, mutated_source
+from tests.properties.mutants import MUTANTS
 from tests.support.strategies import Problem
 
 ROOT = Path(__file__).parents[2]

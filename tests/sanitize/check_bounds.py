@@ -27,7 +27,8 @@ from triton_viz.core.trace import TritonTrace  # type: ignore[import-not-found]
 
 from tam_triton import kernels
 from tam_triton.layout import is_channels_last
-from tests.properties.mutants import MUTANTS, Mutant, injected
+from tests.properties.injection import Mutant, injected
+from tests.properties.mutants import MUTANTS
 
 EPS = 1e-5
 NOT_RESERVED = 0x4000  # MAP_NORESERVE, of which Python's `mmap` has no name
