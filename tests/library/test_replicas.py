@@ -56,5 +56,5 @@ def test_a_replica_computes_with_its_own_weights(impl: str, recomputed: bool) ->
 
 def test_a_hook_is_not_replicated() -> None:
     network = create_model("tsm", SmallResNet(CLASSES), None, FRAMES)
-    with pytest.raises(RuntimeError, match="nn.DataParallel does not replicate"):
+    with pytest.raises(RuntimeError, match=r"nn\.DataParallel does not replicate"):
         replica_of(network, 1.0)(videos(1))
