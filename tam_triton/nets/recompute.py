@@ -52,7 +52,8 @@ class Recomputed:
 
     def replicate(self) -> nn.Module:
         """The block with parameters of its own to be, as nn.DataParallel asks for: its forward is its own, too."""
-        replica = type(self.block)._replicate_for_data_parallel(self.block)
+        kind: Any = type(self.block)
+        replica: nn.Module = kind._replicate_for_data_parallel(self.block)
         _attach(replica, self.own)
         return replica
 

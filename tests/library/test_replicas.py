@@ -15,6 +15,7 @@ from tests.support.networks import CLASSES, FRAMES, normal, small_tanet, videos
 def replica_of(network: nn.Module, scale: float) -> Any:
     """As `torch.nn.parallel.replicate`; with weights of its own, that it be seen whose are used."""
     replicas: dict[nn.Module, Any] = {}
+    module: Any
     for module in network.modules():
         replicas[module] = module._replicate_for_data_parallel()
         replicas[module]._former_parameters = {}
