@@ -23,6 +23,8 @@ class Operator(torch.autograd.Function):
         """`apply`, at the least cost to the host that what torch does now allows."""
         if torch.compiler.is_compiling() or transforming():
             return cls.apply(*args)
+        if torch.jit.is_tracing():  # what is in the forward has derivatives, and is what a graph can hold and save
+            return cls.forward(*args)
         if torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in args):
             # What `apply` itself ends in, after it has looked for transforms once more.
             return super(torch.autograd.Function, at_once(cls)).apply(*args)  # type: ignore[misc]

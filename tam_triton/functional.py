@@ -129,7 +129,7 @@ def squeeze_and_aggregate(
     check_statistics(branches)
     excited, chosen = excitation is not None, choose(impl, x)
     plainly = functools.partial(aggregate, x, num_segments=num_segments, excitation=excitation or "before", impl=chosen)
-    if not (torch.is_grad_enabled() and x.requires_grad):
+    if not (torch.is_grad_enabled() and x.requires_grad) or torch.jit.is_tracing():
         results = branches(squeeze(x, num_segments, impl=chosen))
         return plainly(*check_branch_results(x, results, num_segments, kernel_size, excited))
     # Under autocast V and Θ may be wider than x.

@@ -295,6 +295,11 @@ class _Check:
             hook = hooks.get(self.key)
             if hook is not None and hook.module is getattr(block, self.name, None):
                 return
+        if getattr(block, "_is_replica", False):
+            raise RuntimeError(
+                f"{self.name}: acts by a hook, which nn.DataParallel does not replicate; "
+                "use nn.parallel.DistributedDataParallel"
+            )
         raise RuntimeError(
             f"{self.name}: no longer acts {'before' if self.before else 'after'} {self.path}: one of the two was "
             "replaced, as convert_sync_batchnorm does with BatchNorms; do that before the insertion"

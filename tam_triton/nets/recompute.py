@@ -20,10 +20,17 @@ def recompute(blocks: Iterable[nn.Module], enable: bool = True) -> None:
     for block in blocks:
         there = vars(block).get("forward")
         if enable and not isinstance(there, Recomputed):
-            vars(block)["forward"] = Recomputed(block, there)  # so that neither the class nor the state dict sees it
+            _attach(block, there)
         elif not enable and isinstance(there, Recomputed):
             del vars(block)["forward"]
+            vars(block).pop("_replicate_for_data_parallel", None)  # none in what an earlier version pickled
             vars(block).update({} if there.own is None else {"forward": there.own})
+
+
+def _attach(block: nn.Module, own: Callable[..., Any] | None) -> None:
+    """Beside the block, so that neither its class nor the state dict sees it."""
+    recomputed = Recomputed(block, own)
+    vars(block).update(forward=recomputed, _replicate_for_data_parallel=recomputed.replicate)
 
 
 class Recomputed:
@@ -42,6 +49,13 @@ class Recomputed:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling() or any(map(is_traced, args)):
             return self._forward(*args, **options)
         return checkpoint(self._forward, *args, use_reentrant=False, context_fn=self._contexts, **options)
+
+    def replicate(self) -> nn.Module:
+        """The block with parameters of its own to be, as nn.DataParallel asks for: its forward is its own, too."""
+        kind: Any = type(self.block)
+        replica: nn.Module = kind._replicate_for_data_parallel(self.block)
+        _attach(replica, self.own)
+        return replica
 
     def _forward(self, *args: Any, **options: Any) -> Any:
         return (self.own or type(self.block).forward.__get__(self.block))(*args, **options)

@@ -66,6 +66,8 @@ def weighted_sum(
         weights = widened(importance)[..., None] * weights
     form = form_for(T, channels_last, frames, weights, *(() if offset is None else (offset,)))
     result = form.weighted_sum(frames, weights, offset, transposed != after, channels_last)
+    if torch.jit.is_tracing():  # its graph would keep this size for all
+        return result
     return torch.ops.aten._unsafe_view.default(result, result.shape)  # the same tensor, without its past
 
 
@@ -102,7 +104,7 @@ def weight_gradients(
 
 def form_for(T: int, channels_last: bool, *operands: Tensor) -> ModuleType:
     """The form for these operands: written for the CPU, unless they need derivatives or another device's code."""
-    if any(t.device.type != "cpu" for t in operands):
+    if any(t.device.type != "cpu" for t in operands) or torch.jit.is_tracing():  # whose graph is for all sizes
         return by_tap
     if torch.compiler.is_compiling():
         if torch.onnx.is_in_onnx_export():  # it has no loops to fuse

@@ -1,7 +1,7 @@
 """Evaluation where a wrapper of torch holds the weights: FSDP of both kinds, torch.jit.trace, stacked states."""
 
 import copy
-import warnings
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.testing._internal.two_tensor import TwoTensor
 
 from tam_triton import TAM
-from tests.support.networks import feature_maps, small_tam
+from tests.support.networks import CHANNELS, FRAMES, feature_maps, normal, small_tam
 
 each_impl = pytest.mark.parametrize("impl", ["triton", "torch"])
 
@@ -58,11 +58,36 @@ def test_sharded(wrap: Callable[[TAM], nn.Module], impl: str, group: None) -> No
 
 
 @each_impl
-def test_traced(impl: str) -> None:
+@pytest.mark.parametrize(
+    ("gradients", "memory_format"), [(False, torch.channels_last), (True, torch.contiguous_format)]
+)
+@pytest.mark.filterwarnings("ignore")  # torch's own, about torch.jit
+def test_traced(gradients: bool, memory_format: torch.memory_format, impl: str) -> None:
+    """A trace is for clips of all sizes, can be saved, and trains."""
+    module, x = small_tam(impl), feature_maps(2, memory_format)
+    others = normal(FRAMES, CHANNELS, 1, 5).contiguous(memory_format=memory_format)
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(module, (x.requires_grad_(gradients),), check_trace=False)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    with torch.no_grad():
+        for run, clips in ((traced, x + 1), (traced, others), (torch.jit.load(file), others)):
+            torch.testing.assert_close(run(clips), module(clips))
+    if gradients:
+        for leaf in (others.requires_grad_(), x):
+            results = [
+                torch.autograd.grad(run(leaf).square().sum(), [leaf, *module.parameters()]) for run in (traced, module)
+            ]
+            torch.testing.assert_close(*results)
+
+
+@each_impl
+@pytest.mark.filterwarnings("ignore")
+def test_a_tam_alone_is_traced_for_its_weights(impl: str) -> None:
     module, x = small_tam(impl), feature_maps(2)
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        traced = torch.jit.trace(module, (x,))
-        torch.testing.assert_close(traced(x + 1), module(x + 1))
+    traced = torch.jit.trace(module, (x,), check_trace=False)
+    torch.testing.assert_close(traced(feature_maps(3)), module(feature_maps(3)))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
