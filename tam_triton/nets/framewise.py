@@ -123,34 +123,25 @@ class Framewise(VideoNetwork):
         super().reset_classifier(num_classes, global_pool)
         self._tell_backbone(num_classes)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """The backbone's own where it has one, as transformers do, whose blocks give no maps; else as of any of these.
+    def _intermediates(self, x: Tensor, chosen: Sequence[int], norm: bool) -> tuple[Any, list[Tensor]]:
+        """By the backbone's own method where it has one, as transformers do, whose blocks give no maps.
 
-        Raises NotImplementedError, too, for a backbone whose parts give no maps (N·T, C, H, W).
+        Raises NotImplementedError for a backbone whose parts give no maps (N·T, C, H, W).
         """
         own, info = getattr(self.backbone, "forward_intermediates", None), self.feature_info
-        chosen = [i % len(info) for i in self._chosen(indices, output_fmt)]
         if has_trunk(self.backbone) and callable(own):
             in_order = sorted(set(chosen))  # as timm gives them, whatever the order of the indices
             last, found = own(self._frames(x), in_order, norm=norm)
             maps = [found[in_order.index(i)] for i in chosen]
         else:
-            last, maps = super().forward_intermediates(x, indices, norm, stop_early, output_fmt)
+            last, maps = super()._intermediates(x, chosen, norm)
         for i, each in zip(chosen, maps, strict=True):
             if each.ndim != 4 or each.shape[1] != info[i]["num_chs"]:
                 raise NotImplementedError(
                     f"backbone: got a {type(self.backbone).__name__} that gives {tuple(each.shape)} in "
                     f"{info[i]['module']}, expected maps (N·T, C, H, W)"
                 )
-        return maps if intermediates_only else (last, maps)
+        return last, maps
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:

@@ -103,21 +103,27 @@ class TimmProtocol(nn.Module):
         Args:
             x: clips, as for `forward`.
             indices: which of them; a number is so many from the end.
-            norm, stop_early: no matter: stages end without a norm of their own, and the whole trunk runs.
+            norm: for a backbone with a method of its own for this; other stages end without a norm of their own.
+            stop_early: no matter: the whole trunk runs.
             output_fmt: "NCHW".
             intermediates_only: give the list alone.
 
         Raises:
             ValueError: an index is none of them, or another format.
+            NotImplementedError: a backbone whose parts give no maps (N·T, C, H, W).
         """
-        info = self.feature_info
-        wanted = [info[i]["module"] for i in self._chosen(indices, output_fmt)]
-        last, outputs = record_outputs(self, lambda: self.forward_features(x), wanted)
-        maps = [outputs[name] for name in wanted]
+        last, maps = self._intermediates(x, self._chosen(indices, output_fmt), norm)
         return maps if intermediates_only else (last, maps)
 
+    def _intermediates(self, x: Tensor, chosen: Sequence[int], norm: bool) -> tuple[Any, list[Tensor]]:
+        """The last maps, and those of these numbers in `feature_info`."""
+        info = self.feature_info
+        wanted = [info[i]["module"] for i in chosen]
+        last, outputs = record_outputs(self, lambda: self.forward_features(x), wanted)
+        return last, [outputs[name] for name in wanted]
+
     def _chosen(self, indices: int | Sequence[int] | None, output_fmt: str) -> list[int]:
-        """The numbers in `feature_info` that are meant; raises ValueError as `forward_intermediates` does."""
+        """The numbers in `feature_info` that are meant, from 0 on. Raises ValueError as `forward_intermediates`."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt: got {output_fmt!r}, expected 'NCHW'")
         count = len(self.feature_info)
@@ -126,7 +132,7 @@ class TimmProtocol(nn.Module):
             chosen = chosen[count - indices :] if isinstance(indices, int) else [*indices]
         if not chosen or any(not -count <= i < count for i in chosen):
             raise ValueError(f"indices: got {indices}, expected some of the {count} in feature_info")
-        return chosen
+        return [i % count for i in chosen]
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
